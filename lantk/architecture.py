@@ -182,7 +182,10 @@ def _parse_layers(layers: list[Any]) -> Architecture:
 
 
 # Option name -> type, for each kind of layer that takes options.
-_OPTIONS = {"conv": {"size": int, "stride": int, "trained": bool}, "dense": {"trained": bool}}
+_OPTIONS: dict[str, dict[str, type]] = {
+    "conv": {"size": int, "stride": int, "trained": bool},
+    "dense": {"trained": bool},
+}
 
 
 def _parse_layer(i: int, layer: Any) -> tuple[str, dict[str, Any]]:
@@ -197,7 +200,7 @@ def _parse_layer(i: int, layer: Any) -> tuple[str, dict[str, Any]]:
     kind, options = next(iter(layer.items()))
     options = {} if options is None else options
     if not isinstance(options, Mapping):
-        raise ArchitectureError(f"layer {i}: the options of {kind!r} are {options!r}, not a mapping")
+        raise ArchitectureError(f"layer {i}: the options of {kind!r} are no mapping: {options!r}")
     for key, value in options.items():
         wanted = _OPTIONS[kind].get(key)
         if wanted is None:
@@ -205,9 +208,8 @@ def _parse_layer(i: int, layer: Any) -> tuple[str, dict[str, Any]]:
                 f"layer {i}: {kind!r} has no option {key!r}, only {', '.join(_OPTIONS[kind])}"
             )
         if type(value) is not wanted:
-            raise ArchitectureError(
-                f"layer {i}: {key} is {value!r}, wanted {'true or false' if wanted is bool else 'a whole number'}"
-            )
+            kind_of_value = "true or false" if wanted is bool else "a whole number"
+            raise ArchitectureError(f"layer {i}: {key} is {value!r}, wanted {kind_of_value}")
     if kind == "conv":
         if options.get("size", 0) < 1 or options["size"] % 2 == 0:
             raise ArchitectureError(

@@ -1,0 +1,47 @@
+# make run: the default experiment. make test: all tests. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Snakemake's jobs call `python`: it has to be this one.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: run test lint format lock clean
+
+run: $(VENV)/installed
+	snakemake --cores all
+
+test: $(VENV)/installed
+	pytest
+
+lint: $(VENV)/installed
+	ruff format --check .
+	ruff check .
+	mypy
+	codespell Snakefile config.yaml README.md CHANGELOG.md lantk rules tests/*.py experiments benchmarks
+	snakefmt --check Snakefile rules
+	snakemake --lint
+
+format: $(VENV)/installed
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile rules
+
+$(VENV)/installed: envs/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r envs/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The newest versions that pyproject.toml allows, resolved in an environment of its own.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install 'torch==2.13.0' '.[dev]'
+	(sed -n 1p envs/lock.txt; $(VENV)-lock/bin/pip freeze --all | grep -vE '^(lantk|pip)\b' | sed 's/+cpu//' | sort -f) > envs/lock.tmp
+	mv envs/lock.tmp envs/lock.txt
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf results .snakemake

@@ -1,0 +1,447 @@
+"""The command line: ``python -m lantk VERB``. Parse, load, call one function, save.
+
+Verbs import what they need when they run, so that ``--threads`` is in force before any library
+that starts threads is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """Make sure that the data are there, and describe them."""
+    from dataclasses import asdict
+
+    from lantk import data
+
+    data.fetch(args.source, args.path)
+    _write_json(args.out, asdict(data.describe(args.source, args.path)))
+
+
+def split(args: argparse.Namespace) -> None:
+    """Write the train and test images of one class pair."""
+    from lantk import data
+
+    description = data.describe(args.source, args.path)
+    pair = data.resolve_pair(description, args.pair)
+    n_train, n_test = data.resolve_sizes(description, pair, args.n_train, args.n_test)
+    drawn = data.split_pair(args.source, args.path, pair, n_train, n_test, args.seed)
+    data.save_split(args.out, drawn)
+
+
+def gram(args: argparse.Namespace) -> None:
+    """Write the train x train and test x train Gram matrices of a split, float32."""
+    import numpy as np
+
+    from lantk.architecture import parse_architecture
+    from lantk.data import load_split
+    from lantk.kernel.gram import gram as compute_gram
+    from lantk.storage import writing
+
+    drawn, architecture = load_split(args.split), parse_architecture(args.architecture)
+    x_train, x_test = drawn.x_train, drawn.x_test
+    for name, block in (("train_train", (x_train, None)), ("test_train", (x_test, x_train))):
+        with _progress_bar(f"{name} entries", scale=True) as progress:
+            k = compute_gram(architecture, *block, device=args.device, progress=progress)
+        with writing(args.out.with_name(f"{name}.npy")) as temporary:
+            np.save(temporary, k)
+    _write_json(
+        args.out,
+        {
+            "architecture": {"digest": architecture.digest, "layers": architecture.to_list()},
+            "split": drawn.digest,
+        },
+    )
+
+
+def label_term(args: argparse.Namespace) -> None:
+    """Fit a label term on all of train and write what it learned."""
+    import numpy as np
+
+    from lantk.label_terms import image_vectors
+    from lantk.label_terms import label_term as make_label_term
+    from lantk.storage import writing
+
+    drawn, k_train_train, _, _ = _load_gram(args)
+    term = make_label_term(args.variant)
+    vectors = image_vectors(drawn.x_train) if term.needs_x else None
+    term.fit(k_train_train, drawn.y_train, vectors)
+    with writing(args.out) as temporary:
+        np.savez(temporary, allow_pickle=False, **term.fitted())
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Choose label weights, predict the test images, and write results and predictions."""
+    import functools
+
+    import numpy as np
+
+    from lantk.evaluate import assess
+    from lantk.label_terms import image_vectors
+    from lantk.label_terms import label_term as make_label_term
+    from lantk.predict import predict
+
+    drawn, k_train_train, k_test_train, record = _load_gram(args)
+    term = None
+    vectors: dict[str, Any] = {"x_train": None, "x_test": None}
+    if args.label_term is not None:
+        term = make_label_term(args.variant)
+        if term.needs_x:
+            vectors = {name: image_vectors(getattr(drawn, name)) for name in vectors}
+        with np.load(args.label_term, allow_pickle=False) as fitted:
+            term.restore(dict(fitted), vectors["x_train"])
+    weights = {"honest": args.honest_weights, "oracle": args.oracle_weights}
+    asked = [weight for name in args.protocols for weight in weights[name]]
+    with _progress_bar("solves") as progress:
+        path = predict(
+            k_train_train,
+            k_test_train,
+            drawn.y_train,
+            term,
+            weights=asked,
+            validated=args.honest_weights if "honest" in args.protocols else [],
+            make_term=functools.partial(make_label_term, args.variant) if term else None,
+            folds=args.folds,
+            seed=args.fold_seed,
+            progress=progress,
+            **vectors,
+        )
+    results, scores = assess(
+        path, drawn.y_test, protocols=args.protocols, oracle_weights=args.oracle_weights
+    )
+    settings = {"folds": args.folds, "fold_seed": args.fold_seed}
+    _write_evaluation(args, drawn, record["architecture"], settings, results, scores)
+
+
+def cnn(args: argparse.Namespace) -> None:
+    """Train the finite network and write results and predictions."""
+    from lantk.architecture import parse_architecture
+    from lantk.data import load_split
+    from lantk.evaluate import assess_network
+    from lantk.network import Network, train
+
+    drawn, architecture = load_split(args.split), parse_architecture(args.architecture)
+    network = Network(
+        architecture, drawn.pixels_train.shape[1:], channels=args.channels, seed=args.seed
+    )
+    with _progress_bar("epochs") as progress:
+        history = train(
+            network,
+            drawn.x_train,
+            drawn.y_train,
+            drawn.x_test,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+            seed=args.seed,
+            device=args.device,
+            progress=progress,
+        )
+    results, scores = assess_network(
+        history.test_scores, history.train_loss, drawn.y_test, protocols=args.protocols
+    )
+    results["diagnostics"] = {"n_parameters": history.n_parameters, "seconds": history.seconds}
+    names = ("epochs", "batch_size", "learning_rate")
+    settings = {name: getattr(args, name) for name in names}
+    described = {"digest": architecture.digest, "layers": architecture.to_list()}
+    _write_evaluation(args, drawn, described, settings, results, scores)
+
+
+def table(args: argparse.Namespace) -> None:
+    """Collect evaluations into table.csv and table.md, and benchmarks into timings.csv."""
+    import pandas as pd
+
+    from lantk.evaluate import leaderboard
+    from lantk.report import table_markdown
+    from lantk.storage import writing
+
+    paths = [path for pair in args.pairs for path in _evaluation_paths(args, pair)]
+    evaluations = [
+        (json.loads(path.read_text()), pd.read_csv(path.with_suffix(".csv"))) for path in paths
+    ]
+    frame = leaderboard(evaluations)
+    with writing(args.results / "timings.csv") as temporary:
+        _read_benchmarks(args).to_csv(temporary, index=False)
+    with writing(args.results / "table.md") as temporary:
+        temporary.write_text(table_markdown(frame))
+    with writing(args.results / "table.csv") as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def figure(args: argparse.Namespace) -> None:
+    """Draw accuracy against label weight for one class pair."""
+    from lantk.report import weight_figure
+
+    (pair,) = args.pairs
+    evaluations = [json.loads(path.read_text()) for path in _evaluation_paths(args, pair)]
+    weight_figure(evaluations, args.out)
+
+
+def track(args: argparse.Namespace) -> None:
+    """Log every result as an MLflow run; runs that are there already are left alone."""
+    from lantk.tracking import dashboard_hint, sync
+
+    settings = args.config.get("tracking", {})
+    report = sync(
+        args.results,
+        uri=settings.get("uri"),
+        experiment=settings.get("experiment", "lantk"),
+        config=args.config,
+    )
+    record = {
+        "uri": report.uri,
+        "experiment_id": report.experiment_id,
+        "links": dict(report.links),
+        "hint": dashboard_hint(report),
+    }
+    _write_json(args.out, record)
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print the table and how to open the dashboard."""
+    print((args.results / "table.md").read_text())
+    print(json.loads((args.results / "tracking.json").read_text())["hint"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit status."""
+    args = _parser().parse_args(argv)
+    # A scheduler's time limit ends a job this way: unwind, so that unfinished files are removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if args.threads is not None:
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(args.threads)))
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        print(f"lantk {args.verb}: interrupted; nothing was half-written", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # Our own errors and the system's say what to change; anything else is a fault of ours,
+        # and shows where.
+        if not (isinstance(error, OSError) or type(error).__module__.startswith("lantk.")):
+            traceback.print_exc()
+        print(f"lantk {args.verb}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lantk", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(run: Callable[[argparse.Namespace], None], *options: str) -> None:
+        text = run.__doc__ or ""
+        sub = verbs.add_parser(run.__name__.replace("_", "-"), help=text, description=text)
+        for option in (*options, "threads"):
+            sub.add_argument(f"--{option}", **_OPTIONS[option])
+        sub.set_defaults(run=run)
+
+    sizes = ("n-train", "n-test", "seed")
+    weights = ("protocols", "honest-weights", "oracle-weights", "folds", "fold-seed")
+    training = ("epochs", "batch-size", "learning-rate", "channels", "seed", "device")
+    listing = ("results", "pairs", "variants", "seeds")
+    verb(fetch, "source", "path", "out")
+    verb(split, "source", "path", "pair", *sizes, "out")
+    verb(gram, "split", "architecture", "device", "out")
+    verb(label_term, "split", "gram", "variant", "out")
+    verb(evaluate, "split", "gram", "variant", "label-term", *weights, "out")
+    verb(cnn, "split", "architecture", *training, "protocols", "variant", "out")
+    verb(table, *listing)
+    verb(figure, *listing, "out")
+    verb(track, "results", "config", "out")
+    verb(show, "results")
+    return parser
+
+
+def _name_or_json(text: str) -> Any:
+    """Read JSON where the text is JSON (a list of layers), else take it as a name."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _size(text: str) -> int | None:
+    return None if text == "all" else int(text)
+
+
+def _class_label(text: str) -> str | int:
+    """Read ``#3`` as class number 3, anything else as a class name."""
+    return int(text[1:]) if text.startswith("#") and text[1:].isdigit() else text
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "source": {"required": True, "help": "digits, cifar10, npz or images"},
+    "path": {"help": "file or folder of the source (digits has none)"},
+    "pair": {
+        "required": True,
+        "nargs": 2,
+        "type": _class_label,
+        "metavar": "CLASS",
+        "help": "two class names; #3 is class number 3",
+    },
+    "n-train": {"type": _size, "default": None, "help": "train images, or all (the default)"},
+    "n-test": {"type": _size, "default": None, "help": "test images, or all (the default)"},
+    "seed": {"type": int, "default": 0, "help": "seed of the random stream"},
+    "split": {"type": Path, "required": True, "help": "file written by the verb split"},
+    "gram": {"type": Path, "required": True, "help": "gram.json written by the verb gram"},
+    "architecture": {
+        "type": _name_or_json,
+        "default": "chen2020",
+        "help": "a name, or a JSON list of layers (default: chen2020)",
+    },
+    "device": {"default": "auto", "help": "auto, cpu or cuda"},
+    "variant": {"required": True, "help": "name of the variant, such as lantk-kr-v1"},
+    "label-term": {"type": Path, "help": "file written by the verb label-term (none for cntk)"},
+    "protocols": {"nargs": "+", "choices": ("honest", "oracle"), "default": ["honest", "oracle"]},
+    "honest-weights": {
+        "type": float,
+        "nargs": "+",
+        "default": [0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3],
+        "help": "label weights that validation inside train chooses from",
+    },
+    "oracle-weights": {
+        "type": float,
+        "nargs": "+",
+        "default": [0.001, 0.01, 0.1, 1],
+        "help": "label weights that the test set chooses from, as in the paper",
+    },
+    "folds": {"type": int, "default": 5, "help": "validation folds (default: 5)"},
+    "fold-seed": {"type": int, "default": 0, "help": "seed that shuffles the folds (default: 0)"},
+    "epochs": {"type": int, "default": 300},
+    "batch-size": {"type": int, "default": 128},
+    "learning-rate": {"type": float, "default": 3e-4},
+    "channels": {"type": json.loads, "help": "JSON list, one number a convolution, or null"},
+    "results": {"type": Path, "required": True, "help": "folder of the results"},
+    "pairs": {"nargs": "+", "required": True, "help": "class pairs, as in the folder names"},
+    "variants": {"nargs": "+", "required": True},
+    "seeds": {"nargs": "+", "type": int, "default": [0], "help": "seeds of the networks"},
+    "config": {
+        "type": json.loads,
+        "default": {},
+        "help": "the configuration as JSON; tracking.uri and tracking.experiment say where runs go"
+        " (default: mlflow.db beside the results folder, experiment lantk)",
+    },
+    "threads": {"type": int, "help": "threads to use (default: what the libraries choose)"},
+    "out": {"type": Path, "required": True, "help": "file to write"},
+}
+
+
+def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Return the split, both Gram matrices (memory-mapped) and their record."""
+    import numpy as np
+
+    from lantk.data import load_split
+
+    drawn, record = load_split(args.split), json.loads(args.gram.read_text())
+    if record["split"] != drawn.digest:
+        raise OSError(
+            f"{args.gram} was computed from other images than {args.split} holds: compute it again"
+            " with the verb gram"
+        )
+    names = ("train_train", "test_train")
+    grams = [np.load(args.gram.with_name(f"{name}.npy"), mmap_mode="r") for name in names]
+    return drawn, *grams, record
+
+
+def _write_evaluation(
+    args: argparse.Namespace,
+    drawn: Any,
+    architecture: dict[str, Any],
+    settings: dict[str, Any],
+    results: dict[str, Any],
+    scores: Any,
+) -> None:
+    """Write predictions, then the record that says they are whole."""
+    from lantk.provenance import collect_provenance
+    from lantk.storage import writing
+
+    scores.insert(0, "index", drawn.index_test)
+    scores.insert(1, "label", drawn.y_test)
+    with writing(args.out.with_suffix(".csv")) as temporary:
+        scores.to_csv(temporary, index=False)
+    record = {
+        "pair": drawn.slug,
+        "classes": list(drawn.names),
+        "variant": args.variant,
+        "seed": getattr(args, "seed", None),
+        "n_train": len(drawn.y_train),
+        "n_test": len(drawn.y_test),
+        "data": {"source": drawn.source, "digest": drawn.digest},
+        "architecture": architecture,
+        "settings": settings,
+    }
+    _write_json(args.out, record | results | {"provenance": collect_provenance()})
+
+
+def _evaluation_paths(args: argparse.Namespace, pair: str) -> list[Path]:
+    """Return the records of one pair, in the order of the table."""
+    folder = args.results / "evaluations" / pair
+    return [
+        folder / f"{name}.json"
+        for variant in args.variants
+        for name in ([f"cnn-seed{seed}" for seed in args.seeds] if variant == "cnn" else [variant])
+    ]
+
+
+def _read_benchmarks(args: argparse.Namespace) -> Any:
+    """Return seconds and peak memory of the jobs behind the table, from Snakemake's benchmarks."""
+    import pandas as pd
+
+    folder = args.results / "benchmarks"
+    rows = []
+    for path in sorted(folder.rglob("*.jsonl")):
+        job = path.relative_to(folder).with_suffix("").parts
+        measured = json.loads(path.read_text().splitlines()[-1])
+        if len(job) == 1 or job[1] in args.pairs:
+            seconds, memory = measured["s"], measured["max_rss"]
+            rows.append({"job": "/".join(job), "seconds": seconds, "peak_memory_mb": memory})
+    return pd.DataFrame(rows, columns=["job", "seconds", "peak_memory_mb"])
+
+
+def _write_json(path: Path, content: Any) -> None:
+    from lantk.storage import writing
+
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+class _progress_bar:
+    """A bar on the terminal, nothing elsewhere; a context that yields a progress callable."""
+
+    def __init__(self, unit: str, *, scale: bool = False) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit=f" {unit}", unit_scale=scale, disable=None)
+
+    def __enter__(self) -> Callable[..., None]:
+        return self._update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _update(self, done: int, total: int, loss: float | None = None) -> None:
+        self._bar.total = total
+        if loss is not None:
+            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self._bar.update(done - self._bar.n)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

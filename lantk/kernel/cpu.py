@@ -1,0 +1,422 @@
+"""The exact kernel on CPUs: compiled loops with the entries innermost.
+
+`compare` takes row images to a block of `LANES` column images. A convolution never mixes
+displacements d = p' - p, so every displacement is a plane that runs through all layers on its own,
+`LANES` entries at once, in arrays (height, width, lanes). The flatten readout needs the plane d = 0
+only, global average pooling every plane that the strides let through.
+
+Inside, the weight variance is 2: a ReLU then keeps the self variances, and float32 does not
+underflow in deep networks. The caller takes out a factor 2 for each ReLU. Factors of the row image
+and of the column image always meet in one product of their own, so that K(x, x') and K(x', x) are
+the same bytes.
+
+References
+----------
+Arora et al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS 2019, section 4.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from lantk.architecture import Architecture, same_padding
+
+# Entries computed side by side: a multiple of every vector width, fixed when compiled.
+LANES = 96
+
+# What a layer reads: pixels, the output of a ReLU, or another convolution's output as it is.
+_PIXELS, _RELU, _LINEAR = range(3)
+
+# One row for each convolution and one for the readout (read as a 1 x 1 filter). Height and width
+# are those of the layer's input; `table` is where its self variances begin; `step` is the product
+# of its stride and all later ones.
+_FIELDS = "size stride trained height width top left source table step"
+_PLAN = np.dtype([(name, np.int64) for name in _FIELDS.split()])
+
+# With t = arccos a and u = sqrt(1 - a), for a in [0, 1]:
+#     t / pi = u P(a),     (sin t - t cos t) / pi = (1 - a) u Q(a).
+# P and Q interpolate at Chebyshev nodes; each is given as the coefficients of its even and of its
+# odd powers, highest first. They err by 7e-8 and 5e-8 (float32), 7e-17 and 4e-17 (float64).
+_COEFFICIENTS = {
+    "float32": (
+        (0.00070271874, 0.0084663415, 0.028239844, 0.49999994),
+        (-0.0034631065, -0.015483972, -0.06830357),
+        (0.000817815, 0.0059442073, 0.31830984),
+        (-0.0001655855, -0.002269119, -0.022531748),
+    ),
+    "float64": (
+        (2.4545834527761545e-05, 0.00035917933563815355, 0.001372784235706719,
+         0.0026045972891601287, 0.0038733349975128774, 0.005943057955200443,
+         0.010721082343777057, 0.028345056903689086, 0.49999999999999994),
+        (-2.4222154464628605e-06, -0.0001177844587744955, -0.0007921360610044177,
+         -0.0019999611902253977, -0.003201777500060482, -0.004735126002480737,
+         -0.007758532379498989, -0.016167854825418236, -0.06830988618374995),
+        (1.649376186704804e-07, 7.434831161612078e-06, 4.766361876502399e-05,
+         0.00012457192848009318, 0.0002378435243108472, 0.0004825479457405278,
+         0.001269165061727713, 0.005985979685623932, 0.31830988618379064),
+        (-1.6069698777006544e-06, -2.200141949987055e-05, -8.28044617601184e-05,
+         -0.0001738180142477207, -0.0003315816988493278, -0.0007481264083704761,
+         -0.0024647093012735936, -0.022535170724304904),
+    ),
+}  # fmt: skip
+
+# A patch smaller than this, in an image of order one, counts as black: 1 / s^2 stays in range.
+_SMALLEST = {"float32": 1e-18, "float64": 1e-150}
+
+
+class Images(NamedTuple):
+    """A block of images with the lanes last, and what the layers need to know of each alone."""
+
+    pixels: NDArray[Any]
+    """(height, width, channels, lanes)"""
+    tables: NDArray[Any]
+    """(positions, 2, lanes): before each ReLU one over the standard deviation (0 where a patch is
+    black), and the standard deviation over the next filter's size."""
+    own: NDArray[np.float64]
+    """(2, lanes): the sums over positions of S and T of an image with itself, at d = 0."""
+
+
+class Scratch(NamedTuple):
+    """What one thread works in; the last axis holds the lanes of S (NNGP), then those of T (NTK)."""
+
+    state: NDArray[Any]
+    """(height, width, 2 lanes): one plane."""
+    ring: NDArray[Any]
+    """(size + 1, width, 2 lanes): the latest input rows of a layer, and a row of zeros."""
+    line: NDArray[Any]
+    """(width + 2 size, 2 lanes): a sum of rows between margins of zeros."""
+    part: NDArray[np.float64]
+    """(2, lanes): sums over a plane and over its mirror image."""
+
+
+def make_plan(architecture: Architecture, height: int, width: int) -> NDArray[np.void]:
+    """Return the layers of an architecture, for images of this size, as the compiled code wants."""
+    sides = architecture.sides(height, width)
+    plan = np.zeros(len(sides), _PLAN)
+    plan["size"] = plan["stride"] = 1
+    table, source = 0, _PIXELS
+    for i, (h, w) in enumerate(sides):
+        layer = plan[i]
+        layer["height"], layer["width"], layer["source"], layer["table"] = h, w, source, table
+        table += h * w * (source == _RELU)
+        if i < len(architecture.convs):
+            conv = architecture.convs[i]
+            layer["size"], layer["stride"], layer["trained"] = conv.size, conv.stride, conv.trained
+            layer["top"] = same_padding(h, conv.size, conv.stride)[0]
+            layer["left"] = same_padding(w, conv.size, conv.stride)[0]
+            source = _RELU if conv.relu else _LINEAR
+    plan["step"] = np.cumprod(plan["stride"][::-1])[::-1]
+    return plan
+
+
+def count_positions(plan: NDArray[np.void]) -> int:
+    """Return the number of positions at which one image meets a ReLU."""
+    return int((plan["height"] * plan["width"])[plan["source"] == _RELU].sum())
+
+
+def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return zeros that begin at a cache line: vectors across two lines cost a tenth of the speed."""
+    dtype = np.dtype(dtype)
+    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(n_bytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + n_bytes].view(dtype).reshape(shape)
+
+
+def make_scratch(plan: NDArray[np.void], dtype: DTypeLike) -> Scratch:
+    """Allocate what one thread needs to compare images."""
+    height, width, size = int(plan[0]["height"]), int(plan[0]["width"]), int(plan["size"].max())
+    return Scratch(
+        allocate((height, width, 2 * LANES), dtype),
+        allocate((size + 1, width, 2 * LANES), dtype),
+        allocate((width + 2 * size, 2 * LANES), dtype),
+        allocate((2, LANES), np.float64),
+    )
+
+
+def read_block(plan: NDArray[np.void], images: NDArray[Any]) -> Images:
+    """Lay out at most `LANES` images of order one (n, channels, height, width) for `compare`."""
+    n, channels, height, width = images.shape
+    pixels = allocate((height, width, channels, LANES), images.dtype)
+    pixels[..., :n] = images.transpose(2, 3, 1, 0)
+    block = Images(
+        pixels,
+        allocate((count_positions(plan), 2, LANES), images.dtype),
+        allocate((2, LANES), np.float64),
+    )
+    grids = allocate((2, 2, height, width, LANES), np.float64)
+    measure(plan, *block, _SMALLEST[images.dtype.name], grids)
+    return block
+
+
+def coefficients(dtype: DTypeLike) -> tuple[tuple[Any, ...], ...]:
+    """Return the coefficients of P and Q in the type that the computation runs in."""
+    real = np.dtype(dtype).type
+    return tuple(tuple(map(real, part)) for part in _COEFFICIENTS[np.dtype(dtype).name])
+
+
+# No reassociation: the order of every sum is the one written here. All numbers are finite.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "nnan", "ninf"}}
+_inner = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+
+
+def _entry_point(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile, and keep the machine code on disk where Numba finds a place for it."""
+    try:
+        return numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        warnings.warn(
+            "no writable folder for compiled kernels, so each process compiles them again (some"
+            " seconds): set NUMBA_CACHE_DIR to a folder",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return numba.njit(**_OPTIONS)(function)
+
+
+@_inner
+def _overlap(side, shift):
+    """Return the range of the p for which p and p + shift are both in [0, side)."""
+    return max(0, -shift), min(side, side - shift)
+
+
+@_inner
+def _horner(powers, a):
+    total = powers[0]
+    for k in range(1, len(powers)):
+        total = total * a + powers[k]
+    return total
+
+
+@_inner
+def _multiply_pixels(row, columns, weight, new):
+    """new = (S, T) = (weight * <x_p, x'_(p + d)>, 0) along a row, three channels at a time."""
+    n, channels = row.shape
+    zero = row.dtype.type(0)
+    for c in range(0, channels, 3):
+        d, e = min(c + 1, channels - 1), min(c + 2, channels - 1)
+        for x in range(n):
+            p = row[x, c]
+            q = row[x, d] if c + 1 < channels else zero
+            r = row[x, e] if c + 2 < channels else zero
+            for b in range(LANES):
+                s = p * columns[x, c, b] + q * columns[x, d, b] + r * columns[x, e, b]
+                if c == 0:
+                    new[x, b] = weight * s
+                    new[x, LANES + b] = zero
+                else:
+                    new[x, b] += weight * s
+
+
+@_inner
+def _rectify(state, row, columns, weight, powers, new, older, oldest, line):
+    """new = S and T after a ReLU, along a row of the plane, and line = new + older + oldest.
+
+    T comes out times `weight`, S divided by the next filter's size squared, as `tables` has it.
+    """
+    p_even, p_odd, q_even, q_odd = powers
+    zero, one = state.dtype.type(0), state.dtype.type(1)
+    for x in range(row.shape[0]):
+        inverse, spread = row[x, 0], row[x, 1]
+        for b in range(LANES):
+            c = state[x, b] * (inverse * columns[x, 0, b])
+            c = min(max(c, -one), one)
+            a = abs(c)
+            square, rest = a * a, one - a
+            u = np.sqrt(rest)
+            angle = weight * (u * (_horner(p_even, square) + a * _horner(p_odd, square)))
+            bulge = rest * (u * (_horner(q_even, square) + a * _horner(q_odd, square)))
+            slope = angle if c < zero else weight - angle
+            new[x, b] = (bulge + max(c, zero)) * (spread * columns[x, 1, b])
+            new[x, LANES + b] = slope * state[x, LANES + b]
+        for b in range(2 * LANES):
+            line[x, b] = new[x, b] + older[x, b] + oldest[x, b]
+
+
+@_inner
+def _sum_rows(ring, first, stop, size, adds, line, n):
+    """line = sum of the rows [first, stop) of the ring, three at a time, or line += with `adds`."""
+    zeros = ring.shape[0] - 1
+    for y in range(first, stop, 3):
+        i = y % size
+        j = (y + 1) % size if y + 1 < stop else zeros
+        k = (y + 2) % size if y + 2 < stop else zeros
+        for x in range(n):
+            for b in range(2 * LANES):
+                total = ring[i, x, b] + ring[j, x, b] + ring[k, x, b]
+                if y == first and not adds:
+                    line[x, b] = total
+                else:
+                    line[x, b] += total
+
+
+@_inner
+def _sum_columns(line, first, stride, size, trained, state, n):
+    """S = sum of `size` columns of the line, T = the same of T, + S if the layer is trained."""
+    for t in range(0, size, 3):
+        for x in range(n):
+            i = first + x * stride + t
+            j = i + 1 if t + 1 < size else 0
+            k = i + 2 if t + 2 < size else 0
+            for b in range(LANES):
+                c = LANES + b
+                s = line[i, b] + line[j, b] + line[k, b]
+                v = line[i, c] + line[j, c] + line[k, c] + trained * s
+                if t == 0:
+                    state[x, b] = s
+                    state[x, c] = v
+                else:
+                    state[x, b] += s
+                    state[x, c] += v
+
+
+@_inner
+def _add_plane(plan, dy, dx, i, rows, columns, powers, weights, scratch, out):
+    """out += sum over the plane of displacement (dy, dx) of weights . (S, T), for row image i."""
+    state, ring, line, _ = scratch
+    real = state.dtype.type
+    zeros = margin = ring.shape[0] - 1
+    for depth in range(len(plan)):
+        layer = plan[depth]
+        size, stride, height, width = layer.size, layer.stride, layer.height, layer.width
+        # Positions p of the row image for which p + (ey, ex) is in the image too.
+        ey, ex = dy * layer.step, dx * layer.step
+        y0, y1 = _overlap(height, ey)
+        x0, x1 = _overlap(width, ex)
+        top, bottom = _overlap(-(-height // stride), ey // stride)
+        left, right = _overlap(-(-width // stride), ex // stride)
+        n = x1 - x0
+        first = margin + left * stride - layer.left - x0
+        line[margin + n : margin + n + size] = 0
+        weight = real(1 / (size * size))
+        ready = y0
+        # Row y of the output takes the place of a row of the input that has been read.
+        for row in range(top, bottom):
+            start = max(row * stride - layer.top, y0)
+            stop = min(row * stride - layer.top + size, y1)
+            rest = stop
+            for y in range(max(ready, start), stop):
+                new = ring[y % size]
+                p = layer.table + y * width + x0
+                q = p + ey * width + ex
+                if layer.source == _PIXELS:
+                    own = rows.pixels[y, x0:x1, :, i]
+                    others = columns.pixels[y + ey, x0 + ex : x1 + ex]
+                    _multiply_pixels(own, others, weight / real(own.shape[1]), new)
+                elif layer.source == _RELU:
+                    rest = y - 2
+                    older = ring[(y - 1) % size if y - 1 >= start else zeros]
+                    oldest = ring[(y - 2) % size if y - 2 >= start else zeros]
+                    _rectify(
+                        state[y - y0],
+                        rows.tables[p : p + n, :, i],
+                        columns.tables[q : q + n],
+                        weight,
+                        powers,
+                        new,
+                        older,
+                        oldest,
+                        line[margin : margin + n],
+                    )
+                else:
+                    for x in range(n):
+                        for b in range(2 * LANES):
+                            new[x, b] = weight * state[y - y0, x, b]
+            ready = stop
+            if depth + 1 < len(plan):
+                _sum_rows(ring, start, rest, size, rest < stop, line[margin:], n)
+                trained = real(layer.trained)
+                _sum_columns(line, first, stride, size, trained, state[row - top], right - left)
+            else:
+                for x in range(n):
+                    for b in range(LANES):
+                        out[b] += weights[0] * new[x, b] + weights[1] * new[x, LANES + b]
+
+
+@_entry_point
+def compare(plan, start, stop, rows, columns, groups, others, powers, weights, pools, scratch, out):
+    """out[i - start] = sum over position pairs of weights . (S, T), for row images start to stop.
+
+    `groups` and `others` number the different images of the row and of the column block. Where two
+    images are equal, c = 1 exactly on the plane of equal positions: it gets the image's own sum.
+    `pools` asks for all planes (global average pooling) instead of the first (flatten).
+    """
+    tall = plan[-1].height - 1 if pools else 0
+    wide = plan[-1].width - 1 if pools else 0
+    part = scratch.part
+    for i in range(start, stop):
+        own = weights[0] * rows.own[0, i] + weights[1] * rows.own[1, i]
+        out[i - start] = 0
+        for dy in range(tall + 1):
+            for dx in range(-wide if dy > 0 else 0, wide + 1):
+                # A plane and its mirror image meet in one sum, which does not change with x, x'.
+                part[:] = 0
+                for k in range(2 if dy != 0 or dx != 0 else 1):
+                    sign = 1 - 2 * k
+                    _add_plane(
+                        plan,
+                        sign * dy,
+                        sign * dx,
+                        i,
+                        rows,
+                        columns,
+                        powers,
+                        weights,
+                        scratch,
+                        part[k],
+                    )
+                for b in range(LANES):
+                    if dy == 0 and dx == 0 and groups[i] == others[b]:
+                        part[0, b] = own
+                    out[i - start, b] += part[0, b] + part[1, b]
+
+
+@_entry_point
+def measure(plan, pixels, tables, own, smallest, grids):
+    """Fill the tables of a block, and the sums `own` of S and T of every image with itself."""
+    channels = pixels.shape[2]
+    grids[0] = 0
+    for y in range(plan[0].height):
+        for x in range(plan[0].width):
+            for c in range(channels):
+                for b in range(LANES):
+                    p = np.float64(pixels[y, x, c, b])
+                    grids[0, 0, y, x, b] += p * p / channels
+    for depth in range(len(plan)):
+        layer = plan[depth]
+        now, later = grids[depth % 2], grids[(depth + 1) % 2]
+        if layer.source == _RELU:
+            for y in range(layer.height):
+                for x in range(layer.width):
+                    p = layer.table + y * layer.width + x
+                    for b in range(LANES):
+                        s = np.sqrt(now[0, y, x, b])
+                        is_black = s < smallest
+                        tables[p, 0, b] = 0.0 if is_black else 1.0 / s
+                        tables[p, 1, b] = 0.0 if is_black else s / layer.size
+        if depth + 1 == len(plan):
+            for z in range(2):
+                for y in range(layer.height):
+                    for x in range(layer.width):
+                        for b in range(LANES):
+                            own[z, b] += now[z, y, x, b]
+            return
+        weight = 1.0 / (layer.size * layer.size)
+        for y in range(plan[depth + 1].height):
+            top = y * layer.stride - layer.top
+            for x in range(plan[depth + 1].width):
+                left = x * layer.stride - layer.left
+                for z in range(2):
+                    later[z, y, x] = 0
+                    for v in range(max(top, 0), min(top + layer.size, layer.height)):
+                        for w in range(max(left, 0), min(left + layer.size, layer.width)):
+                            for b in range(LANES):
+                                later[z, y, x, b] += weight * now[z, v, w, b]
+                for b in range(LANES):
+                    later[1, y, x, b] += layer.trained * later[0, y, x, b]

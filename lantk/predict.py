@@ -1,0 +1,209 @@
+"""Predictions of K + lambda Z along a path of label weights, and their validation inside train.
+
+No function here takes test labels.
+
+References
+----------
+Chen, He and Su (2020), for the label weight ``r`` in ``lambda = r mean|K| / mean|Z|``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lantk.evaluate import WeightPath, is_correct
+from lantk.label_terms import LabelTerm
+from lantk.solve import GramFactor
+
+# The eigenvalues of a matrix cost more than a solve; up to this n the smallest is reported.
+_EIGENVALUE_MAX_N = 1000
+
+Progress = Callable[[int, int], None]
+TermFactory = Callable[[], LabelTerm]
+
+
+class ValidationError(ValueError):
+    """A validation that cannot be made as asked; the message says what to change."""
+
+
+def predict(
+    k_train_train: NDArray,
+    k_test_train: NDArray,
+    y_train: NDArray,
+    term: LabelTerm | None,
+    *,
+    weights: Sequence[float],
+    validated: Sequence[float],
+    make_term: TermFactory | None = None,
+    x_train: NDArray | None = None,
+    x_test: NDArray | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> WeightPath:
+    """Return the scores of K + lambda Z on the test rows along a path of label weights.
+
+    Parameters
+    ----------
+    k_train_train : (n, n) array
+        Train Gram matrix.
+    k_test_train : (n_test, n) array
+        Test x train Gram matrix.
+    y_train : (n,) array of -1/+1
+        Train labels. No argument takes test labels.
+    term : LabelTerm or None
+        Fitted on all of train; None for the plain kernel.
+    weights : sequence of float
+        Label weights to predict at.
+    validated : sequence of float
+        Those of `weights` to validate by stratified folds inside train.
+    make_term : callable
+        Returns a fresh, unfitted label term: Z is fitted anew in each fold.
+    x_train, x_test : (n, d), (n_test, d) arrays
+        Vectors, for label terms that need them.
+    folds, seed : int
+        Number of validation folds, and the seed that shuffles them.
+    progress : callable
+        Called with (solves done, solves in all).
+
+    Raises
+    ------
+    SolveError, LabelTermError
+        If a matrix is singular or a label term cannot be fitted.
+    ValidationError
+        If a class has fewer train images than folds.
+    """
+    grid = np.array(sorted(set(weights)) if term is not None else [0.0])
+    checked = np.isin(grid, validated) if term is not None else np.array([len(validated) > 0])
+    y = np.asarray(y_train, dtype=np.float64)
+    n_folds = folds if checked.any() else 0
+    total = len(grid) + int(checked.sum()) * n_folds
+    tick = _counter(progress, total)
+
+    validation = np.full(len(grid), np.nan)
+    if checked.any():
+        validation[checked] = _validate(
+            k_train_train, y, x_train, make_term, grid[checked], folds, seed, tick
+        )
+    z_train = z_test = None
+    diagnostics: dict[str, float] = {}
+    if term is not None:
+        z_train = term.train_block(k_train_train, x_train)
+        z_test = term.transform(k_test_train, x_test)
+        diagnostics = _describe_label_term(z_train, y)
+    factors, scores, residuals = _solve_path(
+        k_train_train, z_train, k_test_train, z_test, y, grid, tick
+    )
+    eigenvalues = [_smallest_eigenvalue(k_train_train, z_train, factor) for factor in factors]
+    diagnostics["mean_abs_k"] = _mean_abs(k_train_train)
+    return WeightPath(
+        grid, factors, scores, residuals, np.array(eigenvalues), validation, diagnostics
+    )
+
+
+def _validate(
+    k: NDArray,
+    y: NDArray,
+    x: NDArray | None,
+    make_term: TermFactory | None,
+    weights: NDArray,
+    folds: int,
+    seed: int,
+    tick: Callable[[], None],
+) -> NDArray:
+    """Return the accuracy of each weight over the validation parts of stratified folds."""
+    # Imported here: scikit-learn takes seconds to load, and the oracle protocol does not need it.
+    from sklearn.model_selection import StratifiedKFold
+
+    smallest = int(min(np.sum(y == 1), np.sum(y == -1)))
+    if smallest < folds:
+        raise ValidationError(
+            f"{folds} folds need at least {folds} train images of each class, found {smallest}:"
+            " lower `folds` or raise `n_train`"
+        )
+    n_correct = np.zeros(len(weights))
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for fit_rows, held_rows in splitter.split(np.zeros(len(y)), y):
+        k_fit = np.asarray(k[np.ix_(fit_rows, fit_rows)])
+        k_held = np.asarray(k[np.ix_(held_rows, fit_rows)])
+        z_fit = z_held = None
+        if make_term is not None:
+            term = make_term()
+            x_fit, x_held = (x[fit_rows], x[held_rows]) if x is not None else (None, None)
+            z_fit = term.fit_transform(k_fit, y[fit_rows], x_fit)
+            z_held = term.transform(k_held, x_held)
+        _, scores, _ = _solve_path(k_fit, z_fit, k_held, z_held, y[fit_rows], weights, tick)
+        n_correct += is_correct(scores, y[held_rows]).sum(axis=1)
+    return n_correct / len(y)
+
+
+def _solve_path(
+    k_train: NDArray,
+    z_train: NDArray | None,
+    k_rows: NDArray,
+    z_rows: NDArray | None,
+    y: NDArray,
+    weights: NDArray,
+    tick: Callable[[], None],
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Return lambda, scores on `rows` and relative residual at each weight."""
+    ratio = 0.0 if z_train is None else _mean_abs(k_train) / (_mean_abs(z_train) or np.inf)
+    factors = weights * ratio
+    scores = np.empty((len(weights), len(k_rows)))
+    residuals = np.empty(len(weights))
+    for i, factor in enumerate(factors):
+        solver = GramFactor(_add_label_term(k_train, z_train, factor))
+        alpha = solver.solve(y)
+        residuals[i] = solver.relative_residual(alpha, y)
+        scores[i] = k_rows @ alpha
+        if z_rows is not None:
+            scores[i] += factor * (z_rows @ alpha)
+        tick()
+    return factors, scores, residuals
+
+
+def _smallest_eigenvalue(k_train_train: NDArray, z_train: NDArray | None, factor: float) -> float:
+    """Return the smallest eigenvalue of K + factor Z, or NaN above n = 1,000."""
+    if len(k_train_train) > _EIGENVALUE_MAX_N:
+        return np.nan
+    return float(np.linalg.eigvalsh(_add_label_term(k_train_train, z_train, factor))[0])
+
+
+def _add_label_term(k: NDArray, z: NDArray | None, factor: float) -> NDArray:
+    """Return K + factor Z in float64."""
+    combined = np.array(k, dtype=np.float64)
+    if z is not None and factor != 0:
+        combined += factor * z
+    return combined
+
+
+def _describe_label_term(z: NDArray, y: NDArray) -> dict[str, float]:
+    """Return how large Z is, and how well its sign agrees with the label product."""
+    n = len(y)
+    # Row by row, so that no n x n label product is formed.
+    agreement = np.mean([np.mean((z[i] >= 0) == (y[i] * y >= 0)) for i in range(n)])
+    return {
+        "mean_abs_z": _mean_abs(z),
+        "mean_z_diagonal": float(np.diag(z).mean()),
+        "sign_agreement": float(agreement),
+    }
+
+
+def _mean_abs(matrix: NDArray) -> float:
+    """Return the mean absolute value, row by row: no copy of the matrix is made."""
+    return float(np.mean([np.abs(row).mean(dtype=np.float64) for row in matrix]))
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    return tick

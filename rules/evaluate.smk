@@ -1,0 +1,39 @@
+rule evaluate:
+    input:
+        split=rules.split.output,
+        gram=rules.gram.output.record,
+        blocks=rules.gram.output.blocks,
+        label_term=branch(
+            lambda wildcards: wildcards.variant == "cntk",
+            then=[],
+            otherwise=rules.label_term.output,
+        ),
+        code=["lantk/data.py", "lantk/download.py", "lantk/evaluate.py", "lantk/label_terms.py", "lantk/pair_features.py", "lantk/predict.py", "lantk/provenance.py", "lantk/solve.py", "lantk/sources.py", "lantk/storage.py"],
+    output:
+        record=f"{RESULTS}/evaluations/{{pair}}/{{variant}}.json",
+        predictions=f"{RESULTS}/evaluations/{{pair}}/{{variant}}.csv",
+    log:
+        f"{RESULTS}/logs/evaluate/{{pair}}/{{variant}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate/{{pair}}/{{variant}}.jsonl"
+    wildcard_constraints:
+        variant="(cntk|lantk-.+)",
+    conda:
+        CONDA
+    threads: THREADS
+    resources:
+        mem_mb=2000 + 5 * GRAM_MB,
+        runtime=240,
+    params:
+        protocols=config["protocols"],
+        honest=config["label_weights"]["honest"],
+        oracle=config["label_weights"]["oracle"],
+        folds=config["folds"],
+        label_term=lambda wildcards, input: (
+            ["--label-term", input.label_term] if input.label_term else []
+        ),
+    shell:
+        "python -m lantk evaluate --split {input.split:q} --gram {input.gram:q}"
+        " --variant {wildcards.variant} {params.label_term:q} --protocols {params.protocols}"
+        " --honest-weights {params.honest} --oracle-weights {params.oracle} --folds {params.folds}"
+        " --threads {threads} --out {output.record:q} > {log:q} 2>&1"

@@ -1,0 +1,146 @@
+"""The verbs without Snakemake: a whole chain by hand, and what they say when input is bad."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lantk.__main__ import main
+from lantk.data import load_split, save_split
+
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning:mlflow")
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a results folder with a split and its Gram matrices, made by the verbs."""
+    folder = tmp_path_factory.mktemp("results")
+    sizes = ("--n-train", 20, "--n-test", 30, "--seed", 66)
+    split = folder / "split.npz"
+    assert run("split", "--source", "digits", "--pair", "3", "8", *sizes, "--out", split) == 0
+    layers = json.dumps([{"conv": {"size": 3}}, "relu", "flatten", "dense"])
+    gram = folder / "gram.json"
+    assert run("gram", "--split", split, "--architecture", layers, "--out", gram) == 0
+    return folder
+
+
+def inputs(folder):
+    return ("--split", folder / "split.npz", "--gram", folder / "gram.json")
+
+
+def test_verbs_chain_by_hand(folder):
+    """Split, gram, label-term, evaluate, cnn, table, figure, track and show work one by one."""
+    fitted = folder / "term.npz"
+    evaluations = folder / "evaluations" / "3-8"
+    assert run("label-term", *inputs(folder), "--variant", "lantk-kr-v2", "--out", fitted) == 0
+    for name, term in (("cntk", ()), ("lantk-kr-v2", ("--label-term", fitted))):
+        out = ("--folds", 2, "--out", evaluations / f"{name}.json")
+        assert run("evaluate", *inputs(folder), "--variant", name, *term, *out) == 0
+    cnn = ("--architecture", "arora2019-gap-3", "--epochs", 1, "--seed", 5, "--variant", "cnn")
+    out = ("--out", evaluations / "cnn-seed5.json")
+    assert run("cnn", "--split", folder / "split.npz", *cnn, *out) == 0
+    listing = ("--results", folder, "--pairs", "3-8", "--seeds", 5)
+    listing += ("--variants", "cntk", "lantk-kr-v2", "cnn")
+    assert run("table", *listing) == 0
+    assert run("figure", *listing, "--out", folder / "figures" / "3-8.png") == 0
+    assert run("track", "--results", folder, "--out", folder / "tracking.json") == 0
+    assert run("show", "--results", folder) == 0
+    table = pd.read_csv(folder / "table.csv")
+    assert list(table["variant"].unique()) == ["cntk", "lantk-kr-v2", "cnn", "lantk-best"]
+
+
+def test_gram_matrix_does_not_depend_on_threads(folder, tmp_path):
+    """One thread and two give the same bytes."""
+    for threads in (1, 2):
+        out = tmp_path / str(threads) / "gram.json"
+        command = [sys.executable, "-m", "lantk", "gram", "--split", folder / "split.npz"]
+        subprocess.run([*command, "--threads", str(threads), "--out", out], check=True)
+    for name in ("train_train.npy", "test_train.npy"):
+        one, two = ((tmp_path / n / name).read_bytes() for n in "12")
+        assert one == two
+
+
+def test_another_splits_gram_is_refused(folder, tmp_path, capsys):
+    """A Gram matrix of other images is not mistaken for this split's."""
+    other = tmp_path / "other.npz"
+    sizes = ("--n-train", 20, "--n-test", 30, "--seed", 67)
+    run("split", "--source", "digits", "--pair", "3", "8", *sizes, "--out", other)
+    status = run(
+        *("label-term", "--split", other, "--gram", folder / "gram.json"),
+        *("--variant", "lantk-kr-v1", "--out", tmp_path / "term.npz"),
+    )
+    assert status == 1
+    assert "computed from other images" in capsys.readouterr().err
+    assert not (tmp_path / "term.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("split", "--source", "digits", "--pair", "3", "cat"), "cat"),
+        (("split", "--source", "digits", "--pair", "3", "8", "--n-train", "7"), "7"),
+        (("split", "--source", "npz", "--path", "no.npz", "--pair", "3", "8"), "no.npz"),
+        (("fetch", "--source", "images", "--path", "nowhere"), "nowhere"),
+        (("gram", "--split", "absent.npz"), "absent.npz"),
+    ],
+)
+def test_bad_input_has_a_message_and_no_traceback(arguments, message, tmp_path, capsys):
+    """A verb that cannot work says why in one line, exits with 1 and writes nothing."""
+    out = tmp_path / "out.npz"
+    assert run(*arguments, "--out", out) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith(f"lantk {arguments[0]}: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_singular_gram_is_explained(folder, tmp_path, capsys):
+    """Two equal train images end in a message that names them, and leave nothing half-written."""
+    split = load_split(folder / "split.npz")
+    split.pixels_train[5] = split.pixels_train[2]
+    save_split(tmp_path / "split.npz", dataclasses.replace(split))
+    run("gram", "--split", tmp_path / "split.npz", "--out", tmp_path / "gram.json")
+    out = ("--variant", "cntk", "--folds", 2, "--out", tmp_path / "cntk.json")
+    assert run("evaluate", *inputs(tmp_path), *out) == 1
+    error = capsys.readouterr().err
+    assert "singular" in error
+    assert "2 and 5 have equal rows" in error
+    assert not list(tmp_path.glob("cntk*"))
+
+
+def test_interrupt_leaves_nothing(folder, tmp_path, monkeypatch, capsys):
+    """An interrupt in the middle of a write leaves no file and exits with 130."""
+
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    out = ("--variant", "lantk-kr-v1", "--out", tmp_path / "term.npz")
+    assert run("label-term", *inputs(folder), *out) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_faults_of_ours_show_where(folder, tmp_path, monkeypatch, capsys):
+    """An error that no message foresees comes with its traceback, and exits with 1."""
+    monkeypatch.setattr(np, "savez", lambda *_args, **_kwargs: 1 / 0)
+    out = ("--variant", "lantk-kr-v1", "--out", tmp_path / "term.npz")
+    assert run("label-term", *inputs(folder), *out) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_names_every_verb(capsys):
+    """The help of the command line lists what it can do."""
+    with pytest.raises(SystemExit):
+        run("--help")
+    printed = capsys.readouterr().out
+    verbs = "fetch split gram label-term evaluate cnn table figure track show"
+    assert all(verb in printed for verb in verbs.split())

@@ -1,0 +1,278 @@
+"""Label terms: golden values, laws, naive references, the estimator contract."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lantk
+from lantk.label_terms import (
+    KernelRegression,
+    LabelTermError,
+    image_vectors,
+    label_product_factors,
+)
+from lantk.pair_features import FEATURE_SETS, l1_distance, two_layer_ntk
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "label_terms.npz")
+VARIANTS = ["lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2", "lantk-fjlt-v2-text"]
+
+
+def scaled(name):
+    return (GOLDEN[name] / 127.5 - 1).astype(np.float32)
+
+
+X_TRAIN = image_vectors(scaled("images_train"))
+X_TEST = image_vectors(scaled("images_test"))
+K_TRAIN, K_TEST, Y = (GOLDEN[k] for k in ("k_train_train", "k_test_train", "y_train"))
+
+
+def random_task(n=24, m=7, d=9, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n + m, d)).astype(np.float32)
+    k = np.exp(-0.5 * ((x[:, None] - x[None]).astype(float) ** 2).sum(-1) / d)
+    y = np.where(rng.permutation(n) % 2, 1.0, -1.0)
+    return k[:n, :n], k[n:, :n], y, x[:n], x[n:]
+
+
+def assert_close_to_largest(found, wanted, tolerance):
+    assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_kernel_regression_equals_the_authors_values(version):
+    """The closed form gives what the authors' double sums give, on train and test."""
+    term = lantk.label_term(f"lantk-kr-{version}").fit(K_TRAIN, Y)
+    for k, block in ((K_TRAIN, "train"), (K_TEST, "test")):
+        assert_close_to_largest(term.transform(k), GOLDEN[f"kr_{version}_{block}"], 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("feature_set", "golden"),
+    [
+        ("global", "global_features"),
+        ("pca-release", "pca_features_release"),
+        ("pca-text", "pca_features_text"),
+    ],
+)
+@pytest.mark.parametrize("block", ["train", "test"])
+def test_features_equal_the_authors_values(feature_set, golden, block):
+    """Each feature agrees with the authors' to 1e-6 of its largest value."""
+    cls = FEATURE_SETS[feature_set]
+    k, x = (K_TRAIN, X_TRAIN) if block == "train" else (K_TEST, X_TEST)
+    found = cls(X_TRAIN, cls.fit(X_TRAIN)).features(k, x)
+    wanted = GOLDEN[f"{golden}_{block}"].reshape(len(k), 30, 10)
+    for i in range(10):
+        assert_close_to_largest(found[i], wanted[:, :, i], 1e-6)
+
+
+@pytest.mark.parametrize("block", ["train", "test"])
+def test_two_layer_ntk_equals_the_authors_values(block):
+    """The closed-form 2-layer NTK agrees with the authors' to 1e-6 of its largest value."""
+    x = X_TRAIN if block == "train" else X_TEST
+    assert_close_to_largest(two_layer_ntk(x, X_TRAIN), GOLDEN[f"two_layer_ntk_{block}"], 1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("targets", ["labels", "dual"])
+def test_kernel_regression_equals_its_double_sum(targets, n_classes):
+    """Z equals the Nadaraya-Watson sum over all entries, for binary and one-hot labels."""
+    k, k_test, y, _, _ = random_task()
+    if n_classes > 2:
+        y = np.eye(n_classes)[np.arange(len(k)) % n_classes]
+    factors, signs = label_product_factors(y, len(k))
+    products = (factors * signs) @ factors.T
+    if targets == "dual":
+        inverse = np.linalg.inv(k)
+        products = inverse @ products @ inverse
+    spread = (k.max() - k.min()) ** 2
+    wanted = np.empty_like(k_test)
+    for i, phi in np.ndenumerate(k_test):
+        weights = spread - (phi - k) ** 2
+        wanted[i] = (weights * products).sum() / weights.sum()
+    found = KernelRegression(targets).fit(k, y).transform(k_test)
+    assert_close_to_largest(found, wanted, 1e-9)
+
+
+@pytest.mark.parametrize("variant", VARIANTS[2:])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_least_squares_equals_a_direct_solve(variant, one_hot):
+    """Streamed normal equations give the fit of least squares on the whole n^2 x p matrix."""
+    k, _, y, x, _ = random_task()
+    if one_hot:
+        y = np.eye(3)[np.arange(len(k)) % 3]
+    term = lantk.label_term(variant).fit(k, y, x)
+    features = np.concatenate(
+        [FEATURE_SETS[s](x, term.fitted()).features(k, x) for s in term.feature_sets]
+    )
+    factors, signs = label_product_factors(y, len(k))
+    columns = features.reshape(len(features), -1).T
+    scale = np.linalg.norm(columns, axis=0)
+    products = ((factors * signs) @ factors.T).ravel()
+    coefficients = np.linalg.lstsq(columns / scale, products, rcond=1e-6)[0] / scale
+    assert_close_to_largest(term.transform(k, x).ravel(), columns @ coefficients, 1e-7)
+
+
+def test_one_hot_labels_give_plus_one_for_the_same_class():
+    """The label product of one-hot labels is 1 within a class and -1 across classes."""
+    y = np.eye(3)[[0, 1, 2, 0]]
+    factors, signs = label_product_factors(y, 4)
+    wanted = 2.0 * (y @ y.T) - 1
+    np.testing.assert_allclose((factors * signs) @ factors.T, wanted, atol=1e-15)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+class TestContract:
+    """What every label term promises."""
+
+    def test_fit_returns_self_and_leaves_inputs_alone(self, variant):
+        """Fitting returns the estimator and changes none of its inputs."""
+        k, _, y, x, _ = random_task()
+        before = [a.copy() for a in (k, y, x)]
+        term = lantk.label_term(variant)
+        assert term.fit(k, y, x) is term
+        term.transform(k, x)
+        for now, then in zip((k, y, x), before, strict=True):
+            np.testing.assert_array_equal(now, then)
+
+    def test_shapes_and_finite(self, variant):
+        """Z has one row a row of the kernel and one column a train image."""
+        k, k_test, y, x, x_test = random_task()
+        term = lantk.label_term(variant).fit(k, y, x)
+        z = term.transform(k_test, x_test)
+        assert z.shape == k_test.shape
+        assert np.isfinite(z).all()
+
+    def test_fit_transform_is_the_symmetric_train_block(self, variant):
+        """fit_transform equals fit followed by train_block, and is symmetric."""
+        k, _, y, x, _ = random_task()
+        z = lantk.label_term(variant).fit_transform(k, y, x)
+        np.testing.assert_array_equal(z, lantk.label_term(variant).fit(k, y, x).train_block(k, x))
+        assert_close_to_largest(z, z.T, 1e-12)
+
+    def test_rows_do_not_influence_each_other(self, variant):
+        """Z of a test row is the same whether it is transformed alone or among others."""
+        k, k_test, y, x, x_test = random_task()
+        term = lantk.label_term(variant).fit(k, y, x)
+        whole = term.transform(k_test, x_test)
+        np.testing.assert_allclose(term.transform(k_test[2:3], x_test[2:3])[0], whole[2], 1e-10)
+
+    def test_order_of_train_images_is_immaterial(self, variant):
+        """Permuting the train images permutes the columns of Z."""
+        k, k_test, y, x, x_test = random_task()
+        order = np.random.default_rng(1).permutation(len(k))
+        z = lantk.label_term(variant).fit(k, y, x).transform(k_test, x_test)
+        other = lantk.label_term(variant).fit(k[np.ix_(order, order)], y[order], x[order])
+        # 1e-6: nearly dependent features magnify the rounding of sums taken in another order.
+        assert_close_to_largest(other.transform(k_test[:, order], x_test), z[:, order], 1e-6)
+
+    def test_flipping_all_labels_changes_nothing(self, variant):
+        """Z depends on label products only."""
+        k, k_test, y, x, x_test = random_task()
+        terms = [lantk.label_term(variant).fit(k, sign * y, x) for sign in (1, -1)]
+        np.testing.assert_allclose(*[t.transform(k_test, x_test) for t in terms], rtol=1e-12)
+
+    def test_labels_matter(self, variant):
+        """Other labels give another Z."""
+        k, k_test, y, x, x_test = random_task()
+        other = np.where(np.arange(len(y)) < len(y) // 2, 1.0, -1.0)
+        terms = [lantk.label_term(variant).fit(k, labels, x) for labels in (y, other)]
+        a, b = (t.transform(k_test, x_test) for t in terms)
+        assert np.abs(a - b).max() > 1e-3 * np.abs(a).max()
+
+    def test_restored_from_its_fitted_numbers(self, variant):
+        """Saved numbers and the train vectors give the same Z, without fitting."""
+        k, k_test, y, x, x_test = random_task()
+        term = lantk.label_term(variant).fit(k, y, x)
+        again = lantk.label_term(variant).restore(term.fitted(), x)
+        np.testing.assert_array_equal(
+            again.transform(k_test, x_test), term.transform(k_test, x_test)
+        )
+        assert sum(a.nbytes for a in term.fitted().values()) < 10_000
+
+    def test_small_blocks_change_nothing(self, variant, monkeypatch):
+        """The result does not depend on how many rows are worked on at once."""
+        k, k_test, y, x, x_test = random_task()
+        whole = lantk.label_term(variant).fit(k, y, x).transform(k_test, x_test)
+        monkeypatch.setattr("lantk.label_terms._BLOCK_ENTRIES", 50)
+        blocks = lantk.label_term(variant).fit(k, y, x).transform(k_test, x_test)
+        assert_close_to_largest(blocks, whole, 1e-6)
+
+    @pytest.mark.parametrize("labels", ["zeros", "short", "two-hot"])
+    def test_labels_of_another_form_are_refused(self, variant, labels):
+        """Labels that are neither -1/+1 nor one-hot are refused."""
+        k, _, y, x, _ = random_task()
+        wrong = {"zeros": y * 0, "short": y[1:], "two-hot": np.ones((len(y), 2))}[labels]
+        with pytest.raises(LabelTermError, match=r"wanted \(24,\) of -1 and \+1"):
+            lantk.label_term(variant).fit(k, wrong, x)
+
+
+def test_solve_is_used_by_the_dual_targets():
+    """KR-V2 takes a given solver for H instead of factoring it again."""
+    k, _, y, _, _ = random_task()
+    calls = []
+
+    def solve(rhs):
+        calls.append(rhs.shape)
+        return np.linalg.solve(k, rhs)
+
+    given_solver = lantk.label_term("lantk-kr-v2").fit(k, y, solve=solve)
+    assert calls == [(24, 1)]
+    own = lantk.label_term("lantk-kr-v2").fit(k, y)
+    np.testing.assert_allclose(given_solver.moments_, own.moments_, rtol=1e-9)
+
+
+def test_missing_vectors_are_refused():
+    """Features of the pair need vectors, and the message says how to make them."""
+    k, _, y, x, _ = random_task()
+    for wrong in (None, x[1:]):
+        with pytest.raises(LabelTermError, match="image_vectors"):
+            lantk.label_term("lantk-fjlt-v1").fit(k, y, wrong)
+
+
+def test_unknown_label_term_is_refused():
+    """An unknown name lists the known ones."""
+    with pytest.raises(LabelTermError, match="lantk-kr-v1, lantk-kr-v2"):
+        lantk.label_term("lantk-kr-v3")
+
+
+def test_kernel_values_far_outside_train_are_refused():
+    """Where the weights sum to nothing, kernel regression says so instead of extrapolating."""
+    k, _, y, _, _ = random_task()
+    term = lantk.label_term("lantk-kr-v1").fit(k, y)
+    with pytest.raises(LabelTermError, match="row 0, column 1"):
+        term.transform(np.array([[0.5, 99.0]]))
+
+
+def test_equal_kernel_values_are_refused():
+    """Kernel regression over a constant kernel is undefined, and says so."""
+    with pytest.raises(LabelTermError, match="all 4 x 4 kernel values equal"):
+        lantk.label_term("lantk-kr-v1").fit(np.ones((4, 4)), np.array([1.0, -1, 1, -1]))
+
+
+def test_zero_and_constant_vectors_have_no_angle():
+    """Cosine and correlation with a zero or constant vector are 0, and nothing is NaN."""
+    x = np.array([[0, 0, 0], [1, 1, 1], [1, 2, 3]], np.float32)
+    cls = FEATURE_SETS["global"]
+    features = cls(x, cls.fit(x)).features(np.eye(3), x)
+    assert np.isfinite(features).all()
+    assert (features[2][0] == 0).all()
+    assert (features[8][:2] == 0).all()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_l1_distance_equals_its_definition(n1, n2, d, seed):
+    """The compiled distance agrees with the sum of absolute differences at any size."""
+    rng = np.random.default_rng(seed)
+    x1, x2 = (rng.normal(size=(n, d)).astype(np.float32) for n in (n1, n2))
+    wanted = np.abs(x1[:, None].astype(float) - x2[None]).sum(-1)
+    np.testing.assert_allclose(l1_distance(x1, x2), wanted, rtol=1e-5)
+
+
+def test_l1_distance_of_long_vectors_keeps_its_digits():
+    """Runs of coordinates are summed in float64, so long vectors lose nothing."""
+    x = np.full((1, 200_001), 0.1, np.float32)
+    np.testing.assert_allclose(l1_distance(x, -x), 2 * x.astype(float).sum(), rtol=1e-6)

@@ -1,0 +1,176 @@
+"""Files appear whole or not at all."""
+
+import errno
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from lantk import storage
+from lantk.storage import writing
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def write_half(path, stop):
+    """Write into a temporary file for `path`, then call `stop`."""
+    with writing(path) as temporary:
+        temporary.write_text("half")
+        stop()
+
+
+def fail(error):
+    """Return a function that raises `error`."""
+
+    def raise_it():
+        raise error
+
+    return raise_it
+
+
+def test_file_appears_under_its_name_only_after_the_block(tmp_path):
+    """The name is free inside the block; after it, the file is there and nothing beside it."""
+    path = tmp_path / "new" / "folder" / "table.csv"
+    with writing(path) as temporary:
+        assert isinstance(temporary, Path)
+        assert temporary.parent == path.parent
+        assert temporary.suffix == ".csv"
+        assert temporary.name.startswith(".")
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert names(path.parent) == ["table.csv"]
+
+
+def test_older_file_is_replaced(tmp_path):
+    """A finished block replaces the file that was there."""
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with writing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_failure_leaves_the_older_file_and_nothing_else(tmp_path):
+    """An exception in the block removes the temporary file and spares the older one."""
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_half(path, fail(RuntimeError("in the middle")))
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_interrupt_leaves_nothing(tmp_path):
+    """Ctrl-C in the middle of a write leaves the folder empty."""
+    with pytest.raises(KeyboardInterrupt):
+        write_half(tmp_path / "a.txt", lambda: signal.raise_signal(signal.SIGINT))
+    assert names(tmp_path) == []
+
+
+def test_folders_are_written_whole_or_not_at_all(tmp_path):
+    """A block may make a folder; a failing one leaves no part of it."""
+
+    def write_folder(name, stop):
+        with writing(tmp_path / name) as temporary:
+            (temporary / "inner").mkdir(parents=True)
+            (temporary / "inner" / "file").write_text("x")
+            stop()
+
+    write_folder("good", lambda: None)
+    assert (tmp_path / "good" / "inner" / "file").read_text() == "x"
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_folder("bad", fail(RuntimeError("in the middle")))
+    assert names(tmp_path) == ["good"]
+
+
+def test_block_that_writes_nothing_is_an_error(tmp_path):
+    """A block that leaves nothing at the temporary name raises, and names the file wanted."""
+    with (
+        pytest.raises(FileNotFoundError, match=r"nothing was written.*a\.txt"),
+        writing(tmp_path / "a.txt"),
+    ):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_folder_in_the_way_is_an_error_and_stays(tmp_path):
+    """A name that is a folder is not replaced by a file."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match="'"):
+        write_half(tmp_path / "a", lambda: None)
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == ["b"]
+
+
+def test_temporary_names_differ_between_calls_and_processes(tmp_path):
+    """Two writers of one file have different temporary names; each holds its process number."""
+    with writing(tmp_path / "a") as first, writing(tmp_path / "a") as second:
+        assert first != second
+        assert str(os.getpid()) in first.name
+        first.write_text("1")
+        second.write_text("2")
+    assert (tmp_path / "a").read_text() == "1"
+
+
+def test_longest_name_a_folder_takes_can_be_written(tmp_path):
+    """A name of 255 bytes, the limit, does not make the temporary name too long."""
+    path = tmp_path / ("x" * 251 + ".npz")
+    with writing(path) as temporary:
+        temporary.write_text("x")
+    assert path.exists()
+
+
+def test_permissions_are_those_of_an_ordinary_new_file(tmp_path):
+    """The file can be read by whomever the umask lets read it, unlike Python's temporary files."""
+    with writing(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    (tmp_path / "b").write_text("x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+    assert stat.S_ISREG((tmp_path / "a").stat().st_mode)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_has_a_message_that_says_what_to_do(tmp_path, number):
+    """A full disk, or a used-up quota, is an OSError with the file, the space left and a remedy."""
+    path = tmp_path / "gram.npy"
+    path.write_text("old")
+    with pytest.raises(OSError, match=r"disk is full.*MiB free.*gram\.npy") as caught:
+        write_half(path, fail(OSError(number, os.strerror(number))))
+    assert caught.value.errno == number
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["gram.npy"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device of Linux")
+def test_write_to_a_device_without_space_gives_the_same_message(tmp_path):
+    """What a device without space answers to a write ends in the message about the full disk."""
+
+    def write():
+        with writing(tmp_path / "a.txt") as temporary:
+            temporary.symlink_to("/dev/full")
+            temporary.write_text("x")
+
+    with pytest.raises(OSError, match="disk is full"):
+        write()
+    assert names(tmp_path) == []
+
+
+def test_other_errors_of_the_system_pass_unchanged(tmp_path):
+    """A refused permission is not called a full disk."""
+    with pytest.raises(PermissionError, match="no entry"):
+        write_half(tmp_path / "a", fail(PermissionError(errno.EACCES, "no entry")))
+
+
+def test_failing_flush_removes_the_file(tmp_path, monkeypatch):
+    """When the disk refuses at the flush, after all writes went well, nothing appears."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(storage.os, "fsync", lambda descriptor: fail(full)())
+    with pytest.raises(OSError, match="disk is full"):
+        write_half(tmp_path / "a", lambda: None)
+    assert names(tmp_path) == []

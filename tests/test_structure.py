@@ -1,0 +1,159 @@
+"""The rooms of the package: who imports whom, and what each rule says it depends on."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lantk"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+}
+
+# Module -> what of ours it may import. Imports run one way.
+ALLOWED = {
+    "lantk.architecture": set(),
+    "lantk.storage": set(),
+    "lantk.solve": set(),
+    "lantk.provenance": set(),
+    "lantk.pair_features": set(),
+    "lantk.download": {"lantk.storage"},
+    "lantk.sources": set(),
+    "lantk.data": {"lantk.download", "lantk.sources", "lantk.storage"},
+    "lantk.kernel.reference": {"lantk.architecture"},
+    "lantk.kernel.cpu": {"lantk.architecture"},
+    "lantk.kernel.gram": {"lantk.architecture", "lantk.kernel.cpu", "lantk.kernel.reference"},
+    "lantk.network": {"lantk.architecture"},
+    "lantk.label_terms": {"lantk.pair_features", "lantk.solve"},
+    "lantk.evaluate": set(),
+    "lantk.predict": {"lantk.evaluate", "lantk.label_terms", "lantk.solve"},
+    "lantk.tracking": {"lantk.storage"},
+    "lantk.report": {"lantk.storage"},
+}
+# Third-party module -> the one place that imports it.
+ONLY_IN = {
+    "mlflow": {"lantk.tracking"},
+    "matplotlib": {"lantk.report"},
+    "torch": {"lantk.network"},
+    "numba": {"lantk.kernel.cpu", "lantk.pair_features"},
+    "argparse": set(),
+    "snakemake": set(),
+}
+
+
+def imported(tree):
+    """Return the dotted names that a tree imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            # `from lantk import data` names a module; `from lantk.data import x` is in one.
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def own(names):
+    return {name for name in names if name in MODULES}
+
+
+def closure(modules):
+    """Return the modules with all that they import of ours, directly or not."""
+    found, waiting = set(), set(modules)
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        waiting |= own(imported(ast.parse(MODULES[module].read_text()))) - found
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_run_one_way(module):
+    """Each module imports only what its room allows."""
+    names = imported(ast.parse(MODULES[module].read_text()))
+    assert own(names) <= ALLOWED[module]
+    for library, homes in ONLY_IN.items():
+        uses = any(name == library or name.startswith(f"{library}.") for name in names)
+        assert not uses or module in homes, f"{module} imports {library}"
+
+
+def test_a_light_import_stays_light():
+    """Neither the package nor the command line imports anything heavy at the top level."""
+    for name in ("__init__.py", "__main__.py"):
+        top = [
+            node
+            for node in ast.parse((PACKAGE / name).read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = {n.split(".")[0] for n in imported(ast.Module(top, []))}
+        assert not names & {"numpy", "torch", "numba", "pandas", "scipy", "lantk", "mlflow"}
+
+
+def rules():
+    """Return rule name -> (verb, code files) from the text of the rules."""
+    found = {}
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        for text in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            name = text.partition(":")[0]
+            code = re.search(r"code=(\[[^]]*\])", text)
+            verb = re.search(r"python -m lantk ([a-z-]+)", text)
+            found[name] = (verb[1], ast.literal_eval(code[1]))
+    return found
+
+
+@pytest.mark.parametrize("rule", sorted(rules()))
+def test_rules_list_the_code_that_they_run(rule):
+    """A rule's code inputs are the import closure of its verb, so that an edit re-runs it."""
+    verb, code = rules()[rule]
+    functions = {
+        node.name: node
+        for node in ast.parse((PACKAGE / "__main__.py").read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    reached, waiting = set(), {verb.replace("-", "_")}
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        used = {n.id for n in ast.walk(functions[name]) if isinstance(n, ast.Name)}
+        waiting |= (used & set(functions)) - reached
+    modules = set().union(*(own(imported(functions[name])) for name in reached))
+    wanted = sorted(str(MODULES[m].relative_to(ROOT)) for m in closure(modules))
+    assert code == wanted
+
+
+def test_no_logic_in_rules():
+    """Every rule is a shell command with a log and an environment, and holds no Python."""
+    for path in (ROOT / "rules").glob("*.smk"):
+        text = path.read_text()
+        assert not re.search(r"^\s+(run|script|notebook):", text, re.MULTILINE)
+        assert (
+            len(re.findall("^rule ", text, re.M))
+            == text.count("    log:")
+            == text.count("    conda:")
+        )
+
+
+def test_environment_agrees_with_the_lock():
+    """The versions in the conda environment are those of the lock."""
+    lock = set((ROOT / "envs" / "lock.txt").read_text().splitlines())
+    environment = yaml.safe_load((ROOT / "envs" / "lantk.yaml").read_text())
+    assert set(environment["dependencies"][-1]["pip"]) <= lock
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_presets_leave_nothing_to_the_default_experiment(path):
+    """A preset sets every key that an experiment depends on, and its own results folder."""
+    preset, default = (yaml.safe_load(p.read_text()) for p in (path, ROOT / "config.yaml"))
+    assert set(default) - set(preset) == {"tracking"}
+    for key, value in default.items():
+        if isinstance(value, dict) and key in preset:
+            assert set(value) == set(preset[key]), key
+    assert preset["results"] == f"results/{path.stem}"
