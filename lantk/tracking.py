@@ -15,12 +15,9 @@ else in the package.
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import hashlib
 import json
 import logging
-import math
 import os
 import shlex
 import shutil
@@ -31,18 +28,15 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
+from lantk.runs import Run, TrackingError, read_runs, text_digest
 from lantk.storage import writing
 
-# The variant that has rows in table.csv but no evaluation file of its own.
-_DERIVED_VARIANT = "lantk-best"
-# Metrics that a clock or the machine's load decides: logged, but no part of the fingerprint.
-_MEASURED_BY_CLOCK = ("seconds", "peak_memory_mb")
 # Schemes of stores that this process opens itself: here the client says where artifacts go.
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 # Limits of MLflow: a batch holds 1,000 things, 100 of them parameters; lengths in characters.
@@ -50,48 +44,6 @@ _PARAMS_PER_BATCH, _METRICS_PER_BATCH, _RUNS_PER_PAGE = 100, 900, 1000
 _PARAM_LENGTH, _DIGEST_LENGTH = 6000, 36
 _LOCK_TIMEOUT_SECONDS = 600.0
 _DASHBOARD = "http://127.0.0.1:5000"
-
-
-class TrackingError(RuntimeError):
-    """The results could not be read or the store could not be written; results are untouched."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one MLflow run holds, read from the files of one (pair, variant, seed)."""
-
-    name: str
-    pair: str
-    variant: str
-    seed: int | None
-    params: Mapping[str, Any]
-    """Few and typed; MLflow keeps their text."""
-    metrics: Mapping[str, float]
-    curves: Mapping[str, tuple[tuple[int, float], ...]]
-    """Metric name -> (step, value) pairs."""
-    tags: Mapping[str, str]
-    artifacts: Mapping[str, Path]
-    """Name in the run -> file."""
-    data: Mapping[str, str]
-    """``source`` and ``digest`` of the images."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    ended: float = 0.0
-    """When the result was written, in seconds since 1970."""
-    seconds: float = 0.0
-
-    @property
-    def fingerprint(self) -> str:
-        """Thirty-two hexadecimal digits that change when the content of the run does."""
-        predictions = self.artifacts.get("predictions.csv")
-        content = {
-            "params": self.params,
-            "metrics": {k: v for k, v in self.metrics.items() if not _is_timing(k)},
-            "curves": self.curves,
-            "predictions": predictions and hashlib.sha256(predictions.read_bytes()).hexdigest(),
-            "data": self.data,
-            "code": self.provenance.get("code"),
-        }
-        return _digest(content, 32)
 
 
 @dataclass(frozen=True)
@@ -110,186 +62,6 @@ class SyncReport:
     """Pair -> ids of its current runs."""
     links: Mapping[str, str]
     """What is shown -> address in the dashboard."""
-
-
-def read_runs(results: Path, *, first_seed: int | None = None) -> list[Run]:
-    """Return the runs that the files under `results` describe, by pair, variant and seed.
-
-    Parameters
-    ----------
-    results : Path
-        The folder with ``evaluations/PAIR/*.json`` and, usually, ``table.csv``. An evaluation that
-        the table does not list is left over from an earlier configuration and is not read.
-    first_seed : int, optional
-        The network whose predictions the table's p-value belongs to; the smallest seed if absent.
-
-    Raises
-    ------
-    TrackingError
-        If there is no evaluation, or a file is not what it should be.
-    """
-    table = _read_table(results / "table.csv")
-    evaluations = {path: _read_json(path) for path in _evaluation_files(results)}
-    if first_seed is None:
-        seeds = (evaluation.get("seed") for evaluation in evaluations.values())
-        first_seed = min((seed for seed in seeds if seed is not None), default=None)
-    runs = []
-    for path, evaluation in evaluations.items():
-        try:
-            key = (evaluation["pair"], evaluation["variant"])
-            if table and key not in table:
-                continue
-            is_tested = evaluation["seed"] in (None, first_seed)
-            rows = table.get(key, {}) if is_tested else {}
-            runs.append(_run_from_evaluation(results, path, evaluation, rows))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise TrackingError(
-                f"{path} is not an evaluation: {error!r}. Delete it and run the workflow again"
-            ) from error
-    if not runs:
-        raise TrackingError(
-            f"no evaluation found in {results}: wanted evaluations/PAIR/VARIANT.json"
-            + (" that table.csv lists" if table else "")
-            + ". Run the workflow first, or check `results` in the configuration"
-        )
-    first = {run.pair: run for run in reversed(runs)}
-    for (pair, variant), rows in table.items():
-        if variant == _DERIVED_VARIANT and pair in first:
-            runs.append(_run_from_table(results, variant, rows, first[pair]))
-    return sorted(runs, key=lambda run: (run.pair, run.variant, run.seed or 0))
-
-
-def _evaluation_files(results: Path) -> list[Path]:
-    found = sorted(results.glob("evaluations/*/*.json"))
-    # A name with a dot in front is a file that someone is still writing.
-    return [path for path in found if not path.name.startswith(".")]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrackingError(
-            f"{path} cannot be read: {error}. Delete it and run the workflow again"
-        ) from error
-    if not isinstance(content, dict):
-        raise TrackingError(f"{path} holds {type(content).__name__}, wanted a mapping")
-    return content
-
-
-def _read_table(path: Path) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
-    """Return (pair, variant) -> protocol -> row; nothing if there is no table."""
-    table: dict[tuple[str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                table[row["pair"], row["variant"]][row["protocol"]] = row
-    return dict(table)
-
-
-def _run_from_evaluation(
-    results: Path,
-    path: Path,
-    evaluation: Mapping[str, Any],
-    rows: Mapping[str, Mapping[str, Any]],
-) -> Run:
-    pair, variant, seed = evaluation["pair"], evaluation["variant"], evaluation["seed"]
-    metrics: dict[str, Any] = dict(evaluation.get("diagnostics") or {})
-    for protocol, values in evaluation["protocols"].items():
-        # What validation saw belongs to the honest choice; the oracle makes no use of it.
-        metrics |= {f"{k}_{protocol}": v for k, v in values.items() if k != "validation_accuracy"}
-        if protocol == "honest":
-            metrics["validation_accuracy"] = values.get("validation_accuracy")
-        metrics[f"p_value_{protocol}"] = rows.get(protocol, {}).get("p_value")
-    provenance = evaluation.get("provenance") or {}
-    files = {
-        "evaluation.json": path,
-        "predictions.csv": path.with_suffix(".csv"),
-        "figure.png": results / "figures" / f"{pair}.png",
-        "table.md": results / "table.md",
-    }
-    return Run(
-        name=f"{pair} {variant}" + ("" if seed is None else f" seed {seed}"),
-        pair=pair,
-        variant=variant,
-        seed=seed,
-        params={
-            **{k: v for k, v in (evaluation.get("settings") or {}).items() if v is not None},
-            "n_train": evaluation["n_train"],
-            "n_test": evaluation["n_test"],
-            "architecture": evaluation["architecture"]["digest"],
-        },
-        metrics=_finite(metrics),
-        curves=_curves(evaluation.get("curve") or []),
-        tags={
-            "pair": pair,
-            "variant": variant,
-            **({} if seed is None else {"seed": str(seed)}),
-            "source": evaluation["data"]["source"],
-            "commit": str(provenance.get("commit") or "unknown"),
-        },
-        artifacts={name: file for name, file in files.items() if file.exists()},
-        data={key: str(evaluation["data"][key]) for key in ("source", "digest")},
-        provenance=provenance,
-        ended=path.stat().st_mtime,
-        seconds=_finite({"_": evaluation.get("seconds", metrics.get("seconds"))}).get("_", 0.0),
-    )
-
-
-def _run_from_table(
-    results: Path, variant: str, rows: Mapping[str, Mapping[str, Any]], sibling: Run
-) -> Run:
-    """Return the run of a variant that only the table knows; data and code are its sibling's."""
-    wanted = ("accuracy", "ci_low", "ci_high", "p_value", "label_weight")
-    metrics = {f"{key}_{protocol}": row[key] for protocol, row in rows.items() for key in wanted}
-    shared = ("n_train", "n_test", "architecture")
-    without = ("evaluation.json", "predictions.csv")
-    return Run(
-        name=f"{sibling.pair} {variant}",
-        pair=sibling.pair,
-        variant=variant,
-        seed=None,
-        params={key: sibling.params[key] for key in shared},
-        metrics=_finite(metrics),
-        curves={},
-        tags={k: v for k, v in sibling.tags.items() if k != "seed"} | {"variant": variant},
-        artifacts={k: v for k, v in sibling.artifacts.items() if k not in without},
-        data=sibling.data,
-        provenance={k: v for k, v in sibling.provenance.items() if k != "code"},
-        ended=(results / "table.csv").stat().st_mtime,
-    )
-
-
-def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return what is a finite number, as float; None, empty text and NaN are left out."""
-    numbers = {}
-    for key, value in values.items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(number):
-            numbers[key] = number
-    return numbers
-
-
-def _curves(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[tuple[int, float], ...]]:
-    """Return the columns of a curve; the step is the epoch, or the place on the weight grid."""
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for i, point in enumerate(points):
-        step = int(point.get("epoch", i))
-        for key, value in _finite({k: v for k, v in point.items() if k != "epoch"}).items():
-            curves[f"curve_{key}"].append((step, value))
-    return {key: tuple(steps) for key, steps in curves.items()}
-
-
-def _is_timing(metric: str) -> bool:
-    return metric.endswith(_MEASURED_BY_CLOCK)
-
-
-def _digest(content: Any, length: int) -> str:
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def sync(
@@ -357,8 +129,8 @@ def _sync_runs(
     config_text: str,
 ) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
     """Return how many runs were treated how, and the current run ids of each pair."""
-    tags = {"results": folder_name, "results_id": _digest(folder_name, 16)}
-    tags["config"] = _digest(config_text, 16)
+    tags = {"results": folder_name, "results_id": text_digest(folder_name, 16)}
+    tags["config"] = text_digest(config_text, 16)
     counts = dict.fromkeys(("created", "unchanged", "superseded", "interrupted"), 0)
     existing: dict[str, list[Any]] = defaultdict(list)
     for found in _find_runs(client, experiment_id, tags["results_id"]):
@@ -370,7 +142,7 @@ def _sync_runs(
 
     run_ids: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for run in runs:
-        identity = _digest([folder_name, run.pair, run.variant, run.seed], 16)
+        identity = text_digest([folder_name, run.pair, run.variant, run.seed], 16)
         same = [r for r in existing[identity] if r.data.tags["fingerprint"] == run.fingerprint]
         if same:
             run_id = same[0].info.run_id

@@ -4,7 +4,7 @@ rule track:
         table=rules.table.output.csv,
         markdown=rules.table.output.markdown,
         figures=expand(rules.figure.output, pair=PAIRS),
-        code=["lantk/storage.py", "lantk/tracking.py"],
+        code=["lantk/runs.py", "lantk/storage.py", "lantk/tracking.py"],
     output:
         f"{RESULTS}/tracking.json",
     log:

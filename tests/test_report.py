@@ -254,7 +254,7 @@ def test_cut_is_announced(tmp_path):
     collapsed["curve"][3]["test_accuracy"] = 0.5
     for shown, is_announced in ((term, False), (collapsed, True)):
         weight_figure([shown], tmp_path / "a.png")
-        foot_of_left_panel = pixels(tmp_path / "a.png")[520:540, 100:450]
+        foot_of_left_panel = pixels(tmp_path / "a.png")[520:570, 130:450]
         assert (foot_of_left_panel.max(axis=-1) < 0x80).any() == is_announced
 
 

@@ -83,7 +83,7 @@ class Images(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What one thread works in; the last axis holds the lanes of S (NNGP), then those of T (NTK)."""
+    """What one thread works in; the last axis is the lanes of S (NNGP), then those of T (NTK)."""
 
     state: NDArray[Any]
     """(height, width, 2 lanes): one plane."""
@@ -121,7 +121,7 @@ def count_positions(plan: NDArray[np.void]) -> int:
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return zeros that begin at a cache line: vectors across two lines cost a tenth of the speed."""
+    """Return zeros that begin at a cache line: vectors across two lines cost a tenth in speed."""
     dtype = np.dtype(dtype)
     n_bytes = int(np.prod(shape)) * dtype.itemsize
     raw = np.zeros(n_bytes + 64, np.uint8)
@@ -162,8 +162,13 @@ def coefficients(dtype: DTypeLike) -> tuple[tuple[Any, ...], ...]:
 
 
 # No reassociation: the order of every sum is the one written here. All numbers are finite.
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "nnan", "ninf"}}
-_inner = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract", "nsz", "nnan", "ninf"},
+}
+_UNWRAPPED: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_inner = numba.njit(**_OPTIONS, **_UNWRAPPED)
 
 
 def _entry_point(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,7 +201,7 @@ def _horner(powers, a):
 
 @_inner
 def _multiply_pixels(row, columns, weight, new):
-    """new = (S, T) = (weight * <x_p, x'_(p + d)>, 0) along a row, three channels at a time."""
+    """Set new = (S, T) = (weight <x_p, x'_(p + d)>, 0) along a row, three channels at a time."""
     n, channels = row.shape
     zero = row.dtype.type(0)
     for c in range(0, channels, 3):
@@ -216,7 +221,7 @@ def _multiply_pixels(row, columns, weight, new):
 
 @_inner
 def _rectify(state, row, columns, weight, powers, new, older, oldest, line):
-    """new = S and T after a ReLU, along a row of the plane, and line = new + older + oldest.
+    """Set new = (S, T) after a ReLU, along a row of the plane, and line = new + older + oldest.
 
     T comes out times `weight`, S divided by the next filter's size squared, as `tables` has it.
     """
@@ -241,7 +246,7 @@ def _rectify(state, row, columns, weight, powers, new, older, oldest, line):
 
 @_inner
 def _sum_rows(ring, first, stop, size, adds, line, n):
-    """line = sum of the rows [first, stop) of the ring, three at a time, or line += with `adds`."""
+    """Set line = sum of the rows [first, stop) of the ring; line += it where `adds`."""
     zeros = ring.shape[0] - 1
     for y in range(first, stop, 3):
         i = y % size
@@ -258,7 +263,7 @@ def _sum_rows(ring, first, stop, size, adds, line, n):
 
 @_inner
 def _sum_columns(line, first, stride, size, trained, state, n):
-    """S = sum of `size` columns of the line, T = the same of T, + S if the layer is trained."""
+    """Set a row of the plane: S = sum over the line, T = the same of T, + S of a trained layer."""
     for t in range(0, size, 3):
         for x in range(n):
             i = first + x * stride + t
@@ -277,71 +282,74 @@ def _sum_columns(line, first, stride, size, trained, state, n):
 
 
 @_inner
+def _read_row(layer, y, corner, start, n, shift, i, rows, columns, powers, scratch):
+    """Read row y of a layer's input, n positions from the plane's `corner` on, into the ring.
+
+    After a ReLU also set the line to the sum of this row and the two before, from `start` on.
+    """
+    state, ring, line, _ = scratch
+    zeros = margin = ring.shape[0] - 1
+    size, (y0, x0), (ey, ex) = layer.size, corner, shift
+    weight = state.dtype.type(1 / (size * size))
+    new = ring[y % size]
+    if layer.source == _PIXELS:
+        own = rows.pixels[y, x0 : x0 + n, :, i]
+        others = columns.pixels[y + ey, x0 + ex : x0 + ex + n]
+        _multiply_pixels(own, others, weight / state.dtype.type(own.shape[1]), new)
+    elif layer.source == _RELU:
+        p = layer.table + y * layer.width + x0
+        q = p + ey * layer.width + ex
+        own_table, table = rows.tables[p : p + n, :, i], columns.tables[q : q + n]
+        older = ring[(y - 1) % size if y - 1 >= start else zeros]
+        oldest = ring[(y - 2) % size if y - 2 >= start else zeros]
+        _rectify(state[y - y0], own_table, table, weight, powers, new, older, oldest, line[margin:])
+    else:
+        for x in range(n):
+            for b in range(2 * LANES):
+                new[x, b] = weight * state[y - y0, x, b]
+
+
+@_inner
 def _add_plane(plan, dy, dx, i, rows, columns, powers, weights, scratch, out):
-    """out += sum over the plane of displacement (dy, dx) of weights . (S, T), for row image i."""
+    """Add to `out` the sum over the plane of displacement (dy, dx) of weights . (S, T)."""
     state, ring, line, _ = scratch
     real = state.dtype.type
-    zeros = margin = ring.shape[0] - 1
+    margin = ring.shape[0] - 1
     for depth in range(len(plan)):
         layer = plan[depth]
-        size, stride, height, width = layer.size, layer.stride, layer.height, layer.width
-        # Positions p of the row image for which p + (ey, ex) is in the image too.
-        ey, ex = dy * layer.step, dx * layer.step
-        y0, y1 = _overlap(height, ey)
-        x0, x1 = _overlap(width, ex)
-        top, bottom = _overlap(-(-height // stride), ey // stride)
-        left, right = _overlap(-(-width // stride), ex // stride)
+        size, stride = layer.size, layer.stride
+        # The plane: positions p of the row image for which p + shift is in the column image.
+        shift = ey, ex = dy * layer.step, dx * layer.step
+        y0, y1 = _overlap(layer.height, ey)
+        x0, x1 = _overlap(layer.width, ex)
+        top, bottom = _overlap(-(-layer.height // stride), ey // stride)
+        left, right = _overlap(-(-layer.width // stride), ex // stride)
         n = x1 - x0
         first = margin + left * stride - layer.left - x0
         line[margin + n : margin + n + size] = 0
-        weight = real(1 / (size * size))
         ready = y0
         # Row y of the output takes the place of a row of the input that has been read.
-        for row in range(top, bottom):
-            start = max(row * stride - layer.top, y0)
-            stop = min(row * stride - layer.top + size, y1)
-            rest = stop
-            for y in range(max(ready, start), stop):
-                new = ring[y % size]
-                p = layer.table + y * width + x0
-                q = p + ey * width + ex
-                if layer.source == _PIXELS:
-                    own = rows.pixels[y, x0:x1, :, i]
-                    others = columns.pixels[y + ey, x0 + ex : x1 + ex]
-                    _multiply_pixels(own, others, weight / real(own.shape[1]), new)
-                elif layer.source == _RELU:
-                    rest = y - 2
-                    older = ring[(y - 1) % size if y - 1 >= start else zeros]
-                    oldest = ring[(y - 2) % size if y - 2 >= start else zeros]
-                    _rectify(
-                        state[y - y0],
-                        rows.tables[p : p + n, :, i],
-                        columns.tables[q : q + n],
-                        weight,
-                        powers,
-                        new,
-                        older,
-                        oldest,
-                        line[margin : margin + n],
-                    )
-                else:
-                    for x in range(n):
-                        for b in range(2 * LANES):
-                            new[x, b] = weight * state[y - y0, x, b]
-            ready = stop
+        for y in range(top, bottom):
+            start = max(y * stride - layer.top, y0)
+            stop = min(y * stride - layer.top + size, y1)
+            for z in range(max(ready, start), stop):
+                _read_row(layer, z, (y0, x0), start, n, shift, i, rows, columns, powers, scratch)
             if depth + 1 < len(plan):
-                _sum_rows(ring, start, rest, size, rest < stop, line[margin:], n)
+                adds = layer.source == _RELU and ready < stop
+                rest = stop - 3 if adds else stop
+                _sum_rows(ring, start, rest, size, adds, line[margin:], n)
                 trained = real(layer.trained)
-                _sum_columns(line, first, stride, size, trained, state[row - top], right - left)
+                _sum_columns(line, first, stride, size, trained, state[y - top], right - left)
             else:
                 for x in range(n):
                     for b in range(LANES):
-                        out[b] += weights[0] * new[x, b] + weights[1] * new[x, LANES + b]
+                        out[b] += weights[0] * ring[0, x, b] + weights[1] * ring[0, x, LANES + b]
+            ready = stop
 
 
 @_entry_point
 def compare(plan, start, stop, rows, columns, groups, others, powers, weights, pools, scratch, out):
-    """out[i - start] = sum over position pairs of weights . (S, T), for row images start to stop.
+    """Set out[i - start] = sum over position pairs of weights . (S, T), row images start to stop.
 
     `groups` and `others` number the different images of the row and of the column block. Where two
     images are equal, c = 1 exactly on the plane of equal positions: it gets the image's own sum.

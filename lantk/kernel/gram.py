@@ -49,7 +49,7 @@ def gram(
     ----------
     architecture : str, list or Architecture
         What `parse_architecture` reads, e.g. ``"chen2020"``.
-    x1, x2 : array_like of floats, shape (n1, channels, height, width), (n2, channels, height, width)
+    x1, x2 : array_like of floats, shape (n1 or n2, channels, height, width)
         Images, already scaled. ``x2=None`` stands for ``x1`` and takes half the time.
     kernel : {"ntk", "nngp"}
         Neural tangent kernel, or the covariance of the network's outputs at initialisation.
@@ -109,7 +109,8 @@ def gram(
             raise ValueError(f"{name} is {value!r}: wanted {' or '.join(map(repr, known))}")
     if device == "cuda":
         raise ValueError("device is 'cuda', but no CUDA engine is there yet: use 'cpu' or 'auto'")
-    threads = numba.config.NUMBA_NUM_THREADS if threads is None else threads
+    if threads is None:
+        threads = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     if threads < 1:
         raise ValueError(f"threads is {threads}: wanted 1 or more")
     images1 = _check_images("x1", x1)

@@ -40,7 +40,7 @@ def gram(
     ----------
     architecture : str, list or Architecture
         What `parse_architecture` reads.
-    x1, x2 : array_like, shape (n1, channels, height, width), (n2, channels, height, width)
+    x1, x2 : array_like, shape (n1 or n2, channels, height, width)
         Images; ``x2=None`` stands for ``x1``.
     kernel : {"ntk", "nngp"}
         Which of the two kernels.
