@@ -1,6 +1,6 @@
 """Measure the exact kernel on this machine's CPU: entries per second.
 
-    python benchmarks/gram_cpu.py [--images 960] [--threads N] [--repeats 5]
+    python benchmarks/gram_cpu.py [--images 1920] [--threads N] [--repeats 5]
 
 Flatten: the symmetric `chen2020` Gram matrix of n random images, 32 x 32 x 3, float32. Computed
 entries are the n (n + 1) / 2 different ones, delivered entries all n^2 of the result.
@@ -56,7 +56,7 @@ def describe_machine() -> str:
 def main() -> None:
     """Print one line for each measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=960, help="n of the flatten measurement")
+    parser.add_argument("--images", type=int, default=1920, help="n of the flatten measurement")
     parser.add_argument("--threads", type=int, default=numba.config.NUMBA_NUM_THREADS)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

@@ -204,7 +204,8 @@ def wilson_interval(accuracy: float, n: int, confidence: float = 0.95) -> tuple[
     z = float(stats.norm.ppf((1 + confidence) / 2))
     centre = (accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # At 0 and 1 one end is the accuracy itself, but for rounding.
+    return float(max(0, min(centre - half, accuracy))), float(min(1, max(centre + half, accuracy)))
 
 
 def mcnemar_p_value(correct_a: NDArray, correct_b: NDArray) -> float:

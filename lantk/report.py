@@ -333,7 +333,7 @@ def _label_axes(
     panels[0].set_ylabel("accuracy (%)")
     for axes, title in zip(panels, ("validation inside the train set", "test"), strict=True):
         axes.set_title(title)
-        axes.set_xlabel("label weight r")
+        axes.set_xlabel("label weight r (equal curves stand side by side)")
         if weights:
             # Linear between zero and the smallest weight, so that zero has a place.
             axes.set_xscale("symlog", linthresh=weights[0], linscale=0.7)

@@ -33,9 +33,11 @@ def assess_both(path, y_test=Y_TEST):
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (7, 10), (10, 10), (1719, 2000)])
 def test_wilson_interval_equals_scipy(k, n):
-    """Wilson's interval agrees with SciPy's for whole counts."""
+    """Wilson's interval agrees with SciPy's for whole counts, and holds the accuracy."""
     wanted = stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(wilson_interval(k / n, n), wanted, atol=1e-12)
+    low, high = wilson_interval(k / n, n)
+    np.testing.assert_allclose((low, high), wanted, atol=1e-12)
+    assert 0 <= low <= k / n <= high <= 1
 
 
 def test_mcnemar_counts_disagreements_only():

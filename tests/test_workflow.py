@@ -218,12 +218,19 @@ def test_bad_configuration_is_refused_before_any_job(finished, case):
 
 
 def test_text_of_the_configuration_is_no_command(finished):
-    """Shell metacharacters in a path or a name stay text."""
+    """Shell metacharacters in a path, a name or a class stay text; own data run to the end."""
     tree = finished[0]
     name = "x'; touch hacked; echo $(touch hacked) '"
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", 24), ("test", 10)):
+        arrays[f"x_{part}"] = rng.integers(0, 256, (n, 3, 6, 5), dtype=np.uint8)
+        arrays[f"y_{part}"] = np.array([name, "$HOME"])[np.arange(n) % 2]
+    np.savez(tree / "odd name.npz", **arrays)
     config = TINY | {"results": f"out/{name}", "tracking": {"experiment": name}}
-    config |= {"variants": ["cntk"], "task": TINY["task"] | {"pairs": [[3, 8]]}}
+    config |= {"data": {"source": "npz", "path": "odd name.npz"}, "variants": ["cntk"]}
+    config["task"] = {"pairs": [[name, "$HOME"]], "n_train": None, "n_test": None}
     status, output = snakemake(tree, "--cores", "2", config=config)
     assert status == 0, output[-3000:]
-    assert (tree / "out" / name / "table.csv").exists()
+    assert (pd.read_csv(tree / "out" / name / "table.csv")["n_train"] == 24).all()
     assert not list(tree.rglob("hacked"))

