@@ -35,4 +35,6 @@ rule all:
 
 onsuccess:
     # Nothing to show yet when single files were asked for.
-    shell("test ! -e {rules.track.output} || python -m lantk show --results {RESULTS:q}")
+    shell(
+        "test ! -e {rules.track.output} || python -m lantk show --results {RESULTS:q}"
+    )

@@ -1,7 +1,16 @@
 rule cnn:
     input:
         split=rules.split.output,
-        code=["lantk/architecture.py", "lantk/data.py", "lantk/download.py", "lantk/evaluate.py", "lantk/network.py", "lantk/provenance.py", "lantk/sources.py", "lantk/storage.py"],
+        code=[
+            "lantk/architecture.py",
+            "lantk/data.py",
+            "lantk/download.py",
+            "lantk/evaluate.py",
+            "lantk/network.py",
+            "lantk/provenance.py",
+            "lantk/sources.py",
+            "lantk/storage.py",
+        ],
     output:
         record=f"{RESULTS}/evaluations/{{pair}}/cnn-seed{{seed}}.json",
         predictions=f"{RESULTS}/evaluations/{{pair}}/cnn-seed{{seed}}.csv",

@@ -1,7 +1,15 @@
 rule gram:
     input:
         split=rules.split.output,
-        code=["lantk/architecture.py", "lantk/data.py", "lantk/download.py", "lantk/kernel/cpu.py", "lantk/kernel/gram.py", "lantk/sources.py", "lantk/storage.py"],
+        code=[
+            "lantk/architecture.py",
+            "lantk/data.py",
+            "lantk/download.py",
+            "lantk/kernel/cpu.py",
+            "lantk/kernel/gram.py",
+            "lantk/sources.py",
+            "lantk/storage.py",
+        ],
     output:
         record=f"{RESULTS}/grams/{{pair}}/gram.json",
         blocks=[

@@ -3,7 +3,15 @@ rule label_term:
         split=rules.split.output,
         gram=rules.gram.output.record,
         blocks=rules.gram.output.blocks,
-        code=["lantk/data.py", "lantk/download.py", "lantk/label_terms.py", "lantk/pair_features.py", "lantk/solve.py", "lantk/sources.py", "lantk/storage.py"],
+        code=[
+            "lantk/data.py",
+            "lantk/download.py",
+            "lantk/label_terms.py",
+            "lantk/pair_features.py",
+            "lantk/solve.py",
+            "lantk/sources.py",
+            "lantk/storage.py",
+        ],
     output:
         f"{RESULTS}/label_terms/{{pair}}/{{variant}}.npz",
     log:

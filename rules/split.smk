@@ -2,7 +2,12 @@ rule fetch:
     # The data are fetched once, before parallel jobs read them.
     input:
         data=config["data"]["path"] if config["data"]["source"] == "npz" else [],
-        code=["lantk/data.py", "lantk/download.py", "lantk/sources.py", "lantk/storage.py"],
+        code=[
+            "lantk/data.py",
+            "lantk/download.py",
+            "lantk/sources.py",
+            "lantk/storage.py",
+        ],
     output:
         f"{RESULTS}/data.json",
     log:
@@ -22,7 +27,12 @@ rule fetch:
 rule split:
     input:
         data=rules.fetch.output,
-        code=["lantk/data.py", "lantk/download.py", "lantk/sources.py", "lantk/storage.py"],
+        code=[
+            "lantk/data.py",
+            "lantk/download.py",
+            "lantk/sources.py",
+            "lantk/storage.py",
+        ],
     output:
         f"{RESULTS}/splits/{{pair}}.npz",
     log:

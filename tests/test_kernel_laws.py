@@ -106,7 +106,9 @@ def test_near_duplicates_lose_no_more_than_stated(architecture, bound):
 def test_equal_images_are_exact_wherever_they_stand(architecture, dtype):
     """An image that is in both sets has the diagonal's value, and so has its double, times two."""
     x = draw_images(5)
+    x[1, :, 2:4] = 0
     x[4] = x[1]
+    x[4, :, 2:4] = -0.0
     k = gram(architecture, x, dtype=dtype)
     assert k[1, 4] == k[1, 1] == k[4, 4]
     across = gram(architecture, np.concatenate([x[:2], 2 * x[2:3]]), x, dtype=dtype)
@@ -178,13 +180,17 @@ def test_progress_counts_the_entries():
 
 
 def test_an_exception_in_progress_ends_the_job():
-    """What `progress` raises, an interrupt for example, reaches the caller at once."""
+    """What `progress` raises, an interrupt for example, reaches the caller and ends the threads."""
 
     def interrupt(n_done, n_total):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        gram("chen2020", draw_images(130), progress=interrupt)
+    n_threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        gram("chen2020", draw_images(130), progress=interrupt, threads=2)
+    # Even while the exception, and with it the frame of the call, is kept.
+    assert caught.tb is not None
+    assert threading.active_count() == n_threads
 
 
 def change(x, place, value):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numba
@@ -127,10 +128,11 @@ def gram(
     engine = _Engine(network, kernel, dtype, images1.shape[1:])
     side = tile_side(engine.plan, images1.shape[1], dtype, threads, scratch_bytes)
     n_done = 0
-    for n in engine.fill(result, side1, side2, side, threads):
-        n_done += n
-        if progress is not None:
-            progress(n_done, result.size)
+    with closing(engine.fill(result, side1, side2, side, threads)) as steps:
+        for n in steps:
+            n_done += n
+            if progress is not None:
+                progress(n_done, result.size)
     return result
 
 
@@ -243,7 +245,7 @@ class _Engine:
 
     def fill(
         self, result: NDArray[Any], side1: _Side, side2: _Side, tile: int, threads: int
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """Fill the matrix, and yield the number of entries whenever some are done."""
         n1, n2 = result.shape
         is_symmetric = side1 is side2
