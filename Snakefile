@@ -36,5 +36,5 @@ rule all:
 onsuccess:
     # Nothing to show yet when single files were asked for.
     shell(
-        "test ! -e {rules.track.output} || python -m lantk show --results {RESULTS:q}"
+        "test ! -e {rules.track.output:q} || python -m lantk show --results {RESULTS:q}"
     )

@@ -11,10 +11,13 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from lantk.errors import LantkError
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -25,13 +28,14 @@ _THREAD_VARIABLES = (
 
 
 def fetch(args: argparse.Namespace) -> None:
-    """Make sure that the data are there, and describe them."""
+    """Make sure that the data are there and whole, and describe them."""
     from dataclasses import asdict
 
     from lantk import data
 
     data.fetch(args.source, args.path)
-    _write_json(args.out, asdict(data.describe(args.source, args.path)))
+    digest = data.digest_source(args.source, args.path)
+    _write_json(args.out, asdict(data.describe(args.source, args.path)) | {"digest": digest})
 
 
 def split(args: argparse.Namespace) -> None:
@@ -39,7 +43,9 @@ def split(args: argparse.Namespace) -> None:
     from lantk import data
 
     description = data.describe(args.source, args.path)
-    pair = data.resolve_pair(description, args.pair)
+    names = description.class_names
+    classes = [names[c] if isinstance(c, int) and c < len(names) else c for c in args.pair]
+    pair = data.resolve_pair(description, classes)
     n_train, n_test = data.resolve_sizes(description, pair, args.n_train, args.n_test)
     drawn = data.split_pair(args.source, args.path, pair, n_train, n_test, args.seed)
     data.save_split(args.out, drawn)
@@ -56,8 +62,10 @@ def gram(args: argparse.Namespace) -> None:
 
     drawn, architecture = load_split(args.split), parse_architecture(args.architecture)
     x_train, x_test = drawn.x_train, drawn.x_test
+    # The record says that the blocks beside it are whole and belong together.
+    args.out.unlink(missing_ok=True)
     for name, block in (("train_train", (x_train, None)), ("test_train", (x_test, x_train))):
-        with _progress_bar(f"{name} entries", scale=True) as progress:
+        with _progress(f"{name} entries") as progress:
             k = compute_gram(architecture, *block, device=args.device, progress=progress)
         with writing(args.out.with_name(f"{name}.npy")) as temporary:
             np.save(temporary, k)
@@ -78,19 +86,18 @@ def label_term(args: argparse.Namespace) -> None:
     from lantk.label_terms import label_term as make_label_term
     from lantk.storage import writing
 
-    drawn, k_train_train, _, _ = _load_gram(args)
+    drawn, k_train_train, _, record = _load_gram(args)
     term = make_label_term(args.variant)
     vectors = image_vectors(drawn.x_train) if term.needs_x else None
     term.fit(k_train_train, drawn.y_train, vectors)
     with writing(args.out) as temporary:
-        np.savez(temporary, allow_pickle=False, **term.fitted())
+        origin = _origin(args.variant, record)
+        np.savez(temporary, allow_pickle=False, origin=origin, **term.fitted())
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Choose label weights, predict the test images, and write results and predictions."""
     import functools
-
-    import numpy as np
 
     from lantk.evaluate import assess
     from lantk.label_terms import image_vectors
@@ -98,17 +105,16 @@ def evaluate(args: argparse.Namespace) -> None:
     from lantk.predict import predict
 
     drawn, k_train_train, k_test_train, record = _load_gram(args)
-    term = None
+    term = None if args.variant == "cntk" else make_label_term(args.variant)
     vectors: dict[str, Any] = {"x_train": None, "x_test": None}
-    if args.label_term is not None:
-        term = make_label_term(args.variant)
+    if term is not None:
         if term.needs_x:
             vectors = {name: image_vectors(getattr(drawn, name)) for name in vectors}
-        with np.load(args.label_term, allow_pickle=False) as fitted:
-            term.restore(dict(fitted), vectors["x_train"])
+        term.restore(_load_fitted(args, record), vectors["x_train"])
     weights = {"honest": args.honest_weights, "oracle": args.oracle_weights}
     asked = [weight for name in args.protocols for weight in weights[name]]
-    with _progress_bar("solves") as progress:
+    start = time.perf_counter()
+    with _progress("solves") as progress:
         path = predict(
             k_train_train,
             k_test_train,
@@ -125,7 +131,13 @@ def evaluate(args: argparse.Namespace) -> None:
     results, scores = assess(
         path, drawn.y_test, protocols=args.protocols, oracle_weights=args.oracle_weights
     )
-    settings = {"folds": args.folds, "fold_seed": args.fold_seed}
+    results["diagnostics"]["seconds"] = time.perf_counter() - start
+    settings = {
+        "folds": args.folds,
+        "fold_seed": args.fold_seed,
+        "honest_weights": args.honest_weights,
+        "oracle_weights": args.oracle_weights,
+    }
     _write_evaluation(args, drawn, record["architecture"], settings, results, scores)
 
 
@@ -140,7 +152,7 @@ def cnn(args: argparse.Namespace) -> None:
     network = Network(
         architecture, drawn.pixels_train.shape[1:], channels=args.channels, seed=args.seed
     )
-    with _progress_bar("epochs") as progress:
+    with _progress("epochs") as progress:
         history = train(
             network,
             drawn.x_train,
@@ -157,8 +169,13 @@ def cnn(args: argparse.Namespace) -> None:
         history.test_scores, history.train_loss, drawn.y_test, protocols=args.protocols
     )
     results["diagnostics"] = {"n_parameters": history.n_parameters, "seconds": history.seconds}
-    names = ("epochs", "batch_size", "learning_rate")
-    settings = {name: getattr(args, name) for name in names}
+    settings = {
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
+        "channels": network.channels,
+        "device": str(next(network.parameters()).device),
+    }
     described = {"digest": architecture.digest, "layers": architecture.to_list()}
     _write_evaluation(args, drawn, described, settings, results, scores)
 
@@ -215,6 +232,8 @@ def track(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """Print the table and how to open the dashboard."""
+    if not (args.results / "tracking.json").exists():
+        raise LantkError(f"no finished results in {args.results}: run the workflow first")
     print((args.results / "table.md").read_text())
     print(json.loads((args.results / "tracking.json").read_text())["hint"])
 
@@ -229,12 +248,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except KeyboardInterrupt:
-        print(f"lantk {args.verb}: interrupted; nothing was half-written", file=sys.stderr)
+        print(f"lantk {args.verb}: interrupted; no file is half-written", file=sys.stderr)
         return 130
     except Exception as error:
         # Our own errors and the system's say what to change; anything else is a fault of ours,
         # and shows where.
-        if not (isinstance(error, OSError) or type(error).__module__.startswith("lantk.")):
+        if not isinstance(error, LantkError | OSError):
             traceback.print_exc()
         print(f"lantk {args.verb}: {error}", file=sys.stderr)
         return 1
@@ -298,7 +317,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "n-train": {"type": _size, "default": None, "help": "train images, or all (the default)"},
     "n-test": {"type": _size, "default": None, "help": "test images, or all (the default)"},
-    "seed": {"type": int, "default": 0, "help": "seed of the random stream"},
+    "seed": {"type": int, "default": 66, "help": "seed of the random stream (default: 66)"},
     "split": {"type": Path, "required": True, "help": "file written by the verb split"},
     "gram": {"type": Path, "required": True, "help": "gram.json written by the verb gram"},
     "architecture": {
@@ -344,20 +363,50 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Return the split, both Gram matrices (memory-mapped) and their record."""
+    """Return the split, both Gram matrices (memory-mapped) and their record, checked."""
     import numpy as np
 
     from lantk.data import load_split
 
-    drawn, record = load_split(args.split), json.loads(args.gram.read_text())
-    if record["split"] != drawn.digest:
-        raise OSError(
-            f"{args.gram} was computed from other images than {args.split} holds: compute it again"
-            " with the verb gram"
-        )
-    names = ("train_train", "test_train")
-    grams = [np.load(args.gram.with_name(f"{name}.npy"), mmap_mode="r") for name in names]
+    drawn = load_split(args.split)
+    n_train, n_test = len(drawn.y_train), len(drawn.y_test)
+    remedy = "compute it again with the verb gram"
+    try:
+        record = json.loads(args.gram.read_text())
+        is_of_split = record["split"] == drawn.digest
+        shapes = {"train_train": (n_train, n_train), "test_train": (n_test, n_train)}
+        grams = [np.load(args.gram.with_name(f"{name}.npy"), mmap_mode="r") for name in shapes]
+    except (ValueError, KeyError, EOFError) as error:
+        raise LantkError(
+            f"{args.gram}, or a block beside it, is broken ({error}): {remedy}"
+        ) from error
+    found = [k.shape for k in grams]
+    if not is_of_split or found != list(shapes.values()):
+        raise LantkError(f"{args.gram} was computed from other images than {args.split}: {remedy}")
     return drawn, *grams, record
+
+
+def _load_fitted(args: argparse.Namespace, gram_record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a label term learned, if it is this variant's on this Gram matrix."""
+    from lantk.sources import opening_npz
+
+    if args.label_term is None:
+        raise LantkError(f"{args.variant} needs --label-term, a file that label-term wrote")
+    remedy = "fit it again with the verb label-term"
+    with opening_npz(args.label_term, remedy) as archive:
+        fitted = dict(archive)
+        origin = str(archive["origin"])
+    if origin != _origin(args.variant, gram_record):
+        raise LantkError(
+            f"{args.label_term} was fitted for another variant or on another Gram matrix than"
+            f" {args.variant} on {args.gram}: {remedy}"
+        )
+    del fitted["origin"]
+    return fitted
+
+
+def _origin(variant: str, gram_record: dict[str, Any]) -> str:
+    return json.dumps([variant, gram_record["split"], gram_record["architecture"]["digest"]])
 
 
 def _write_evaluation(
@@ -405,13 +454,18 @@ def _read_benchmarks(args: argparse.Namespace) -> Any:
     import pandas as pd
 
     folder = args.results / "benchmarks"
+    known = {*args.variants, *(f"seed{seed}" for seed in args.seeds if "cnn" in args.variants)}
     rows = []
     for path in sorted(folder.rglob("*.jsonl")):
-        job = path.relative_to(folder).with_suffix("").parts
-        measured = json.loads(path.read_text().splitlines()[-1])
-        if len(job) == 1 or job[1] in args.pairs:
+        # RULE, RULE/PAIR, RULE/PAIR/VARIANT or RULE/PAIR/seedN; others are left over.
+        rule, *job = path.relative_to(folder).with_suffix("").parts
+        if set(job[:1]) <= set(args.pairs) and set(job[1:]) <= known:
+            measured = json.loads(path.read_text().splitlines()[-1])
             seconds, memory = measured["s"], measured["max_rss"]
-            rows.append({"job": "/".join(job), "seconds": seconds, "peak_memory_mb": memory})
+            # Memory is sampled, and a job this short is over before the first sample means much.
+            memory = memory if seconds > 2 else None
+            name = "/".join([rule, *job])
+            rows.append({"job": name, "seconds": seconds, "peak_memory_mb": memory})
     return pd.DataFrame(rows, columns=["job", "seconds", "peak_memory_mb"])
 
 
@@ -422,13 +476,15 @@ def _write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-class _progress_bar:
-    """A bar on the terminal, nothing elsewhere; a context that yields a progress callable."""
+class _progress:
+    """A bar on a terminal, a line every half minute in a log; yields a progress callable."""
 
-    def __init__(self, unit: str, *, scale: bool = False) -> None:
+    def __init__(self, unit: str) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(unit=f" {unit}", unit_scale=scale, disable=None)
+        self._bar = tqdm(unit=f" {unit}", unit_scale=True, disable=None)
+        self._unit, self._start = unit, time.monotonic()
+        self._next = self._start + 30
 
     def __enter__(self) -> Callable[..., None]:
         return self._update
@@ -437,10 +493,15 @@ class _progress_bar:
         self._bar.close()
 
     def _update(self, done: int, total: int, loss: float | None = None) -> None:
-        self._bar.total = total
-        if loss is not None:
-            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        self._bar.update(done - self._bar.n)
+        if not self._bar.disable:
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() > self._next:
+            self._next = time.monotonic() + 30
+            left = (time.monotonic() - self._start) * (total - done) / done / 60
+            trained = "" if loss is None else f", train loss {loss:.4f}"
+            text = f"{done:,} of {total:,} {self._unit}{trained}, about {left:.1f} min left"
+            print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lantk.errors import LantkError
+
 READOUTS = ("flatten", "global_average_pool")
 
 # The network of Chen et al. (2020): the strides of the authors' release (their text puts the
@@ -32,7 +34,7 @@ READOUTS = ("flatten", "global_average_pool")
 _CHEN2020_STRIDES = (1, 1, 1, 2, 1, 2, 1)
 
 
-class ArchitectureError(ValueError):
+class ArchitectureError(LantkError):
     """A layer list that the grammar does not accept; the message says where and what to change."""
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lantk.errors import LantkError
 from lantk.storage import writing
 
 _CHUNK_BYTES = 2**20
 _TIMEOUT_SECONDS = 60
 
 
-class DownloadError(ValueError):
+class DownloadError(LantkError):
     """An archive that did not arrive, or is not the one wanted; the message says which."""
 
 

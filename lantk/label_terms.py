@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.errors import LantkError
 from lantk.pair_features import FEATURE_SETS, FeatureSet
 from lantk.solve import GramFactor
 
@@ -33,7 +34,7 @@ Solve = Callable[[NDArray], NDArray]
 _BLOCK_ENTRIES = 500_000
 
 
-class LabelTermError(ValueError):
+class LabelTermError(LantkError):
     """A label term that cannot be fitted or applied; the message says why."""
 
 

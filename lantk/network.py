@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lantk.architecture import Architecture, parse_architecture, same_padding
+from lantk.errors import LantkError
 
 PARAMETERIZATIONS = ("standard", "ntk")
 
@@ -33,7 +34,7 @@ PARAMETERIZATIONS = ("standard", "ntk")
 _EVALUATION_BATCH = 128
 
 
-class TrainingError(ValueError):
+class TrainingError(LantkError):
     """A training run that left the finite numbers; the message says what to turn."""
 
 
@@ -177,20 +178,20 @@ class Network(nn.Module):
     def _check_sizes(self) -> None:
         n_convs = len(self.architecture.convs)
         if len(self.channels) != n_convs:
-            raise ValueError(
+            raise TrainingError(
                 f"`channels` has {len(self.channels)} numbers ({self.channels}), but the"
                 f" architecture has {n_convs} convolutions: give one number for each, or none"
             )
         if len(self.image_shape) != 3:
-            raise ValueError(
+            raise TrainingError(
                 f"`image_shape` is {self.image_shape}, wanted (channels, height, width)"
             )
         named = {"channels": self.channels, "image_shape": self.image_shape}
         for name, sizes in {**named, "n_outputs": (self.n_outputs,)}.items():
             if any(not isinstance(size, int | np.integer) or size < 1 for size in sizes):
-                raise ValueError(f"`{name}` is {sizes}, wanted whole numbers, 1 or more")
+                raise TrainingError(f"`{name}` is {sizes}, wanted whole numbers, 1 or more")
         if self.parameterization not in PARAMETERIZATIONS:
-            raise ValueError(
+            raise TrainingError(
                 f"`parameterization` is {self.parameterization!r}, wanted"
                 f" {' or '.join(map(repr, PARAMETERIZATIONS))}"
             )
@@ -367,15 +368,15 @@ def _as_tensor(images: NDArray[Any], name: str, network: Network) -> Tensor:
     """Return checked images as a tensor."""
     images = np.asarray(images)
     if images.dtype.kind != "f":
-        raise ValueError(f"`{name}` is {images.dtype}: scale the images to [-1, 1] floats first")
+        raise TrainingError(f"`{name}` is {images.dtype}: scale the images to [-1, 1] floats first")
     if images.ndim != 4 or images.shape[1:] != network.image_shape:
-        raise ValueError(
+        raise TrainingError(
             f"`{name}` has shape {images.shape}, but the network wants (n,"
             f" {', '.join(map(str, network.image_shape))})"
         )
     bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
     if bad.size:
-        raise ValueError(
+        raise TrainingError(
             f"`{name}` has NaN or infinite pixels in {bad.size} of {len(images)} images, the first"
             f" is image {bad[0]}: repair or leave out these images"
         )
@@ -386,11 +387,13 @@ def _as_targets(y: NDArray[Any], n: int) -> Tensor:
     """Return labels -1 and +1 as float32 targets 0 and 1."""
     y = np.asarray(y)
     if n == 0:
-        raise ValueError("`x_train` has no image: give at least one of each class")
+        raise TrainingError("`x_train` has no image: give at least one of each class")
     if y.shape != (n,):
-        raise ValueError(f"`y_train` has shape {y.shape}, wanted ({n},): one label for each image")
+        raise TrainingError(
+            f"`y_train` has shape {y.shape}, wanted ({n},): one label for each image"
+        )
     if not np.isin(y, (-1, 1)).all():
-        raise ValueError(f"`y_train` has values {np.unique(y)[:5]}, wanted -1 and +1")
+        raise TrainingError(f"`y_train` has values {np.unique(y)[:5]}, wanted -1 and +1")
     return torch.from_numpy((y > 0).astype(np.float32))
 
 
@@ -398,19 +401,19 @@ def _check_schedule(network: Network, epochs: int, batch_size: int, learning_rat
     _check_one_output(network)
     for name, count in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"`{name}` is {count}, wanted a whole number, 1 or more")
+            raise TrainingError(f"`{name}` is {count}, wanted a whole number, 1 or more")
     if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"`learning_rate` is {learning_rate}, wanted a positive number")
+        raise TrainingError(f"`learning_rate` is {learning_rate}, wanted a positive number")
 
 
 def _check_one_output(network: Network) -> None:
     if network.n_outputs != 1:
-        raise ValueError(f"the network has {network.n_outputs} outputs, wanted `n_outputs=1`")
+        raise TrainingError(f"the network has {network.n_outputs} outputs, wanted `n_outputs=1`")
 
 
 def _find_device(device: str) -> torch.device:
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"`device` is {device!r}, wanted 'auto', 'cpu' or 'cuda'")
+        raise TrainingError(f"`device` is {device!r}, wanted 'auto', 'cpu' or 'cuda'")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`device` is 'cuda', but PyTorch finds no GPU: use 'cpu' or 'auto'")
+        raise TrainingError("`device` is 'cuda', but PyTorch finds no GPU: use 'cpu' or 'auto'")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.errors import LantkError
 from lantk.evaluate import WeightPath, is_correct
 from lantk.label_terms import LabelTerm
 from lantk.solve import GramFactor
@@ -25,7 +26,7 @@ Progress = Callable[[int, int], None]
 TermFactory = Callable[[], LabelTerm]
 
 
-class ValidationError(ValueError):
+class ValidationError(LantkError):
     """A validation that cannot be made as asked; the message says what to change."""
 
 
@@ -83,11 +84,6 @@ def predict(
     total = len(grid) + int(checked.sum()) * n_folds
     tick = _counter(progress, total)
 
-    validation = np.full(len(grid), np.nan)
-    if checked.any():
-        validation[checked] = _validate(
-            k_train_train, y, x_train, make_term, grid[checked], folds, seed, tick
-        )
     z_train = z_test = None
     diagnostics: dict[str, float] = {}
     if term is not None:
@@ -99,6 +95,12 @@ def predict(
     )
     eigenvalues = [_smallest_eigenvalue(k_train_train, z_train, factor) for factor in factors]
     diagnostics["mean_abs_k"] = _mean_abs(k_train_train)
+    # Last, so that a singular matrix is reported with the row numbers of the whole train set.
+    validation = np.full(len(grid), np.nan)
+    if checked.any():
+        validation[checked] = _validate(
+            k_train_train, y, x_train, make_term, grid[checked], folds, seed, tick
+        )
     return WeightPath(
         grid, factors, scores, residuals, np.array(eigenvalues), validation, diagnostics
     )

@@ -34,7 +34,7 @@ def collect_provenance() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         },
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+        "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
     }
 
 

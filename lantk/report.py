@@ -44,7 +44,8 @@ _SECTIONS = {
     "oracle": (
         "Oracle: chosen on the test set, optimistic, printed to compare with the paper",
         "The label weight, for LANTK-best the variant, and the CNN's epoch are those with the best"
-        " test accuracy; intervals and p-values do not allow for that choice.",
+        " test accuracy (of the oracle's own weights, which need not hold 0); intervals and"
+        " p-values do not allow for that choice.",
     ),
 }
 
@@ -142,7 +143,8 @@ def _section(frame: pd.DataFrame, protocol: str) -> str:
     return "\n".join(
         [
             f"## {title}\n",
-            f"Test accuracy in percent. {choice} {_sizes(frame)}\n",
+            f"Test accuracy in percent. {choice} {_sizes(frame)} Imp.: average accuracy minus"
+            " CNTK's, in points, and as a share of CNTK's error.\n",
             *_markdown_rows(["", *pairs, "Avg", "Imp. (abs / rel.)"], rows),
             "\n95 % Wilson intervals of the accuracies above; p of the exact McNemar test against"
             " CNTK on the same test images; mean gain over CNTK in points with its paired 95 %"
@@ -246,8 +248,8 @@ def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: str | os.PathL
             shift = min(3.0, 14 / len(terms)) * (i - (len(terms) - 1) / 2)
             style = {"color": colour, "marker": marker}
             handles.append(_draw_term(panels, terms[variant], style, shift))
-        _limit_accuracy(panels, evaluations)
         _label_axes(figure, panels, evaluations, handles)
+        _limit_accuracy(panels, evaluations)
         # No time and no program version in the file: the same results give the same bytes.
         figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
 
@@ -313,8 +315,7 @@ def _limit_accuracy(panels: Sequence[Axes], evaluations: Sequence[Mapping[str, A
     floor = math.floor(plain - max(5, top - plain))
     if low < floor:
         for axes in panels:
-            text = f"accuracies below {floor} % are not shown"
-            axes.text(0.02, 0.02, text, transform=axes.transAxes, color="#444444", style="italic")
+            axes.set_title(f"{axes.get_title()} (below {floor} % not shown)")
     margin = 0.05 * (top - max(low, floor)) or 1.0
     panels[0].set_ylim(max(low - margin, floor), top + margin)
 
@@ -333,7 +334,7 @@ def _label_axes(
     panels[0].set_ylabel("accuracy (%)")
     for axes, title in zip(panels, ("validation inside the train set", "test"), strict=True):
         axes.set_title(title)
-        axes.set_xlabel("label weight r (equal curves stand side by side)")
+        axes.set_xlabel("label weight r (curves are shifted a little sideways)")
         if weights:
             # Linear between zero and the smallest weight, so that zero has a place.
             axes.set_xscale("symlog", linthresh=weights[0], linscale=0.7)

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lantk.errors import LantkError
+
 # The variant that has rows in table.csv but no evaluation file of its own.
 _DERIVED_VARIANT = "lantk-best"
 # Metrics that a clock or the machine's load decides: logged, but no part of the fingerprint.
 _MEASURED_BY_CLOCK = ("seconds", "peak_memory_mb")
 
 
-class TrackingError(RuntimeError):
+class TrackingError(LantkError):
     """The results could not be read or the store could not be written; results are untouched."""
 
 
@@ -65,7 +67,7 @@ class Run:
         return text_digest(content, 32)
 
 
-def read_runs(results: Path, *, first_seed: int | None = None) -> list[Run]:
+def read_runs(results: Path, *, seeds: Sequence[int] | None = None) -> list[Run]:
     """Return the runs that the files under `results` describe, by pair, variant and seed.
 
     Parameters
@@ -73,8 +75,9 @@ def read_runs(results: Path, *, first_seed: int | None = None) -> list[Run]:
     results : Path
         The folder with ``evaluations/PAIR/*.json`` and, usually, ``table.csv``. An evaluation that
         the table does not list is left over from an earlier configuration and is not read.
-    first_seed : int, optional
-        The network whose predictions the table's p-value belongs to; the smallest seed if absent.
+    seeds : sequence of int, optional
+        The networks that belong to the results; the table's p-value is about the first of them.
+        If absent, all that are there, in ascending order.
 
     Raises
     ------
@@ -83,16 +86,16 @@ def read_runs(results: Path, *, first_seed: int | None = None) -> list[Run]:
     """
     table = _read_table(results / "table.csv")
     evaluations = {path: _read_json(path) for path in _evaluation_files(results)}
-    if first_seed is None:
-        seeds = (evaluation.get("seed") for evaluation in evaluations.values())
-        first_seed = min((seed for seed in seeds if seed is not None), default=None)
+    if seeds is None:
+        found = {evaluation.get("seed") for evaluation in evaluations.values()}
+        seeds = sorted(seed for seed in found if seed is not None)
     runs = []
     for path, evaluation in evaluations.items():
         try:
             key = (evaluation["pair"], evaluation["variant"])
-            if table and key not in table:
+            if (table and key not in table) or evaluation["seed"] not in (None, *seeds):
                 continue
-            is_tested = evaluation["seed"] in (None, first_seed)
+            is_tested = evaluation["seed"] in (None, *seeds[:1])
             rows = table.get(key, {}) if is_tested else {}
             runs.append(_run_from_evaluation(results, path, evaluation, rows))
         except (KeyError, TypeError, AttributeError) as error:
@@ -109,7 +112,8 @@ def read_runs(results: Path, *, first_seed: int | None = None) -> list[Run]:
     for (pair, variant), rows in table.items():
         if variant == _DERIVED_VARIANT and pair in first:
             runs.append(_run_from_table(results, variant, rows, first[pair]))
-    return sorted(runs, key=lambda run: (run.pair, run.variant, run.seed or 0))
+    pairs = list(dict.fromkeys([pair for pair, _ in table] + [run.pair for run in runs]))
+    return sorted(runs, key=lambda run: (pairs.index(run.pair), run.variant, run.seed or 0))
 
 
 def _evaluation_files(results: Path) -> list[Path]:
@@ -167,6 +171,8 @@ def _run_from_evaluation(
         variant=variant,
         seed=seed,
         params={
+            "pair": pair,
+            "variant": variant,
             **{k: v for k, v in (evaluation.get("settings") or {}).items() if v is not None},
             "n_train": evaluation["n_train"],
             "n_test": evaluation["n_test"],

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack, lu_solve
 
+from lantk.errors import LantkError
+
 # Below this reciprocal condition number a float64 solution has no correct digit left.
 _RCOND_MIN = 1e-15
 
 
-class SolveError(ValueError):
+class SolveError(LantkError):
     """A Gram matrix that cannot be solved; the message lists likely causes and what to turn."""
 
 

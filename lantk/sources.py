@@ -30,6 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.errors import LantkError
+
 SOURCES = ("digits", "cifar10", "npz", "images")
 
 CIFAR10_PATH = "data"
@@ -54,7 +56,7 @@ _COLOUR_MODES = ("RGB", "RGBA", "P", "LA", "PA", "CMYK", "YCbCr")
 DataPath = str | os.PathLike[str] | None
 
 
-class DataError(ValueError):
+class DataError(LantkError):
     """Data, or a request for data, that cannot be used; the message says what to change."""
 
 

@@ -85,7 +85,7 @@ def sync(
         Name of the MLflow experiment; made if it is not there.
     config : mapping
         The configuration. Its text ``results`` names the folder, so a run is found again after the
-        folder was moved; ``cnn.seeds[0]`` is the network that the table's p-values are about.
+        folder was moved; ``cnn.seeds`` are the networks that belong to it.
 
     Raises
     ------
@@ -100,8 +100,7 @@ def sync(
     interrupted ones.
     """
     results = Path(results).resolve()
-    seeds = (config.get("cnn") or {}).get("seeds") or [None]
-    runs = read_runs(results, first_seed=seeds[0])
+    runs = read_runs(results, seeds=(config.get("cnn") or {}).get("seeds"))
     folder_name = str(config.get("results") or results)
     store = _locate_store(results, uri)
     # What is logged and reported names the store, but never its password.
@@ -117,7 +116,7 @@ def sync(
         experiment_id=experiment_id,
         uri=_without_password(store.uri, store.uri),
         run_ids=run_ids,
-        links=_links(store.uri, experiment_id, run_ids),
+        links=_links(store.uri, experiment_id, text_digest(folder_name, 16), run_ids),
     )
 
 
@@ -143,7 +142,8 @@ def _sync_runs(
     run_ids: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for run in runs:
         identity = text_digest([folder_name, run.pair, run.variant, run.seed], 16)
-        same = [r for r in existing[identity] if r.data.tags["fingerprint"] == run.fingerprint]
+        earlier = existing.pop(identity, [])
+        same = [r for r in earlier if r.data.tags["fingerprint"] == run.fingerprint]
         if same:
             run_id = same[0].info.run_id
             counts["unchanged"] += 1
@@ -153,11 +153,15 @@ def _sync_runs(
             )
             counts["created"] += 1
         # Only after the new run is whole: an interrupt in between is mended by the next call.
-        for old in existing[identity]:
+        for old in earlier:
             if old.info.run_id != run_id:
                 _mark_superseded(client, old, run_id)
                 counts["superseded"] += 1
         run_ids[run.pair] += (run_id,)
+    # What is left was logged for a pair, variant or seed that the results no longer have.
+    for old in (run for runs_left in existing.values() for run in runs_left):
+        _mark_superseded(client, old, None)
+        counts["superseded"] += 1
     return counts, dict(run_ids)
 
 
@@ -240,16 +244,15 @@ def _log_artifacts(client: Any, run_id: str, run: Run, config_text: str) -> None
         client.log_artifacts(run_id, folder)
 
 
-def _mark_superseded(client: Any, old: Any, run_id: str) -> None:
+def _mark_superseded(client: Any, old: Any, run_id: str | None) -> None:
     from mlflow.entities import RunTag
 
     old_id, mark = old.info.run_id, " (superseded)"
     client.update_run(old_id, name=old.info.run_name.removesuffix(mark) + mark)
-    tags = {
-        "superseded_by": run_id,
-        "mlflow.note.content": f"Superseded by run {run_id}: the results on disk changed.",
-        "state": "superseded",
-    }
+    note = "No longer part of the results on disk."
+    if run_id is not None:
+        note = f"Superseded by run {run_id}: the results on disk changed."
+    tags = {"superseded_by": run_id or "", "mlflow.note.content": note, "state": "superseded"}
     client.log_batch(old_id, tags=[RunTag(k, v) for k, v in tags.items()], synchronous=True)
 
 
@@ -435,7 +438,9 @@ def _without_password(text: str, uri: str) -> str:
     return text.replace(f":{urlsplit(uri).password}@", ":***@")
 
 
-def _links(uri: str, experiment_id: str, run_ids: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _links(
+    uri: str, experiment_id: str, results_id: str, run_ids: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
     is_server = uri.startswith(("http://", "https://"))
     base = uri.rstrip("/") if is_server else _DASHBOARD
     if is_server and "@" in base:
@@ -443,7 +448,8 @@ def _links(uri: str, experiment_id: str, run_ids: Mapping[str, Sequence[str]]) -
         base = f"{scheme}://{rest.rpartition('@')[2]}"
     # Without this a fresh browser opens its view for language models, which shows no runs.
     view = {"workflowType": "machine_learning"}
-    charts = {"searchFilter": 'tags.state = "current"', **view, "compareRunsMode": "CHART"}
+    mine = f'tags.state = "current" and tags.results_id = "{results_id}"'
+    charts = {"searchFilter": mine, **view, "compareRunsMode": "CHART"}
     address = f"{base}/#/experiments/{experiment_id}/runs?{urlencode(charts, quote_via=quote)}"
     links = {"all runs": address}
     for pair, ids in run_ids.items():
@@ -468,6 +474,8 @@ def dashboard_hint(report: SyncReport) -> str:
     pair = next(iter(report.run_ids), None)
     if pair is not None:
         lines += [f"  {pair}, variants compared: {report.links[pair]}"]
+        others = ", ".join(list(report.run_ids)[1:])
+        lines += [f"  the same for {others}: in tracking.json"] if others else []
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ rule cnn:
             "lantk/architecture.py",
             "lantk/data.py",
             "lantk/download.py",
+            "lantk/errors.py",
             "lantk/evaluate.py",
             "lantk/network.py",
             "lantk/provenance.py",

@@ -11,6 +11,7 @@ rule evaluate:
         code=[
             "lantk/data.py",
             "lantk/download.py",
+            "lantk/errors.py",
             "lantk/evaluate.py",
             "lantk/label_terms.py",
             "lantk/pair_features.py",

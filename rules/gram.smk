@@ -5,6 +5,7 @@ rule gram:
             "lantk/architecture.py",
             "lantk/data.py",
             "lantk/download.py",
+            "lantk/errors.py",
             "lantk/kernel/cpu.py",
             "lantk/kernel/gram.py",
             "lantk/sources.py",

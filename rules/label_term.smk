@@ -6,6 +6,7 @@ rule label_term:
         code=[
             "lantk/data.py",
             "lantk/download.py",
+            "lantk/errors.py",
             "lantk/label_terms.py",
             "lantk/pair_features.py",
             "lantk/solve.py",

@@ -1,10 +1,10 @@
 rule fetch:
     # The data are fetched once, before parallel jobs read them.
     input:
-        data=config["data"]["path"] if config["data"]["source"] == "npz" else [],
         code=[
             "lantk/data.py",
             "lantk/download.py",
+            "lantk/errors.py",
             "lantk/sources.py",
             "lantk/storage.py",
         ],
@@ -19,6 +19,8 @@ rule fetch:
     params:
         source=config["data"]["source"],
         path=["--path", config["data"]["path"]] if config["data"]["path"] else [],
+        # Not for the command: files that change are read again.
+        fingerprint=EXPERIMENT.data_fingerprint,
     shell:
         "python -m lantk fetch --source {params.source} {params.path:q} --out {output:q}"
         " > {log:q} 2>&1"
@@ -30,6 +32,7 @@ rule split:
         code=[
             "lantk/data.py",
             "lantk/download.py",
+            "lantk/errors.py",
             "lantk/sources.py",
             "lantk/storage.py",
         ],

@@ -14,7 +14,11 @@ LISTING = ["--results", RESULTS, "--variants", *VARIANTS, "--seeds", *SEEDS]
 rule table:
     input:
         records=expand(RECORDS, pair=PAIRS),
-        code=["lantk/evaluate.py", "lantk/report.py", "lantk/storage.py"],
+        code=[
+            "lantk/evaluate.py",
+            "lantk/report.py",
+            "lantk/storage.py",
+        ],
     output:
         csv=f"{RESULTS}/table.csv",
         markdown=f"{RESULTS}/table.md",

@@ -4,7 +4,12 @@ rule track:
         table=rules.table.output.csv,
         markdown=rules.table.output.markdown,
         figures=expand(rules.figure.output, pair=PAIRS),
-        code=["lantk/runs.py", "lantk/storage.py", "lantk/tracking.py"],
+        code=[
+            "lantk/errors.py",
+            "lantk/runs.py",
+            "lantk/storage.py",
+            "lantk/tracking.py",
+        ],
     output:
         f"{RESULTS}/tracking.json",
     log:

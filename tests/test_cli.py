@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -90,6 +91,7 @@ def test_another_splits_gram_is_refused(folder, tmp_path, capsys):
         (("split", "--source", "npz", "--path", "no.npz", "--pair", "3", "8"), "no.npz"),
         (("fetch", "--source", "images", "--path", "nowhere"), "nowhere"),
         (("gram", "--split", "absent.npz"), "absent.npz"),
+        (("split", "--source", "digits", "--pair", "#3", "#33"), "33"),
     ],
 )
 def test_bad_input_has_a_message_and_no_traceback(arguments, message, tmp_path, capsys):
@@ -102,17 +104,75 @@ def test_bad_input_has_a_message_and_no_traceback(arguments, message, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("no term", "lantk-kr-v1 needs --label-term"),
+        ("another variant's term", "fitted for another variant"),
+        ("another Gram's term", "fitted for another variant or on another Gram"),
+        ("a broken term", "fit it again with the verb label-term"),
+        ("an unknown variant", "unknown label term 'lantk-kr-v9'"),
+        ("a cut block", "is broken"),
+        ("a block of another shape", "computed from other images"),
+        ("a cut record", "is broken"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(folder, tmp_path, capsys, case, message):
+    """No result is written from a label term or a Gram matrix that is another's, or broken."""
+    for name in ("split.npz", "gram.json", "train_train.npy", "test_train.npy"):
+        shutil.copy(folder / name, tmp_path / name)
+    variant, term = "lantk-kr-v1", tmp_path / "term.npz"
+    assert run("label-term", *inputs(tmp_path), "--variant", variant, "--out", term) == 0
+    if case == "another variant's term":
+        variant = "lantk-kr-v2"
+    elif case == "an unknown variant":
+        variant = "lantk-kr-v9"
+    elif case == "another Gram's term":
+        layers = ("--architecture", "arora2019-vanilla-3", "--out", tmp_path / "gram.json")
+        run("gram", "--split", tmp_path / "split.npz", *layers)
+    elif case == "a block of another shape":
+        np.save(tmp_path / "train_train.npy", np.eye(3, dtype=np.float32))
+    elif case.startswith(("a cut", "a broken")):
+        names = {"term": "term.npz", "block": "test_train.npy", "record": "gram.json"}
+        path = tmp_path / names[case.split()[-1]]
+        path.write_bytes(path.read_bytes()[:100])
+    given = () if case == "no term" else ("--label-term", term)
+    out = tmp_path / "evaluation.json"
+    capsys.readouterr()
+    status = run("evaluate", *inputs(tmp_path), "--variant", variant, *given, "--out", out)
+    error = capsys.readouterr().err
+    assert (status, "Traceback" in error) == (1, False), error
+    assert message in error
+    assert not list(tmp_path.glob("evaluation*"))
+
+
+def test_an_interrupted_gram_leaves_no_record(folder, tmp_path, monkeypatch):
+    """Blocks that do not belong together are never read: the record goes first and comes last."""
+    for name in ("gram.json", "train_train.npy", "test_train.npy"):
+        shutil.copy(folder / name, tmp_path / name)
+
+    def interrupted(file, *_args):
+        if "test_train" in str(file):
+            raise KeyboardInterrupt
+        file.touch()
+
+    monkeypatch.setattr(np, "save", interrupted)
+    out = ("--split", folder / "split.npz", "--out", tmp_path / "gram.json")
+    assert run("gram", *out) == 130
+    assert not (tmp_path / "gram.json").exists()
+
+
 def test_singular_gram_is_explained(folder, tmp_path, capsys):
     """Two equal train images end in a message that names them, and leave nothing half-written."""
     split = load_split(folder / "split.npz")
-    split.pixels_train[5] = split.pixels_train[2]
+    split.pixels_train[13] = split.pixels_train[2]
     save_split(tmp_path / "split.npz", dataclasses.replace(split))
     run("gram", "--split", tmp_path / "split.npz", "--out", tmp_path / "gram.json")
     out = ("--variant", "cntk", "--folds", 2, "--out", tmp_path / "cntk.json")
     assert run("evaluate", *inputs(tmp_path), *out) == 1
     error = capsys.readouterr().err
     assert "singular" in error
-    assert "2 and 5 have equal rows" in error
+    assert "2 and 13 have equal rows" in error
     assert not list(tmp_path.glob("cntk*"))
 
 

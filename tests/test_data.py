@@ -27,7 +27,9 @@ from lantk.data import (
     DataError,
     Description,
     describe,
+    digest_source,
     fetch,
+    fingerprint,
     load_split,
     resolve_pair,
     resolve_sizes,
@@ -253,7 +255,9 @@ def test_impossible_pair_is_an_error(entries, words):
 
 def all_slugs(description):
     k = len(description.class_names)
-    return [resolve_pair(description, (i, j)).slug for i in range(k) for j in range(i + 1, k)]
+    names = description.class_names
+    pairs = [(names[i], names[j]) for i in range(k) for j in range(i + 1, k)]
+    return [resolve_pair(description, pair).slug for pair in pairs]
 
 
 @settings(max_examples=200, deadline=None)
@@ -276,6 +280,35 @@ def test_slugs_are_safe_and_unique(names):
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", slug, re.ASCII)
         assert len(slug) <= 100
     assert len({slug.casefold() for slug in slugs}) == len(slugs)
+
+
+def test_a_number_that_is_also_another_classes_name_is_refused():
+    """A whole number never silently means a class other than the one named so."""
+    names = plain("1", "2", "3")
+    with pytest.raises(DataError, match="could be the class named '1' or class number 1"):
+        resolve_pair(names, (1, "3"))
+    assert resolve_pair(names, ("1", "3")).names == ("1", "3")
+    assert resolve_pair(names, (0, "3")).names == ("1", "3")
+
+
+def test_source_digest_follows_every_pixel_and_label(tmp_path):
+    """The digest of a source changes with any image or label, and its fingerprint with its file."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "own.npz"
+    arrays = {"x_train": rng.integers(0, 256, (6, 1, 4, 4), dtype=np.uint8)}
+    arrays["x_test"] = arrays["x_train"][:4].copy()
+    arrays |= {"y_train": np.arange(6) % 2, "y_test": np.arange(4) % 2}
+    seen = set()
+    for name, index in (("x_train", (5, 0, 3, 3)), ("x_test", (3, 0, 0, 0)), ("y_test", (0,))):
+        np.savez(path, **arrays)
+        seen |= {digest_source("npz", path), digest_source("npz", path)}
+        before = fingerprint("npz", path)
+        assert before == fingerprint("npz", path)
+        os.utime(path, (1, 1))
+        assert fingerprint("npz", path) != before
+        arrays[name] = arrays[name].copy()
+        arrays[name][index] ^= 1
+    assert len(seen) == 3
 
 
 def test_slug_keeps_plain_names_and_numbers_the_others():

@@ -9,15 +9,18 @@ from hypothesis import strategies as st
 
 import lantk
 from lantk.label_terms import (
+    _LABEL_TERMS,
     KernelRegression,
     LabelTermError,
+    LeastSquares,
     image_vectors,
     label_product_factors,
 )
 from lantk.pair_features import FEATURE_SETS, l1_distance, two_layer_ntk
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "label_terms.npz")
-VARIANTS = ["lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2", "lantk-fjlt-v2-text"]
+VARIANTS = list(_LABEL_TERMS)
+LEAST_SQUARES = [v for v in VARIANTS if isinstance(lantk.label_term(v), LeastSquares)]
 
 
 def scaled(name):
@@ -96,7 +99,7 @@ def test_kernel_regression_equals_its_double_sum(targets, n_classes):
     assert_close_to_largest(found, wanted, 1e-9)
 
 
-@pytest.mark.parametrize("variant", VARIANTS[2:])
+@pytest.mark.parametrize("variant", LEAST_SQUARES)
 @pytest.mark.parametrize("one_hot", [False, True])
 def test_least_squares_equals_a_direct_solve(variant, one_hot):
     """Streamed normal equations give the fit of least squares on the whole n^2 x p matrix."""

@@ -66,7 +66,8 @@ SMALL = """\
 
 Test accuracy in percent. The label weight, and for LANTK-best the variant, is chosen by \
 stratified cross-validation inside the train set; the CNN is taken after its last epoch. n_train \
-= 1,000, n_test = 100 for every pair.
+= 1,000, n_test = 100 for every pair. Imp.: average accuracy minus CNTK's, in points, and as a \
+share of CNTK's error.
 
 |             | 3-8    | 1-8    | Avg    | Imp. (abs / rel.) |
 | ----------- | ------ | ------ | ------ | ----------------- |
@@ -254,8 +255,9 @@ def test_cut_is_announced(tmp_path):
     collapsed["curve"][3]["test_accuracy"] = 0.5
     for shown, is_announced in ((term, False), (collapsed, True)):
         weight_figure([shown], tmp_path / "a.png")
-        foot_of_left_panel = pixels(tmp_path / "a.png")[520:570, 130:450]
-        assert (foot_of_left_panel.max(axis=-1) < 0x80).any() == is_announced
+        title_of_left_panel = pixels(tmp_path / "a.png")[44:72, 80:740]
+        inked = np.flatnonzero((title_of_left_panel.max(axis=-1) < 0x80).any(axis=0))
+        assert (np.ptp(inked) > 400) == is_announced
 
 
 def test_equal_curves_stay_visible(tmp_path):

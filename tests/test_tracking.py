@@ -185,10 +185,12 @@ def test_missing_values_are_left_out(tmp_path):
     assert run.curves["curve_label_weight"] == ((0, 0.0), (1, 0.001), (2, 0.01))
 
 
-@pytest.mark.parametrize(("first_seed", "name"), [(None, "seed 0"), (0, "seed 0"), (1, "seed 1")])
-def test_p_value_belongs_to_the_first_seed(tmp_path, first_seed, name):
+@pytest.mark.parametrize(
+    ("seeds", "name"), [(None, "seed 0"), ([0, 1], "seed 0"), ([1, 0], "seed 1")]
+)
+def test_p_value_belongs_to_the_first_seed(tmp_path, seeds, name):
     """Only the network whose predictions were tested carries the table's p-value."""
-    runs = read_runs(write_results(tmp_path), first_seed=first_seed)
+    runs = read_runs(write_results(tmp_path), seeds=seeds)
     tested = [run.name for run in runs if run.variant == "cnn" and "p_value_honest" in run.metrics]
     assert tested == [f"3-8 cnn {name}"]
 
@@ -199,6 +201,18 @@ def test_leftover_evaluations_are_not_read(tmp_path):
     write_evaluation(results, "lantk-kr-v2")
     results.joinpath("evaluations", "3-8", ".tmp-1-cntk.json").write_text("{")
     assert {run.name for run in read_runs(results)} == NAMES
+
+
+def test_what_the_results_no_longer_have_is_superseded(results, to):
+    """A variant and a seed that were taken out of the configuration are no longer current."""
+    sync(results, **to)
+    table = (results / "table.csv").read_text().splitlines()
+    kept = [row for row in table if "lantk-kr-v1" not in row]
+    (results / "table.csv").write_text("\n".join(kept) + "\n")
+    report = sync(results, **to | {"config": CONFIG | {"cnn": {"seeds": [0]}}})
+    assert counts(report) == (0, 3, 2, 0)
+    assert set(runs_of(report, "current")) == {"3-8 cntk", "3-8 lantk-best", "3-8 cnn seed 0"}
+    assert counts(sync(results, **to)) == (1, 3, 0, 0)
 
 
 def test_fingerprint_follows_content_but_not_time(tmp_path):

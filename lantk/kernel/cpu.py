@@ -237,7 +237,8 @@ def _rectify(state, row, columns, weight, powers, new, older, oldest, line):
         inverse, spread = row[x, 0], row[x, 1]
         for b in range(LANES):
             c = state[x, b] * (inverse * columns[x, 0, b])
-            a = min(abs(c), limit)
+            # (LLVM makes slower code of min(abs(c), limit).)
+            a = abs(min(max(c, -limit), limit))
             square, rest = a * a, limit - a
             u = np.sqrt(rest)
             angle = weight * (u * (_horner(p_even, square) + a * _horner(p_odd, square)))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lantk.architecture import Architecture, parse_architecture
+from lantk.errors import LantkError
 from lantk.kernel import cpu
 
 KERNELS = ("ntk", "nngp")
@@ -30,6 +31,10 @@ DEVICES = ("auto", "cpu", "cuda")
 _TASK_SIZE = 10_000_000
 # Beyond this, larger tiles gain less than 2 % and only use memory.
 _MOST_BLOCKS = 8
+
+
+class KernelError(LantkError):
+    """Images or options that no kernel can be computed for; the message says what to change."""
 
 
 def gram(
@@ -72,7 +77,7 @@ def gram(
 
     Raises
     ------
-    ValueError
+    KernelError
         If an option is unknown, the images are not 4-dimensional, not floats, not finite, empty or
         of different shapes, or a value overflows `dtype`.
     ArchitectureError
@@ -101,23 +106,11 @@ def gram(
     ((3, 3), True)
     """
     network = parse_architecture(architecture)
-    for name, value, known in (
-        ("kernel", kernel, KERNELS),
-        ("dtype", dtype, DTYPES),
-        ("device", device, DEVICES),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}: wanted {' or '.join(map(repr, known))}")
-    if device == "cuda":
-        raise ValueError("device is 'cuda', but no CUDA engine is there yet: use 'cpu' or 'auto'")
-    if threads is None:
-        threads = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    if threads < 1:
-        raise ValueError(f"threads is {threads}: wanted 1 or more")
+    n_threads = _check_options(kernel, dtype, device, threads)
     images1 = _check_images("x1", x1)
     images2 = images1 if x2 is None else _check_images("x2", x2)
     if images1.shape[1:] != images2.shape[1:]:
-        raise ValueError(
+        raise KernelError(
             f"images of x1 are {images1.shape[1:]} and those of x2 {images2.shape[1:]} (channels,"
             " height, width): wanted the same"
         )
@@ -126,9 +119,9 @@ def gram(
     side2 = side1 if x2 is None else _survey("x2", images2, dtype, digests)
     result = np.empty((len(images1), len(images2)), dtype)
     engine = _Engine(network, kernel, dtype, images1.shape[1:])
-    side = tile_side(engine.plan, images1.shape[1], dtype, threads, scratch_bytes)
+    side = tile_side(engine.plan, images1.shape[1], dtype, n_threads, scratch_bytes)
     n_done = 0
-    with closing(engine.fill(result, side1, side2, side, threads)) as steps:
+    with closing(engine.fill(result, side1, side2, side, n_threads)) as steps:
         for n in steps:
             n_done += n
             if progress is not None:
@@ -185,15 +178,33 @@ def tile_side(
     return lanes * int(np.clip(n_blocks, 1, _MOST_BLOCKS))
 
 
+def _check_options(kernel: str, dtype: str, device: str, threads: int | None) -> int:
+    """Refuse unknown options; return the number of threads."""
+    for name, value, known in (
+        ("kernel", kernel, KERNELS),
+        ("dtype", dtype, DTYPES),
+        ("device", device, DEVICES),
+    ):
+        if value not in known:
+            raise KernelError(f"{name} is {value!r}: wanted {' or '.join(map(repr, known))}")
+    if device == "cuda":
+        raise KernelError("device is 'cuda', but no CUDA engine is there yet: use 'cpu' or 'auto'")
+    if threads is None:
+        return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    if threads < 1:
+        raise KernelError(f"threads is {threads}: wanted 1 or more")
+    return threads
+
+
 def _check_images(name: str, x: ArrayLike) -> NDArray[Any]:
     """Return the images as an array of floats, or say what is wrong with them."""
     images = np.asarray(x)
     if images.ndim != 4 or images.size == 0:
-        raise ValueError(
+        raise KernelError(
             f"{name} has shape {images.shape}: wanted n x channels x height x width, none of them 0"
         )
     if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(
+        raise KernelError(
             f"{name} holds {images.dtype}: wanted floats, so scale first (bytes, for example, by"
             " x / 127.5 - 1)"
         )
@@ -209,7 +220,7 @@ def _survey(name: str, images: NDArray[Any], dtype: str, digests: dict[bytes, in
         largest = np.abs(chunk).max(axis=(1, 2, 3))
         if not np.isfinite(largest).all():
             bad = first + int(np.flatnonzero(~np.isfinite(largest))[0])
-            raise ValueError(f"image {bad} of {name} has pixels that are NaN or infinite")
+            raise KernelError(f"image {bad} of {name} has pixels that are NaN or infinite")
         some = slice(first, first + len(chunk))
         exponents[some] = np.frexp(largest)[1]
         for i, image in enumerate(_normalise(chunk, exponents[some], dtype), first):
@@ -311,7 +322,7 @@ class _Engine:
             values = np.ldexp(sums[:, : b.n] / self._n_terms, exponents).astype(self._dtype)
         if not np.isfinite(values).all():
             i, j = np.argwhere(~np.isfinite(values))[0]
-            raise ValueError(
+            raise KernelError(
                 f"the kernel of images {a.first + start + i} and {b.first + j} overflows"
                 f" {self._dtype}: divide the images by a constant"
             )
