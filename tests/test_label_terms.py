@@ -1,5 +1,6 @@
 """Label terms: golden values, laws, naive references, the estimator contract."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lantk
+import lantk.label_terms
 from lantk.label_terms import (
     _LABEL_TERMS,
     KernelRegression,
@@ -19,6 +21,14 @@ from lantk.label_terms import (
 from lantk.pair_features import FEATURE_SETS, l1_distance, two_layer_ntk
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "label_terms.npz")
+# The README's example of a label term of one's own is held to the same contract.
+README = (Path(__file__).parents[1] / "README.md").read_text()
+EXAMPLE = next(
+    code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class" in code
+)
+exec(EXAMPLE, vars(lantk.label_terms))
+_LABEL_TERMS["lantk-parzen"] = (lantk.label_terms.Parzen, {})
+
 VARIANTS = list(_LABEL_TERMS)
 LEAST_SQUARES = [v for v in VARIANTS if isinstance(lantk.label_term(v), LeastSquares)]
 
