@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lantk.errors import LantkError
 from lantk.evaluate import WeightPath, is_correct
 from lantk.label_terms import LabelTerm
-from lantk.solve import GramFactor
+from lantk.solve import CholeskyFactor, IndefiniteError, PathSolution, add_label_term, solve_path
 
 # The eigenvalues of a matrix cost more than a solve; up to this n the smallest is reported.
 _EIGENVALUE_MAX_N = 1000
@@ -90,11 +90,13 @@ def predict(
         z_train = term.train_block(k_train_train, x_train)
         z_test = term.transform(k_test_train, x_test)
         diagnostics = _describe_label_term(z_train, y)
-    factors, scores, residuals = _solve_path(
-        k_train_train, z_train, k_test_train, z_test, y, grid, tick
+    factors, scores, solution = _solve_path(
+        k_train_train, z_train, k_test_train, z_test, y, grid, _factor(k_train_train), tick
     )
     eigenvalues = [_smallest_eigenvalue(k_train_train, z_train, factor) for factor in factors]
     diagnostics["mean_abs_k"] = _mean_abs(k_train_train)
+    diagnostics["lanczos_steps"] = solution.n_steps
+    diagnostics["factorizations"] = solution.n_factorizations
     # Last, so that a singular matrix is reported with the row numbers of the whole train set.
     validation = np.full(len(grid), np.nan)
     if checked.any():
@@ -102,7 +104,13 @@ def predict(
             k_train_train, y, x_train, make_term, grid[checked], folds, seed, tick
         )
     return WeightPath(
-        grid, factors, scores, residuals, np.array(eigenvalues), validation, diagnostics
+        grid,
+        factors,
+        scores,
+        solution.relative_residuals,
+        np.array(eigenvalues),
+        validation,
+        diagnostics,
     )
 
 
@@ -132,12 +140,16 @@ def _validate(
         k_fit = np.asarray(k[np.ix_(fit_rows, fit_rows)])
         k_held = np.asarray(k[np.ix_(held_rows, fit_rows)])
         z_fit = z_held = None
+        cholesky = _factor(k_fit)
         if make_term is not None:
             term = make_term()
             x_fit, x_held = (x[fit_rows], x[held_rows]) if x is not None else (None, None)
-            z_fit = term.fit_transform(k_fit, y[fit_rows], x_fit)
+            term.fit(k_fit, y[fit_rows], x_fit, solve=cholesky.solve if cholesky else None)
+            z_fit = term.train_block(k_fit, x_fit)
             z_held = term.transform(k_held, x_held)
-        _, scores, _ = _solve_path(k_fit, z_fit, k_held, z_held, y[fit_rows], weights, tick)
+        _, scores, _ = _solve_path(
+            k_fit, z_fit, k_held, z_held, y[fit_rows], weights, cholesky, tick
+        )
         n_correct += is_correct(scores, y[held_rows]).sum(axis=1)
     return n_correct / len(y)
 
@@ -149,37 +161,35 @@ def _solve_path(
     z_rows: NDArray | None,
     y: NDArray,
     weights: NDArray,
+    cholesky: CholeskyFactor | None,
     tick: Callable[[], None],
-) -> tuple[NDArray, NDArray, NDArray]:
-    """Return lambda, scores on `rows` and relative residual at each weight."""
+) -> tuple[NDArray, NDArray, PathSolution]:
+    """Return lambda and the scores on `rows` at each weight, and how the train side was solved."""
     ratio = 0.0 if z_train is None else _mean_abs(k_train) / (_mean_abs(z_train) or np.inf)
     factors = weights * ratio
-    scores = np.empty((len(weights), len(k_rows)))
-    residuals = np.empty(len(weights))
-    for i, factor in enumerate(factors):
-        solver = GramFactor(_add_label_term(k_train, z_train, factor))
-        alpha = solver.solve(y)
-        residuals[i] = solver.relative_residual(alpha, y)
-        scores[i] = k_rows @ alpha
-        if z_rows is not None:
-            scores[i] += factor * (z_rows @ alpha)
-        tick()
-    return factors, scores, residuals
+    solution = solve_path(k_train, z_train, factors, y, cholesky=cholesky, solved=tick)
+    scores = k_rows @ solution.dual
+    if z_rows is not None:
+        scores += (z_rows @ solution.dual) * factors
+    return factors, scores.T, solution
+
+
+def _factor(k: NDArray) -> CholeskyFactor | None:
+    """Return the Cholesky factor of K, or None where rounding has made K indefinite.
+
+    Each weight is then solved by an LU factorization of its own, which the record counts.
+    """
+    try:
+        return CholeskyFactor(k)
+    except IndefiniteError:
+        return None
 
 
 def _smallest_eigenvalue(k_train_train: NDArray, z_train: NDArray | None, factor: float) -> float:
     """Return the smallest eigenvalue of K + factor Z, or NaN above n = 1,000."""
     if len(k_train_train) > _EIGENVALUE_MAX_N:
         return np.nan
-    return float(np.linalg.eigvalsh(_add_label_term(k_train_train, z_train, factor))[0])
-
-
-def _add_label_term(k: NDArray, z: NDArray | None, factor: float) -> NDArray:
-    """Return K + factor Z in float64."""
-    combined = np.array(k, dtype=np.float64)
-    if z is not None and factor != 0:
-        combined += factor * z
-    return combined
+    return float(np.linalg.eigvalsh(add_label_term(k_train_train, z_train, factor))[0])
 
 
 def _describe_label_term(z: NDArray, y: NDArray) -> dict[str, float]:

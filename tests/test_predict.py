@@ -8,7 +8,7 @@ import pytest
 import lantk
 from lantk import network, predict
 from lantk.evaluate import choose_weight
-from lantk.solve import GramFactor, SolveError
+from lantk.solve import CholeskyFactor, GramFactor, IndefiniteError, SolveError, solve_path
 
 WEIGHTS = [0.0, 0.001, 0.1, 1.0]
 
@@ -87,6 +87,90 @@ def test_not_square_is_refused():
         GramFactor(np.ones((2, 3)))
 
 
+def indefinite_task(n, seed=0):
+    """Return a positive definite K and a symmetric Z that makes K + lambda Z indefinite."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(n, n))
+    k = a @ a.T / n + 0.1 * np.eye(n)
+    z = rng.normal(size=(n, n))
+    return k.astype(np.float32), (z + z.T) / 2, rng.normal(size=n)
+
+
+@pytest.mark.parametrize("n", [8, 60, 400])
+def test_path_equals_direct_solves(n):
+    """Every lambda of a path, definite or not, is solved as its own factorization solves it."""
+    k, z, y = indefinite_task(n)
+    factors = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0])
+    assert np.linalg.eigvalsh(k + factors[-1] * z)[0] < -0.1
+    path = solve_path(k, z, factors, y, cholesky=CholeskyFactor(k))
+    for i, factor in enumerate(factors):
+        direct = np.linalg.solve(k.astype(float) + factor * z, y)
+        error = np.linalg.norm(path.dual[:, i] - direct) / np.linalg.norm(direct)
+        assert error < 1e-8
+        residual = y - (k.astype(float) + factor * z) @ path.dual[:, i]
+        assert np.linalg.norm(residual) / np.linalg.norm(y) == pytest.approx(
+            path.relative_residuals[i], abs=1e-12
+        )
+    assert path.relative_residuals.max() < 1e-8
+
+
+def test_small_weights_share_one_krylov_space():
+    """Small lambda cost a few steps in all, and none a factorization."""
+    k, z, y = indefinite_task(800)
+    path = solve_path(k, z, np.geomspace(1e-6, 1e-4, 6), y, cholesky=CholeskyFactor(k))
+    assert path.n_factorizations == 0
+    assert 0 < path.n_steps < 20
+
+
+def test_large_weights_are_solved_directly():
+    """A lambda that would need more steps than a factorization costs gets its own."""
+    k, z, y = indefinite_task(300)
+    solved = []
+    path = solve_path(
+        k,
+        z,
+        np.array([1e-5, 100.0]),
+        y,
+        cholesky=CholeskyFactor(k),
+        solved=lambda: solved.append(1),
+    )
+    assert path.n_factorizations == 1
+    assert path.n_steps <= 2 * 300 / 70 + 1
+    assert len(solved) == 2
+    assert path.relative_residuals.max() < 1e-9
+
+
+def test_without_a_cholesky_factor_every_weight_is_factored():
+    """An indefinite K is no obstacle: each lambda is solved by its own factorization."""
+    _, z, y = indefinite_task(30)
+    with pytest.raises(IndefiniteError, match="not positive definite"):
+        CholeskyFactor(z)
+    path = solve_path(z, None, np.zeros(1), y, cholesky=None)
+    np.testing.assert_allclose(z @ path.dual[:, 0], y, atol=1e-9)
+    assert path.n_factorizations == 1
+
+
+def test_an_indefinite_gram_is_evaluated_all_the_same():
+    """Predictions from an indefinite K equal those of direct solves."""
+    k, k_test, y, _, x, x_test = task()
+    k = k - 0.3 * np.eye(len(k))
+    assert np.linalg.eigvalsh(k)[0] < 0
+    path = path_of("lantk-kr-v2", k, k_test, y, x, x_test)
+    np.testing.assert_allclose(path.scores[0], k_test @ np.linalg.solve(k, y), atol=1e-8)
+    assert path.diagnostics["factorizations"] == len(WEIGHTS)
+
+
+def test_cholesky_factor_solves_and_whitens():
+    """The Cholesky factor solves for one or several right-hand sides, and splits as L L^T."""
+    k, _, y = indefinite_task(50)
+    factor = CholeskyFactor(k)
+    both = np.column_stack([y, 2 * y])
+    np.testing.assert_allclose(k.astype(float) @ factor.solve(both), both, atol=1e-10)
+    once = factor.whiten_transposed(factor.whiten(y))
+    np.testing.assert_allclose(k.astype(float) @ once, y, atol=1e-10)
+    assert 0.01 < factor.rcond * np.linalg.cond(k.astype(float), 1) < 100
+
+
 def test_scores_equal_the_formula():
     """Scores at a weight r are those of K + lambda Z with lambda = r mean|K| / mean|Z|."""
     k, k_test, y, _, x, x_test = task()
@@ -110,7 +194,7 @@ def test_weight_zero_is_the_plain_kernel(variant):
     k, k_test, y, _, x, x_test = task()
     plain = path_of("cntk", k, k_test, y, x, x_test)
     labelled = path_of(variant, k, k_test, y, x, x_test)
-    np.testing.assert_array_equal(labelled.scores[0], plain.scores[0])
+    np.testing.assert_allclose(labelled.scores[0], plain.scores[0], atol=1e-12)
     assert labelled.validation_accuracy[0] == plain.validation_accuracy[0]
 
 
