@@ -69,13 +69,7 @@ def gram(args: argparse.Namespace) -> None:
             k = compute_gram(architecture, *block, device=args.device, progress=progress)
         with writing(args.out.with_name(f"{name}.npy")) as temporary:
             np.save(temporary, k)
-    _write_json(
-        args.out,
-        {
-            "architecture": {"digest": architecture.digest, "layers": architecture.to_list()},
-            "split": drawn.digest,
-        },
-    )
+    _write_json(args.out, {"architecture": _spell_out(architecture), "split": drawn.digest})
 
 
 def label_term(args: argparse.Namespace) -> None:
@@ -176,8 +170,7 @@ def cnn(args: argparse.Namespace) -> None:
         "channels": network.channels,
         "device": str(next(network.parameters()).device),
     }
-    described = {"digest": architecture.digest, "layers": architecture.to_list()}
-    _write_evaluation(args, drawn, described, settings, results, scores)
+    _write_evaluation(args, drawn, _spell_out(architecture), settings, results, scores)
 
 
 def table(args: argparse.Namespace) -> None:
@@ -360,6 +353,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "threads": {"type": int, "help": "threads to use (default: what the libraries choose)"},
     "out": {"type": Path, "required": True, "help": "file to write"},
 }
+
+
+def _spell_out(architecture: Any) -> dict[str, Any]:
+    return {"digest": architecture.digest, "layers": architecture.to_list()}
 
 
 def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
