@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "parse_architecture": "lantk.architecture",
     "gram": "lantk.kernel.gram",
+    "gram_taps": "lantk.kernel.gram",
     "label_term": "lantk.label_terms",
 }
 __all__ = [*_HOMES, "__version__"]

@@ -8,7 +8,9 @@ import pytest
 
 from lantk.architecture import parse_architecture
 from lantk.kernel import cpu, reference
-from lantk.kernel.gram import gram, tile_side
+from lantk.kernel.gram import gram
+from lantk.kernel.plan import make_plans
+from lantk.kernel.tiles import tile_side
 
 GAP = [
     {"conv": {"size": 3, "trained": False}},
@@ -236,7 +238,7 @@ def test_bad_input_gets_a_message(arguments, options, message):
 @pytest.mark.parametrize("budget", [2**25, 2**27, 2**28])
 def test_a_tile_stays_within_its_budget(architecture, shape, budget):
     """The arrays of a tile and of two threads take no more than the budget, if a tile can."""
-    plan = cpu.make_plan(parse_architecture(architecture), *shape[1:])
+    plan = make_plans([parse_architecture(architecture)], "ntk", *shape[1:])[0]
     side = tile_side(plan, shape[0], "float32", 2, budget)
     block = cpu.read_block(plan, np.zeros((1, *shape), np.float32))
     scratch = cpu.make_scratch(plan, "float32")
@@ -259,7 +261,7 @@ def test_memory_stays_below_the_result_and_the_scratch(is_symmetric):
     k = gram(architecture, x, others, threads=2, scratch_bytes=budget)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    plan = cpu.make_plan(parse_architecture(architecture), 16, 16)
+    plan = make_plans([parse_architecture(architecture)], "ntk", 16, 16)[0]
     assert cpu.LANES < tile_side(plan, 3, "float32", 2, budget) < len(x)
     assert peak < k.nbytes + budget + 500 * 2 * len(x)
 

@@ -5,10 +5,8 @@ displacements d = p' - p, so every displacement is a plane that runs through all
 `LANES` entries at once, in arrays (height, width, lanes). The flatten readout needs the plane d = 0
 only, global average pooling every plane that the strides let through.
 
-Inside, the weight variance is 2: a ReLU then keeps the self variances, and float32 does not
-underflow in deep networks. The caller takes out a factor 2 for each ReLU. Factors of the row image
-and of the column image always meet in one product of their own, so that K(x, x') and K(x', x) are
-the same bytes.
+Factors of the row image and of the column image always meet in one product of their own, so that
+K(x, x') and K(x', x) are the same bytes.
 
 References
 ----------
@@ -25,19 +23,10 @@ import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lantk.architecture import Architecture, same_padding
+from lantk.kernel.plan import PIXELS, RELU, Plan
 
 # Entries computed side by side: a multiple of every vector width, fixed when compiled.
 LANES = 96
-
-# What a layer reads: pixels, the output of a ReLU, or another convolution's output as it is.
-_PIXELS, _RELU, _LINEAR = range(3)
-
-# One row for each convolution and one for the readout (read as a 1 x 1 filter). Height and width
-# are those of the layer's input; `table` is where its self variances begin; `step` is the product
-# of its stride and all later ones.
-_FIELDS = "size stride trained height width top left source table step"
-_PLAN = np.dtype([(name, np.int64) for name in _FIELDS.split()])
 
 # With t = arccos a and u = sqrt(1 - a), for a in [0, 1]:
 #     t / pi = u P(a),     (sin t - t cos t) / pi = (1 - a) u Q(a).
@@ -77,9 +66,9 @@ class Images(NamedTuple):
     """(height, width, channels, lanes)"""
     tables: NDArray[Any]
     """(positions, 2, lanes): before each ReLU one over the standard deviation (0 where a patch is
-    black), and the standard deviation over the next filter's size."""
+    black), and the standard deviation over the next filter's power of two."""
     own: NDArray[np.float64]
-    """(2, lanes): the sums over positions of S and T of an image with itself, at d = 0."""
+    """(taps, 2, lanes): the sums over positions of S and T of an image with itself, at d = 0."""
 
 
 class Scratch(NamedTuple):
@@ -92,32 +81,7 @@ class Scratch(NamedTuple):
     line: NDArray[Any]
     """(width + 2 size, 2 lanes): a sum of rows between margins of zeros."""
     part: NDArray[np.float64]
-    """(2, lanes): sums over a plane and over its mirror image."""
-
-
-def make_plan(architecture: Architecture, height: int, width: int) -> NDArray[np.void]:
-    """Return the layers of an architecture, for images of this size, as the compiled code wants."""
-    sides = architecture.sides(height, width)
-    plan = np.zeros(len(sides), _PLAN)
-    plan["size"] = plan["stride"] = 1
-    table, source = 0, _PIXELS
-    for i, (h, w) in enumerate(sides):
-        layer = plan[i]
-        layer["height"], layer["width"], layer["source"], layer["table"] = h, w, source, table
-        table += h * w * (source == _RELU)
-        if i < len(architecture.convs):
-            conv = architecture.convs[i]
-            layer["size"], layer["stride"], layer["trained"] = conv.size, conv.stride, conv.trained
-            layer["top"] = same_padding(h, conv.size, conv.stride)[0]
-            layer["left"] = same_padding(w, conv.size, conv.stride)[0]
-            source = _RELU if conv.relu else _LINEAR
-    plan["step"] = np.cumprod(plan["stride"][::-1])[::-1]
-    return plan
-
-
-def count_positions(plan: NDArray[np.void]) -> int:
-    """Return the number of positions at which one image meets a ReLU."""
-    return int((plan["height"] * plan["width"])[plan["source"] == _RELU].sum())
+    """(2, taps, 2, lanes): sums over a plane and over its mirror image."""
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -129,29 +93,29 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     return raw[start : start + n_bytes].view(dtype).reshape(shape)
 
 
-def make_scratch(plan: NDArray[np.void], dtype: DTypeLike) -> Scratch:
+def make_scratch(plan: Plan, dtype: DTypeLike) -> Scratch:
     """Allocate what one thread needs to compare images."""
-    height, width, size = int(plan[0]["height"]), int(plan[0]["width"]), int(plan["size"].max())
+    (height, width), size = plan.shape, int(plan.layers["size"].max())
     return Scratch(
         allocate((height, width, 2 * LANES), dtype),
         allocate((size + 1, width, 2 * LANES), dtype),
         allocate((width + 2 * size, 2 * LANES), dtype),
-        allocate((2, LANES), np.float64),
+        allocate((2, plan.n_taps, 2, LANES), np.float64),
     )
 
 
-def read_block(plan: NDArray[np.void], images: NDArray[Any]) -> Images:
+def read_block(plan: Plan, images: NDArray[Any]) -> Images:
     """Lay out at most `LANES` images of order one (n, channels, height, width) for `compare`."""
     n, channels, height, width = images.shape
     pixels = allocate((height, width, channels, LANES), images.dtype)
     pixels[..., :n] = images.transpose(2, 3, 1, 0)
     block = Images(
         pixels,
-        allocate((count_positions(plan), 2, LANES), images.dtype),
-        allocate((2, LANES), np.float64),
+        allocate((plan.n_positions, 2, LANES), images.dtype),
+        allocate((plan.n_taps, 2, LANES), np.float64),
     )
     grids = allocate((2, 2, height, width, LANES), np.float64)
-    measure(plan, *block, _SMALLEST[images.dtype.name], grids)
+    measure(plan.layers, *block, _SMALLEST[images.dtype.name], grids)
     return block
 
 
@@ -229,7 +193,7 @@ def _multiply_pixels(row, columns, weight, new):
 def _rectify(state, row, columns, weight, powers, new, older, oldest, line):
     """Set new = (S, T) after a ReLU, along a row of the plane, and line = new + older + oldest.
 
-    T comes out times `weight`, S divided by the next filter's size squared, as `tables` has it.
+    Both come out times `weight`, which for S is in `tables`.
     """
     p_even, p_odd, q_even, q_odd, limit = powers
     zero = state.dtype.type(0)
@@ -288,21 +252,37 @@ def _sum_columns(line, first, stride, size, trained, state, n):
 
 
 @_inner
-def _read_row(layer, y, corner, start, n, shift, i, rows, columns, powers, scratch):
-    """Read row y of a layer's input, n positions from the plane's `corner` on, into the ring.
+def _add_row(new, n, s_sum, t_sum):
+    """Add a row's S and T to their sums, four positions at a time: conversions are dear."""
+    some = n - n % 4
+    for x in range(0, some, 4):
+        for b in range(LANES):
+            s_sum[b] += (new[x, b] + new[x + 1, b]) + (new[x + 2, b] + new[x + 3, b])
+        for b in range(LANES, 2 * LANES):
+            t_sum[b - LANES] += (new[x, b] + new[x + 1, b]) + (new[x + 2, b] + new[x + 3, b])
+    for x in range(some, n):
+        for b in range(LANES):
+            s_sum[b] += new[x, b]
+            t_sum[b] += new[x, LANES + b]
 
-    After a ReLU also set the line to the sum of this row and the two before, from `start` on.
+
+@_inner
+def _read_row(layer, y, y0, x0, start, n, ey, ex, i, rows, columns, powers, scratch, sums):
+    """Read row y of a layer's input, n positions of the plane with corner (y0, x0), into the ring.
+
+    After a ReLU also set the line to the sum of this row and the two before, from `start` on. Where
+    the layer is tapped, add the row to `sums`.
     """
     state, ring, line, _ = scratch
     zeros = margin = ring.shape[0] - 1
-    size, (y0, x0), (ey, ex) = layer.size, corner, shift
-    weight = state.dtype.type(1 / (size * size))
+    size = layer.size
+    weight = state.dtype.type(1 / (1 << layer.shift))
     new = ring[y % size]
-    if layer.source == _PIXELS:
+    if layer.source == PIXELS:
         own = rows.pixels[y, x0 : x0 + n, :, i]
         others = columns.pixels[y + ey, x0 + ex : x0 + ex + n]
         _multiply_pixels(own, others, weight / state.dtype.type(own.shape[1]), new)
-    elif layer.source == _RELU:
+    elif layer.source == RELU:
         p = layer.table + y * layer.width + x0
         q = p + ey * layer.width + ex
         own_table, table = rows.tables[p : p + n, :, i], columns.tables[q : q + n]
@@ -313,24 +293,29 @@ def _read_row(layer, y, corner, start, n, shift, i, rows, columns, powers, scrat
         for x in range(n):
             for b in range(2 * LANES):
                 new[x, b] = weight * state[y - y0, x, b]
+    if layer.tap >= 0:
+        _add_row(new, n, sums[layer.tap, 0], sums[layer.tap, 1])
 
 
 @_inner
-def _add_plane(plan, dy, dx, i, rows, columns, powers, weights, scratch, out):
-    """Add to `out` the sum over the plane of displacement (dy, dx) of weights . (S, T)."""
+def _add_plane(layers, ey, ex, i, rows, columns, powers, scratch, sums):
+    """Add to the sums of every tap those over the plane of displacement (ey, ex), in pixels."""
     state, ring, line, _ = scratch
     real = state.dtype.type
     margin = ring.shape[0] - 1
-    for depth in range(len(plan)):
-        layer = plan[depth]
+    for depth in range(len(layers)):
+        layer = layers[depth]
         size, stride = layer.size, layer.stride
         # The plane: positions p of the row image for which p + shift is in the column image.
-        shift = ey, ex = dy * layer.step, dx * layer.step
         y0, y1 = _overlap(layer.height, ey)
         x0, x1 = _overlap(layer.width, ex)
-        top, bottom = _overlap(-(-layer.height // stride), ey // stride)
-        left, right = _overlap(-(-layer.width // stride), ex // stride)
         n = x1 - x0
+        top = bottom = left = right = 0
+        # A convolution keeps the displacements that its stride divides.
+        goes_on = depth + 1 < len(layers) and ey % stride == 0 and ex % stride == 0
+        if goes_on:
+            top, bottom = _overlap(-(-layer.height // stride), ey // stride)
+            left, right = _overlap(-(-layer.width // stride), ex // stride)
         first = margin + left * stride - layer.left - x0
         line[margin + n : margin + n + size] = 0
         ready = y0
@@ -338,74 +323,79 @@ def _add_plane(plan, dy, dx, i, rows, columns, powers, weights, scratch, out):
         for y in range(top, bottom):
             start = max(y * stride - layer.top, y0)
             stop = min(y * stride - layer.top + size, y1)
-            for z in range(max(ready, start), stop):
-                _read_row(layer, z, (y0, x0), start, n, shift, i, rows, columns, powers, scratch)
-            if depth + 1 < len(plan):
-                adds = layer.source == _RELU and ready < stop
-                rest = stop - 3 if adds else stop
-                _sum_rows(ring, start, rest, size, adds, line[margin:], n)
-                trained = real(layer.trained)
-                _sum_columns(line, first, stride, size, trained, state[y - top], right - left)
-            else:
-                for x in range(n):
-                    for b in range(LANES):
-                        out[b] += weights[0] * ring[0, x, b] + weights[1] * ring[0, x, LANES + b]
+            for z in range(ready if layer.tap >= 0 else max(ready, start), stop):
+                _read_row(
+                    layer, z, y0, x0, start, n, ey, ex, i, rows, columns, powers, scratch, sums
+                )
+            adds = layer.source == RELU and ready < stop
+            rest = stop - 3 if adds else stop
+            _sum_rows(ring, start, rest, size, adds, line[margin:], n)
+            trained = real(layer.trained)
+            _sum_columns(line, first, stride, size, trained, state[y - top], right - left)
             ready = stop
+        if layer.tap >= 0:
+            for z in range(ready, y1):
+                _read_row(layer, z, y0, x0, z, n, ey, ex, i, rows, columns, powers, scratch, sums)
+        if not goes_on:
+            return
+        ey, ex = ey // stride, ex // stride
 
 
 @_entry_point
-def compare(plan, start, stop, rows, columns, groups, others, powers, weights, pools, scratch, out):
-    """Set out[i - start] = sum over position pairs of weights . (S, T), row images start to stop.
+def compare(layers, unit, pools, start, stop, rows, columns, groups, others, powers, scratch, out):
+    """Set out[i - start] = sums over position pairs of S and T at every tap, for some row images.
 
     `groups` and `others` number the different images of the row and of the column block. Where two
-    images are equal, c = 1 exactly on the plane of equal positions: it gets the image's own sum.
-    `pools` asks for all planes (global average pooling) instead of the first (flatten).
+    images are equal, c = 1 exactly on the plane of equal positions: it gets the image's own sums.
+    `pools` asks for all planes (global average pooling), `unit` pixels apart, instead of the first
+    (flatten).
     """
-    tall = plan[-1].height - 1 if pools else 0
-    wide = plan[-1].width - 1 if pools else 0
+    tall = (layers[0].height - 1) // unit if pools else 0
+    wide = (layers[0].width - 1) // unit if pools else 0
     part = scratch.part
     for i in range(start, stop):
-        own = weights[0] * rows.own[0, i] + weights[1] * rows.own[1, i]
         out[i - start] = 0
         for dy in range(tall + 1):
             for dx in range(-wide if dy > 0 else 0, wide + 1):
                 # A plane and its mirror image meet in one sum, which does not change with x, x'.
                 part[:] = 0
                 for k in range(2 if dy != 0 or dx != 0 else 1):
-                    sign = 1 - 2 * k
+                    shift = unit - 2 * k * unit
                     _add_plane(
-                        plan,
-                        sign * dy,
-                        sign * dx,
+                        layers,
+                        shift * dy,
+                        shift * dx,
                         i,
                         rows,
                         columns,
                         powers,
-                        weights,
                         scratch,
                         part[k],
                     )
-                for b in range(LANES):
-                    if dy == 0 and dx == 0 and groups[i] == others[b]:
-                        part[0, b] = own
-                    out[i - start, b] += part[0, b] + part[1, b]
+                for tap in range(out.shape[1]):
+                    for z in range(2):
+                        for b in range(LANES):
+                            if dy == 0 and dx == 0 and groups[i] == others[b]:
+                                part[0, tap, z, b] = rows.own[tap, z, i]
+                            out[i - start, tap, z, b] += part[0, tap, z, b] + part[1, tap, z, b]
 
 
 @_entry_point
-def measure(plan, pixels, tables, own, smallest, grids):
+def measure(layers, pixels, tables, own, smallest, grids):
     """Fill the tables of a block, and the sums `own` of S and T of every image with itself."""
     channels = pixels.shape[2]
     grids[0] = 0
-    for y in range(plan[0].height):
-        for x in range(plan[0].width):
+    for y in range(layers[0].height):
+        for x in range(layers[0].width):
             for c in range(channels):
                 for b in range(LANES):
                     p = np.float64(pixels[y, x, c, b])
                     grids[0, 0, y, x, b] += p * p / channels
-    for depth in range(len(plan)):
-        layer = plan[depth]
+    for depth in range(len(layers)):
+        layer = layers[depth]
         now, later = grids[depth % 2], grids[(depth + 1) % 2]
-        if layer.source == _RELU:
+        weight, half = 1 / (1 << layer.shift), 1 / (1 << layer.shift // 2)
+        if layer.source == RELU:
             for y in range(layer.height):
                 for x in range(layer.width):
                     p = layer.table + y * layer.width + x
@@ -413,18 +403,18 @@ def measure(plan, pixels, tables, own, smallest, grids):
                         s = np.sqrt(now[0, y, x, b])
                         is_black = s < smallest
                         tables[p, 0, b] = 0.0 if is_black else 1.0 / s
-                        tables[p, 1, b] = 0.0 if is_black else s / layer.size
-        if depth + 1 == len(plan):
+                        tables[p, 1, b] = 0.0 if is_black else s * half
+        if layer.tap >= 0:
             for z in range(2):
                 for y in range(layer.height):
                     for x in range(layer.width):
                         for b in range(LANES):
-                            own[z, b] += now[z, y, x, b]
+                            own[layer.tap, z, b] += weight * now[z, y, x, b]
+        if depth + 1 == len(layers):
             return
-        weight = 1.0 / (layer.size * layer.size)
-        for y in range(plan[depth + 1].height):
+        for y in range(layers[depth + 1].height):
             top = y * layer.stride - layer.top
-            for x in range(plan[depth + 1].width):
+            for x in range(layers[depth + 1].width):
                 left = x * layer.stride - layer.left
                 for z in range(2):
                     later[z, y, x] = 0

@@ -1,0 +1,71 @@
+"""The two sides of a Gram matrix: images, their scale, and which of them are equal.
+
+Images are scaled by powers of two to order one, which the kernel, homogeneous in each image, gives
+back exactly; so float32 holds images of any scale. Equal images are found by their bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lantk.errors import LantkError
+
+# Images surveyed at once: bounds memory.
+_CHUNK = 96
+
+
+class KernelError(LantkError):
+    """Images or options that no kernel can be computed for; the message says what to change."""
+
+
+class Side(NamedTuple):
+    """The images of one side of the matrix."""
+
+    images: NDArray[Any]
+    exponents: NDArray[np.int64]
+    """Image i times 2**-exponents[i] has its largest pixel in [0.5, 1)."""
+    groups: NDArray[np.int64]
+    """Equal numbers for images that are equal up to a power of two."""
+
+
+def check_images(name: str, x: ArrayLike) -> NDArray[Any]:
+    """Return the images as an array of floats, or say what is wrong with them."""
+    images = np.asarray(x)
+    if images.ndim != 4 or images.size == 0:
+        raise KernelError(
+            f"{name} has shape {images.shape}: wanted n x channels x height x width, none of them 0"
+        )
+    if not np.issubdtype(images.dtype, np.floating):
+        raise KernelError(
+            f"{name} holds {images.dtype}: wanted floats, so scale first (bytes, for example, by"
+            " x / 127.5 - 1)"
+        )
+    return images
+
+
+def survey(name: str, images: NDArray[Any], dtype: str, digests: dict[bytes, int]) -> Side:
+    """Find the scale of every image and the images that are equal; refuse NaN and infinity."""
+    exponents = np.zeros(len(images), np.int64)
+    groups = np.zeros(len(images), np.int64)
+    for first in range(0, len(images), _CHUNK):
+        chunk = images[first : first + _CHUNK]
+        largest = np.abs(chunk).max(axis=(1, 2, 3))
+        if not np.isfinite(largest).all():
+            bad = first + int(np.flatnonzero(~np.isfinite(largest))[0])
+            raise KernelError(f"image {bad} of {name} has pixels that are NaN or infinite")
+        some = slice(first, first + len(chunk))
+        exponents[some] = np.frexp(largest)[1]
+        for i, image in enumerate(normalise(chunk, exponents[some], dtype), first):
+            digest = hashlib.blake2b(image, digest_size=16).digest()
+            groups[i] = digests.setdefault(digest, len(digests))
+    return Side(images, exponents, groups)
+
+
+def normalise(images: NDArray[Any], exponents: NDArray[np.int64], dtype: str) -> NDArray[Any]:
+    """Return images * 2**-exponents in `dtype`, without negative zeros."""
+    wide = images.astype(np.promote_types(images.dtype, np.float64))
+    return np.ldexp(wide, -exponents[:, None, None, None]).astype(dtype, order="C") + 0.0
