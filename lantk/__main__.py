@@ -52,24 +52,84 @@ def split(args: argparse.Namespace) -> None:
 
 
 def gram(args: argparse.Namespace) -> None:
-    """Write the train x train and test x train Gram matrices of a split, float32."""
-    import numpy as np
-
+    """Write row bands of the Gram matrices of a split, float32: one, or all that are not there."""
     from lantk.architecture import parse_architecture
     from lantk.data import load_split
-    from lantk.kernel.gram import gram as compute_gram
-    from lantk.storage import writing
+    from lantk.kernel.bands import count_bands, count_visits, find_band, name_bands
+    from lantk.kernel.gram import gram_band, uses_gpu
+    from lantk.storage import writing_array
 
     drawn, architecture = load_split(args.split), parse_architecture(args.architecture)
     x_train, x_test = drawn.x_train, drawn.x_test
-    # The record says that the blocks beside it are whole and belong together.
-    args.out.unlink(missing_ok=True)
-    for name, block in (("train_train", (x_train, None)), ("test_train", (x_test, x_train))):
-        with _progress(f"{name} entries") as progress:
-            k = compute_gram(architecture, *block, device=args.device, progress=progress)
-        with writing(args.out.with_name(f"{name}.npy")) as temporary:
-            np.save(temporary, k)
-    _write_json(args.out, {"architecture": _spell_out(architecture), "split": drawn.digest})
+    sizes = len(x_train), len(x_test)
+    names = [args.band]
+    if args.band is None:
+        visits = count_visits(architecture, *x_train.shape[2:])
+        n_bands = args.bands or count_bands(*sizes, visits, args.device)
+        names = name_bands(n_bands)
+    for name in names:
+        band, path = find_band(name, *sizes), args.out / f"{name}.json"
+        record = {
+            "architecture": _spell_out(architecture),
+            "split": drawn.digest,
+            "rows": [band.start, band.stop],
+            "first_column": band.first,
+            "device": "cuda" if uses_gpu(args.device) else "cpu",
+        }
+        if args.band is None and _is_written(path, record):
+            print(f"band {name} is there already: {path}", file=sys.stderr)
+            continue
+        # The record says that the block beside it is whole.
+        path.unlink(missing_ok=True)
+        with (
+            _progress(f"entries of band {name}") as progress,
+            writing_array(path.with_suffix(".npy"), band.shape(sizes[0]), "float32") as out,
+        ):
+            gram_band(
+                architecture,
+                x_train,
+                x_test,
+                band,
+                out,
+                device=args.device,
+                scratch_bytes=args.memory_mb * 2**20,
+                progress=progress,
+            )
+        _write_json(path, record)
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Show the jobs of a Gram matrix beforehand: memory, and time at the rate measured here."""
+    from lantk.architecture import parse_architecture
+    from lantk.kernel.bands import count_bands, count_visits, name_bands, plan_bands
+    from lantk.kernel.forecast import forecast, measure_rate
+
+    architecture, shape = parse_architecture(args.architecture), tuple(args.image)
+    sizes = args.n_train, args.n_test
+    if None in sizes:
+        raise LantkError("the plan needs --n-train and --n-test, numbers of images")
+    visits = count_visits(architecture, *shape[1:])
+    n_bands = args.bands or count_bands(*sizes, visits, args.device)
+    bands = plan_bands(*sizes, n_bands)
+    rate = args.rate or measure_rate(architecture, shape, device=args.device, threads=args.threads)
+    scratch_bytes = args.memory_mb * 2**20
+    jobs = forecast(bands, *sizes, shape, rate=rate, scratch_bytes=scratch_bytes)
+    print(
+        f"{'band':>10} {'rows':>17} {'entries':>15} {'minutes':>9} {'memory MB':>10} {'file MB':>9}"
+    )
+    for name, job in zip(name_bands(n_bands), jobs, strict=True):
+        rows = f"{job.band.start:,} - {job.band.stop:,}"
+        print(
+            f"{name:>10} {rows:>17} {job.entries:>15,} {job.seconds / 60:>9,.1f}"
+            f" {job.memory_bytes / 1e6:>10,.0f} {job.file_bytes / 1e6:>9,.0f}"
+        )
+    entries, seconds = sum(job.entries for job in jobs), sum(job.seconds for job in jobs)
+    n_bytes = sum(job.file_bytes for job in jobs)
+    print(
+        f"{'all':>10} {'':>17} {entries:>15,} {seconds / 60:>9,.1f} {'':>10} {n_bytes / 1e6:>9,.0f}"
+    )
+    source = "as given" if args.rate else "measured here just now; --rate gives another machine's"
+    print(f"at {rate:,.4g} different entries/s a job ({source})")
 
 
 def label_term(args: argparse.Namespace) -> None:
@@ -261,7 +321,8 @@ def _parser() -> argparse.ArgumentParser:
         text = run.__doc__ or ""
         sub = verbs.add_parser(run.__name__.replace("_", "-"), help=text, description=text)
         for option in (*options, "threads"):
-            sub.add_argument(f"--{option}", **_OPTIONS[option])
+            flag = "--out" if option == "out-folder" else f"--{option}"
+            sub.add_argument(flag, **_OPTIONS[option])
         sub.set_defaults(run=run)
 
     sizes = ("n-train", "n-test", "seed")
@@ -270,7 +331,18 @@ def _parser() -> argparse.ArgumentParser:
     listing = ("results", "pairs", "variants", "seeds")
     verb(fetch, "source", "path", "out")
     verb(split, "source", "path", "pair", *sizes, "out")
-    verb(gram, "split", "architecture", "device", "out")
+    verb(gram, "split", "architecture", "device", "memory-mb", "bands", "band", "out-folder")
+    planning = (
+        "architecture",
+        "n-train",
+        "n-test",
+        "image",
+        "device",
+        "memory-mb",
+        "bands",
+        "rate",
+    )
+    verb(plan, *planning)
     verb(label_term, "split", "gram", "variant", "out")
     verb(evaluate, "split", "gram", "variant", "label-term", *weights, "out")
     verb(cnn, "split", "architecture", *training, "protocols", "variant", "out")
@@ -293,6 +365,10 @@ def _size(text: str) -> int | None:
     return None if text == "all" else int(text)
 
 
+def _number_or_auto(text: str) -> int | None:
+    return None if text == "auto" else int(text)
+
+
 def _class_label(text: str) -> str | int:
     """Read ``#3`` as class number 3, anything else as a class name."""
     return int(text[1:]) if text.startswith("#") and text[1:].isdigit() else text
@@ -310,9 +386,35 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "n-train": {"type": _size, "default": None, "help": "train images, or all (the default)"},
     "n-test": {"type": _size, "default": None, "help": "test images, or all (the default)"},
+    "image": {
+        "type": int,
+        "nargs": 3,
+        "default": [3, 32, 32],
+        "metavar": ("CHANNELS", "HEIGHT", "WIDTH"),
+        "help": "shape of an image (default: 3 32 32)",
+    },
+    "rate": {"type": float, "help": "different entries per second (default: measured now)"},
     "seed": {"type": int, "default": 66, "help": "seed of the random stream (default: 66)"},
     "split": {"type": Path, "required": True, "help": "file written by the verb split"},
-    "gram": {"type": Path, "required": True, "help": "gram.json written by the verb gram"},
+    "gram": {
+        "type": Path,
+        "nargs": "+",
+        "required": True,
+        "metavar": "BAND.json",
+        "help": "records of all bands, written by the verb gram",
+    },
+    "bands": {
+        "type": _number_or_auto,
+        "default": None,
+        "metavar": "N",
+        "help": "number of row bands to write, those that are there are kept (default: auto)",
+    },
+    "band": {"metavar": "I-of-N", "help": "the only row band to write, such as 2-of-3"},
+    "memory-mb": {
+        "type": int,
+        "default": 256,
+        "help": "memory to work in beside images and result, in MiB (default: 256)",
+    },
     "architecture": {
         "type": _name_or_json,
         "default": "chen2020",
@@ -352,6 +454,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "threads": {"type": int, "help": "threads to use (default: what the libraries choose)"},
     "out": {"type": Path, "required": True, "help": "file to write"},
+    "out-folder": {
+        "type": Path,
+        "required": True,
+        "dest": "out",
+        "help": "folder to write each band to, as I-of-N.npy and I-of-N.json",
+    },
 }
 
 
@@ -359,28 +467,46 @@ def _spell_out(architecture: Any) -> dict[str, Any]:
     return {"digest": architecture.digest, "layers": architecture.to_list()}
 
 
+def _is_written(path: Path, record: dict[str, Any]) -> bool:
+    """Return whether a band's record is there and says the same."""
+    try:
+        return bool(json.loads(path.read_text()) == record) and path.with_suffix(".npy").exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Return the split, both Gram matrices (memory-mapped) and their record, checked."""
+    """Return the split, both Gram matrices (memory-mapped if in one band) and their record."""
     import numpy as np
 
     from lantk.data import load_split
+    from lantk.kernel.bands import Band, assemble
 
     drawn = load_split(args.split)
-    n_train, n_test = len(drawn.y_train), len(drawn.y_test)
     remedy = "compute it again with the verb gram"
-    try:
-        record = json.loads(args.gram.read_text())
-        is_of_split = record["split"] == drawn.digest
-        shapes = {"train_train": (n_train, n_train), "test_train": (n_test, n_train)}
-        grams = [np.load(args.gram.with_name(f"{name}.npy"), mmap_mode="r") for name in shapes]
-    except (ValueError, KeyError, EOFError) as error:
+    records, bands, blocks = [], [], []
+    for path in args.gram:
+        try:
+            record = json.loads(path.read_text())
+            start, stop = record["rows"]
+            bands.append(Band(start, stop, record["first_column"]))
+            blocks.append(np.load(path.with_suffix(".npy"), mmap_mode="r"))
+            records.append({name: record[name] for name in ("split", "architecture")})
+        except (ValueError, KeyError, TypeError, EOFError) as error:
+            raise LantkError(
+                f"{path}, or the block beside it, is broken ({error}): {remedy}"
+            ) from error
+    if any(record["split"] != drawn.digest for record in records):
+        raise LantkError(f"{path} was computed from other images than {args.split}: {remedy}")
+    if any(record != records[0] for record in records):
         raise LantkError(
-            f"{args.gram}, or a block beside it, is broken ({error}): {remedy}"
-        ) from error
-    found = [k.shape for k in grams]
-    if not is_of_split or found != list(shapes.values()):
-        raise LantkError(f"{args.gram} was computed from other images than {args.split}: {remedy}")
-    return drawn, *grams, record
+            f"the bands {', '.join(map(str, args.gram))} are of different architectures: {remedy}"
+        )
+    try:
+        k = assemble(bands, blocks, len(drawn.y_train), len(drawn.y_test))
+    except LantkError as error:
+        raise LantkError(f"{', '.join(map(str, args.gram))}: {error}; {remedy}") from error
+    return drawn, *k, records[0]
 
 
 def _load_fitted(args: argparse.Namespace, gram_record: dict[str, Any]) -> dict[str, Any]:
@@ -396,7 +522,7 @@ def _load_fitted(args: argparse.Namespace, gram_record: dict[str, Any]) -> dict[
     if origin != _origin(args.variant, gram_record):
         raise LantkError(
             f"{args.label_term} was fitted for another variant or on another Gram matrix than"
-            f" {args.variant} on {args.gram}: {remedy}"
+            f" {args.variant} on {args.gram[0]}: {remedy}"
         )
     del fitted["origin"]
     return fitted
@@ -454,9 +580,10 @@ def _read_benchmarks(args: argparse.Namespace) -> Any:
     known = {*args.variants, *(f"seed{seed}" for seed in args.seeds if "cnn" in args.variants)}
     rows = []
     for path in sorted(folder.rglob("*.jsonl")):
-        # RULE, RULE/PAIR, RULE/PAIR/VARIANT or RULE/PAIR/seedN; others are left over.
+        # RULE, RULE/PAIR, RULE/PAIR/VARIANT, gram/PAIR/BAND or RULE/PAIR/seedN; others are left
+        # over.
         rule, *job = path.relative_to(folder).with_suffix("").parts
-        if set(job[:1]) <= set(args.pairs) and set(job[1:]) <= known:
+        if set(job[:1]) <= set(args.pairs) and (rule == "gram" or set(job[1:]) <= known):
             measured = json.loads(path.read_text().splitlines()[-1])
             seconds, memory = measured["s"], measured["max_rss"]
             # Memory is sampled, and a job this short is over before the first sample means much.

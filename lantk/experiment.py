@@ -17,6 +17,7 @@ import jsonschema
 from lantk.architecture import parse_architecture
 from lantk.data import ClassPair, describe, fingerprint, resolve_pair, resolve_sizes
 from lantk.errors import LantkError
+from lantk.kernel.bands import count_bands, count_visits, name_bands
 
 _TYPE_NAMES = {
     "integer": "a whole number",
@@ -40,6 +41,8 @@ class Experiment:
     """Slug -> class pair, in the order of the configuration."""
     sizes: dict[str, tuple[int, int]]
     """Slug -> (n_train, n_test)."""
+    bands: dict[str, list[str]]
+    """Slug -> names of the row bands of its Gram matrices."""
     data_fingerprint: str
     """Changes when files of the data do."""
 
@@ -103,7 +106,20 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
                 f"folds is {config['folds']}, and {slug} has {n_train // 2} train images of each"
                 " class: lower folds or raise task.n_train"
             )
-    return Experiment(pairs, sizes, fingerprint(source["source"], source["path"]))
+    kernel, (_, height, width) = config["kernel"], description.image_shape
+    visits = count_visits(architecture, height, width)
+    bands = {}
+    for slug, (n_train, n_test) in sizes.items():
+        n_bands = kernel["bands"]
+        if n_bands == "auto":
+            n_bands = count_bands(n_train, n_test, visits, config["device"])
+        elif n_bands > n_train:
+            raise ConfigError(
+                f"kernel.bands is {n_bands}, and {slug} has {n_train} train images: wanted at most"
+                " that many, or auto"
+            )
+        bands[slug] = name_bands(n_bands)
+    return Experiment(pairs, sizes, bands, fingerprint(source["source"], source["path"]))
 
 
 def _explain(error: jsonschema.ValidationError) -> str:

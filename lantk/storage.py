@@ -9,6 +9,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -64,6 +68,47 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in _FULL:
             raise _full_disk(error.errno, path) from error
         raise
+
+
+@contextmanager
+def writing_array(
+    path: str | os.PathLike[str], shape: tuple[int, ...], dtype: DTypeLike
+) -> Iterator[NDArray[Any]]:
+    """Yield an array of floats on disk that becomes the file `path` once it is full.
+
+    It is a memory map of a temporary file, filled with NaN first: so the disk has the space, and
+    what was left out is noticed. The block writes every element; memory need not hold the array.
+
+    Parameters
+    ----------
+    path : path-like
+        Where the ``.npy`` file goes, as for `writing`.
+    shape, dtype
+        Of the array.
+
+    Yields
+    ------
+    ndarray
+        The memory map, readable and writable.
+
+    Raises
+    ------
+    OSError
+        As `writing` does, and if NaN is left.
+    """
+    with writing(path) as temporary:
+        row = np.full(shape[1:], np.nan, dtype)
+        with open(temporary, "wb") as file:
+            description = {"descr": row.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, description)
+            for _ in range(shape[0]):
+                file.write(row.tobytes())
+        array = np.load(temporary, mmap_mode="r+")
+        yield array
+        for i, written in enumerate(array):
+            if np.isnan(written).any():
+                raise OSError(f"row {i} of {Path(path).name} was not computed: nothing is kept")
+        array.flush()
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -31,8 +31,18 @@ PAIRS = {
 
 # Small jobs are mostly start-up, so they run side by side; large ones take several cores each.
 THREADS = 1 if max(n_train for n_train, _ in EXPERIMENT.sizes.values()) <= 500 else 8
+# Row bands of each pair's Gram matrices.
+BANDS = EXPERIMENT.bands
 # Both Gram blocks in float64, in MB: what the memory of a job is counted in.
 GRAM_MB = max(n * (n + m) for n, m in EXPERIMENT.sizes.values()) * 8 // 2**20 + 1
+
+
+def all_bands(pattern):
+    """Return an input function: the files of all bands of a pair."""
+    return lambda wildcards: expand(
+        pattern, band=BANDS[wildcards.pair], allow_missing=True
+    )
+
 
 CONDA = "../envs/lantk.yaml"
 
@@ -41,3 +51,4 @@ wildcard_constraints:
     pair="[A-Za-z0-9_.-]+",
     variant="[a-z0-9-]+",
     seed=r"\d+",
+    band=r"\d+-of-\d+",

@@ -1,18 +1,21 @@
 rule evaluate:
     input:
         split=rules.split.output,
-        gram=rules.gram.output.record,
-        blocks=rules.gram.output.blocks,
+        gram=all_bands(rules.gram.output.record),
+        blocks=all_bands(rules.gram.output.block),
         label_term=branch(
             lambda wildcards: wildcards.variant == "cntk",
             then=[],
             otherwise=rules.label_term.output,
         ),
         code=[
+            "lantk/architecture.py",
             "lantk/data.py",
             "lantk/download.py",
             "lantk/errors.py",
             "lantk/evaluate.py",
+            "lantk/kernel/bands.py",
+            "lantk/kernel/plan.py",
             "lantk/label_terms.py",
             "lantk/pair_features.py",
             "lantk/predict.py",

@@ -6,6 +6,7 @@ rule gram:
             "lantk/data.py",
             "lantk/download.py",
             "lantk/errors.py",
+            "lantk/kernel/bands.py",
             "lantk/kernel/cpu.py",
             "lantk/kernel/gram.py",
             "lantk/kernel/plan.py",
@@ -15,24 +16,25 @@ rule gram:
             "lantk/storage.py",
         ],
     output:
-        record=f"{RESULTS}/grams/{{pair}}/gram.json",
-        blocks=[
-            f"{RESULTS}/grams/{{pair}}/train_train.npy",
-            f"{RESULTS}/grams/{{pair}}/test_train.npy",
-        ],
+        record=f"{RESULTS}/grams/{{pair}}/{{band}}.json",
+        block=f"{RESULTS}/grams/{{pair}}/{{band}}.npy",
     log:
-        f"{RESULTS}/logs/gram/{{pair}}.log",
+        f"{RESULTS}/logs/gram/{{pair}}/{{band}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/gram/{{pair}}.jsonl"
+        f"{RESULTS}/benchmarks/gram/{{pair}}/{{band}}.jsonl"
     conda:
         CONDA
     threads: THREADS
     resources:
-        mem_mb=2000 + GRAM_MB,
+        mem_mb=2000 + GRAM_MB + config["kernel"]["memory_mb"],
         runtime=240,
+        # Not a parameter: the bytes do not depend on it, so nothing is computed again.
+        scratch_mb=config["kernel"]["memory_mb"],
     params:
         architecture=json.dumps(config["architecture"]),
         device=config["device"],
+        folder=subpath(output.record, parent=True),
     shell:
         "python -m lantk gram --split {input.split:q} --architecture {params.architecture:q}"
-        " --device {params.device} --threads {threads} --out {output.record:q} > {log:q} 2>&1"
+        " --device {params.device} --memory-mb {resources.scratch_mb} --band {wildcards.band}"
+        " --threads {threads} --out {params.folder:q} > {log:q} 2>&1"

@@ -1,12 +1,15 @@
 rule label_term:
     input:
         split=rules.split.output,
-        gram=rules.gram.output.record,
-        blocks=rules.gram.output.blocks,
+        gram=all_bands(rules.gram.output.record),
+        blocks=all_bands(rules.gram.output.block),
         code=[
+            "lantk/architecture.py",
             "lantk/data.py",
             "lantk/download.py",
             "lantk/errors.py",
+            "lantk/kernel/bands.py",
+            "lantk/kernel/plan.py",
             "lantk/label_terms.py",
             "lantk/pair_features.py",
             "lantk/solve.py",

@@ -28,13 +28,12 @@ def folder(tmp_path_factory):
     split = folder / "split.npz"
     assert run("split", "--source", "digits", "--pair", "3", "8", *sizes, "--out", split) == 0
     layers = json.dumps([{"conv": {"size": 3}}, "relu", "flatten", "dense"])
-    gram = folder / "gram.json"
-    assert run("gram", "--split", split, "--architecture", layers, "--out", gram) == 0
+    assert run("gram", "--split", split, "--architecture", layers, "--out", folder) == 0
     return folder
 
 
 def inputs(folder):
-    return ("--split", folder / "split.npz", "--gram", folder / "gram.json")
+    return ("--split", folder / "split.npz", "--gram", folder / "1-of-1.json")
 
 
 def test_verbs_chain_by_hand(folder):
@@ -61,12 +60,11 @@ def test_verbs_chain_by_hand(folder):
 def test_gram_matrix_does_not_depend_on_threads(folder, tmp_path):
     """One thread and two give the same bytes."""
     for threads in (1, 2):
-        out = tmp_path / str(threads) / "gram.json"
+        out = tmp_path / str(threads)
         command = [sys.executable, "-m", "lantk", "gram", "--split", folder / "split.npz"]
         subprocess.run([*command, "--threads", str(threads), "--out", out], check=True)
-    for name in ("train_train.npy", "test_train.npy"):
-        one, two = ((tmp_path / n / name).read_bytes() for n in "12")
-        assert one == two
+    one, two = ((tmp_path / n / "1-of-1.npy").read_bytes() for n in "12")
+    assert one == two
 
 
 def test_another_splits_gram_is_refused(folder, tmp_path, capsys):
@@ -75,7 +73,7 @@ def test_another_splits_gram_is_refused(folder, tmp_path, capsys):
     sizes = ("--n-train", 20, "--n-test", 30, "--seed", 67)
     run("split", "--source", "digits", "--pair", "3", "8", *sizes, "--out", other)
     status = run(
-        *("label-term", "--split", other, "--gram", folder / "gram.json"),
+        *("label-term", "--split", other, "--gram", folder / "1-of-1.json"),
         *("--variant", "lantk-kr-v1", "--out", tmp_path / "term.npz"),
     )
     assert status == 1
@@ -113,13 +111,13 @@ def test_bad_input_has_a_message_and_no_traceback(arguments, message, tmp_path, 
         ("a broken term", "fit it again with the verb label-term"),
         ("an unknown variant", "unknown label term 'lantk-kr-v9'"),
         ("a cut block", "is broken"),
-        ("a block of another shape", "computed from other images"),
+        ("a block of another shape", "wanted (50, 20)"),
         ("a cut record", "is broken"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(folder, tmp_path, capsys, case, message):
     """No result is written from a label term or a Gram matrix that is another's, or broken."""
-    for name in ("split.npz", "gram.json", "train_train.npy", "test_train.npy"):
+    for name in ("split.npz", "1-of-1.json", "1-of-1.npy"):
         shutil.copy(folder / name, tmp_path / name)
     variant, term = "lantk-kr-v1", tmp_path / "term.npz"
     assert run("label-term", *inputs(tmp_path), "--variant", variant, "--out", term) == 0
@@ -128,12 +126,12 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path, capsys, case
     elif case == "an unknown variant":
         variant = "lantk-kr-v9"
     elif case == "another Gram's term":
-        layers = ("--architecture", "arora2019-vanilla-3", "--out", tmp_path / "gram.json")
+        layers = ("--architecture", "arora2019-vanilla-3", "--out", tmp_path)
         run("gram", "--split", tmp_path / "split.npz", *layers)
     elif case == "a block of another shape":
-        np.save(tmp_path / "train_train.npy", np.eye(3, dtype=np.float32))
+        np.save(tmp_path / "1-of-1.npy", np.eye(3, dtype=np.float32))
     elif case.startswith(("a cut", "a broken")):
-        names = {"term": "term.npz", "block": "test_train.npy", "record": "gram.json"}
+        names = {"term": "term.npz", "block": "1-of-1.npy", "record": "1-of-1.json"}
         path = tmp_path / names[case.split()[-1]]
         path.write_bytes(path.read_bytes()[:100])
     given = () if case == "no term" else ("--label-term", term)
@@ -147,19 +145,65 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path, capsys, case
 
 
 def test_an_interrupted_gram_leaves_no_record(folder, tmp_path, monkeypatch):
-    """Blocks that do not belong together are never read: the record goes first and comes last."""
-    for name in ("gram.json", "train_train.npy", "test_train.npy"):
+    """A block and a record that do not belong together are never read: the record comes last."""
+    for name in ("1-of-1.json", "1-of-1.npy"):
         shutil.copy(folder / name, tmp_path / name)
+    before = (tmp_path / "1-of-1.npy").read_bytes()
 
-    def interrupted(file, *_args):
-        if "test_train" in str(file):
-            raise KeyboardInterrupt
-        file.touch()
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "save", interrupted)
-    out = ("--split", folder / "split.npz", "--out", tmp_path / "gram.json")
-    assert run("gram", *out) == 130
-    assert not (tmp_path / "gram.json").exists()
+    monkeypatch.setattr("lantk.kernel.gram.gram_band", interrupted)
+    assert run("gram", "--split", folder / "split.npz", "--out", tmp_path) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["1-of-1.npy"]
+    assert (tmp_path / "1-of-1.npy").read_bytes() == before
+
+
+def test_bands_hold_the_bytes_of_the_whole(folder, tmp_path):
+    """Three bands, written in two goes, are read as the matrices of one, and so is their term."""
+    layers = json.loads((folder / "1-of-1.json").read_text())["architecture"]["layers"]
+    gram = ("gram", "--split", folder / "split.npz", "--architecture", json.dumps(layers))
+    assert run(*gram, "--band", "2-of-3", "--out", tmp_path) == 0
+    made = (tmp_path / "2-of-3.npy").stat().st_mtime_ns
+    assert run(*gram, "--bands", 3, "--memory-mb", 16, "--out", tmp_path) == 0
+    assert (tmp_path / "2-of-3.npy").stat().st_mtime_ns == made
+    records = sorted(tmp_path.glob("*-of-3.json"))
+    term = ("--variant", "lantk-kr-v2", "--out")
+    assert run("label-term", *inputs(folder), *term, tmp_path / "one.npz") == 0
+    split = ("--split", folder / "split.npz")
+    assert run("label-term", *split, "--gram", *records, *term, tmp_path / "three.npz") == 0
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "three.npz").read_bytes()
+    # A band less, and a band of another architecture, are refused.
+    assert run("label-term", *split, "--gram", *records[:2], *term, tmp_path / "two.npz") == 1
+    assert run(*gram[:3], "--band", "1-of-3", "--out", tmp_path) == 0
+    assert run("label-term", *split, "--gram", *records, *term, tmp_path / "two.npz") == 1
+    assert not (tmp_path / "two.npz").exists()
+
+
+def test_plan_shows_the_jobs_of_a_large_matrix(capsys):
+    """A job of n = 50,000 + 10,000 is planned at a given rate: bands, memory, minutes, and their sums."""
+    sizes = ("--n-train", 50_000, "--n-test", 10_000)
+    assert run("plan", *sizes, "--rate", 1e6, "--device", "cpu") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].split()[:2] == ["1-of-9", "0"]
+    assert len(printed) == 1 + 9 + 2
+    assert printed[-2].split() == ["all", "1,750,025,000", "29.2", "8,205"]
+    assert run("plan", *sizes, "--rate", 1e6, "--bands", 1, "--memory-mb", 1256) == 0
+    one = capsys.readouterr().out.splitlines()
+    assert float(one[1].split()[-3]) == pytest.approx(29.2)
+    memory, more = (float(line.split()[-2].replace(",", "")) for line in (printed[1], one[1]))
+    assert more - memory == pytest.approx(1000 * 2**20 / 1e6, abs=2)
+
+
+def test_plan_measures_this_machine(capsys):
+    """Without a rate the plan measures one, for the architecture and the images that are asked."""
+    image = ("--image", 1, 4, 4, "--architecture", "arora2019-gap-3")
+    assert run("plan", "--n-train", 10, "--n-test", 5, *image) == 0
+    printed = capsys.readouterr().out
+    assert "measured here just now" in printed
+    assert printed.splitlines()[1].split()[0] == "1-of-1"
+    assert run("plan", "--n-train", 10) == 1
+    assert "--n-test" in capsys.readouterr().err
 
 
 def test_singular_gram_is_explained(folder, tmp_path, capsys):
@@ -167,7 +211,7 @@ def test_singular_gram_is_explained(folder, tmp_path, capsys):
     split = load_split(folder / "split.npz")
     split.pixels_train[13] = split.pixels_train[2]
     save_split(tmp_path / "split.npz", dataclasses.replace(split))
-    run("gram", "--split", tmp_path / "split.npz", "--out", tmp_path / "gram.json")
+    run("gram", "--split", tmp_path / "split.npz", "--out", tmp_path)
     out = ("--variant", "cntk", "--folds", 2, "--out", tmp_path / "cntk.json")
     assert run("evaluate", *inputs(tmp_path), *out) == 1
     error = capsys.readouterr().err
@@ -202,5 +246,5 @@ def test_help_names_every_verb(capsys):
     with pytest.raises(SystemExit):
         run("--help")
     printed = capsys.readouterr().out
-    verbs = "fetch split gram label-term evaluate cnn table figure track show"
+    verbs = "fetch split gram plan label-term evaluate cnn table figure track show"
     assert all(verb in printed for verb in verbs.split())

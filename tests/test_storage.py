@@ -6,10 +6,11 @@ import signal
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lantk import storage
-from lantk.storage import writing
+from lantk.storage import writing, writing_array
 
 
 def names(folder):
@@ -174,3 +175,22 @@ def test_failing_flush_removes_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk is full"):
         write_half(tmp_path / "a", lambda: None)
     assert names(tmp_path) == []
+
+
+def test_an_array_on_disk_is_whole_or_not_there(tmp_path):
+    """An array appears once every element is written; one left out, or an error, leaves nothing."""
+    path = tmp_path / "k.npy"
+    with writing_array(path, (3, 2), "float32") as array:
+        assert np.isnan(array).all()
+        assert not path.exists()
+        array[:] = 1
+    np.testing.assert_array_equal(np.load(path), np.ones((3, 2), np.float32))
+    with (
+        pytest.raises(OSError, match=r"row 2 of k\.npy was not computed"),
+        writing_array(path, (3, 2), "float32") as array,
+    ):
+        array[:2] = 2
+    with pytest.raises(KeyboardInterrupt), writing_array(path, (3, 2), "float32") as array:
+        raise KeyboardInterrupt
+    assert [file.name for file in tmp_path.iterdir()] == ["k.npy"]
+    assert np.load(path)[0, 0] == 1

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lantk.architecture import parse_architecture
+from lantk.kernel.bands import Band
 from lantk.kernel.plan import make_plans
 from lantk.kernel.sides import KernelError, check_images, survey
 from lantk.kernel.tiles import CpuEngine
@@ -184,6 +185,66 @@ def gram_taps(
                 if progress is not None:
                     progress(n_done * n_entries // n_total, n_entries)
     return results
+
+
+def uses_gpu(device: str) -> bool:
+    """Return whether `device` means a GPU here."""
+    return device == "cuda"
+
+
+def gram_band(
+    architecture: Any,
+    x_train: ArrayLike,
+    x_test: ArrayLike,
+    band: Band,
+    out: NDArray[Any],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> None:
+    """Write one band of the Gram matrices of a split into `out`.
+
+    Parameters
+    ----------
+    architecture : str, list or Architecture
+        What `parse_architecture` reads.
+    x_train, x_test : array_like of floats, (n_train or n_test, channels, height, width)
+        All images of the split.
+    band : Band
+        Which rows.
+    out : ndarray, shape ``band.shape(n_train)``
+        Where to write.
+    progress : callable, optional
+        Called now and then as ``progress(n_done, n_total)``, numbers of entries of the band.
+    options
+        ``device``, ``threads``, ``scratch_bytes``, as for `gram`.
+
+    Raises
+    ------
+    KernelError, ArchitectureError
+        As `gram` does.
+    """
+    x_train, x_test = np.asarray(x_train), np.asarray(x_test)
+    n_train = len(x_train)
+    rows = x_train[band.start : band.stop]
+    n, n_done = len(rows), 0
+    # The square on the diagonal, what lies right of it, and the rows of test images.
+    pieces: list[tuple[Any, Any, NDArray[Any]]] = [
+        (rows, None, out[:n, band.start - band.first : band.start - band.first + n]),
+        (rows, x_train[band.stop :], out[:n, band.stop - band.first :]),
+        (x_test[max(band.start - n_train, 0) : max(band.stop - n_train, 0)], x_train, out[n:]),
+    ]
+    for x1, x2, piece in pieces:
+        if piece.size == 0:
+            continue
+        before = n_done
+
+        def tick(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, out.size)
+
+        gram(architecture, x1, x2, dtype=out.dtype.name, progress=tick, out=piece, **options)
+        n_done += piece.size
 
 
 def _check_out(

@@ -1,0 +1,100 @@
+"""What a Gram matrix will take: jobs, memory and time, from a rate measured in a second or two."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lantk.kernel.bands import Band
+from lantk.kernel.gram import gram
+
+# An interpreter with NumPy, Numba and the compiled loops.
+_INTERPRETER_BYTES = 300 * 2**20
+
+
+class Job(NamedTuple):
+    """One band, as a job."""
+
+    band: Band
+    entries: int
+    """Different entries to compute."""
+    memory_bytes: int
+    """Beside the pages of the file, which the system writes out when it needs the memory."""
+    file_bytes: int
+    """Size of the band's file."""
+    seconds: float
+
+
+def measure_rate(
+    architecture: Any,
+    shape: tuple[int, int, int],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    seconds: float = 1.0,
+) -> float:
+    """Return float32 entries per second, those of a symmetric matrix counted once.
+
+    Parameters
+    ----------
+    architecture : str, list or Architecture
+        What `parse_architecture` reads.
+    shape : (channels, height, width)
+        Of an image.
+    device, threads
+        As for `lantk.gram`.
+    seconds : float
+        How long the measurement should take at least; deep pooled networks take longer.
+    """
+    rng = np.random.default_rng(0)
+    # Compilation is no part of the rate.
+    gram(architecture, np.zeros((1, shape[0], 1, 1), np.float32), device=device, threads=threads)
+    # Few rows at first: one row of a deep pooled network may take a second.
+    n_rows, n = threads or os.cpu_count() or 1, 96
+    while True:
+        x = rng.uniform(-1, 1, (max(n_rows, n), *shape)).astype(np.float32)
+        start = time.perf_counter()
+        gram(architecture, x[:n_rows], x[:n], device=device, threads=threads)
+        taken = time.perf_counter() - start
+        if taken >= seconds:
+            return n_rows * n / taken
+        n_rows, n = 2 * n_rows, max(2 * n_rows, n)
+
+
+def forecast(
+    bands: Sequence[Band],
+    n_train: int,
+    n_test: int,
+    shape: tuple[int, int, int],
+    *,
+    rate: float,
+    scratch_bytes: int,
+) -> list[Job]:
+    """Return each band's cost.
+
+    Parameters
+    ----------
+    bands : sequence of Band
+        From `plan_bands`.
+    n_train, n_test : int
+        Size of the split.
+    shape : (channels, height, width)
+        Of an image.
+    rate : float
+        Different entries per second, from `measure_rate`.
+    scratch_bytes : int
+        As for `lantk.gram`.
+    """
+    # Bytes as they are stored, and float32 as they are computed with.
+    images = (n_train + n_test) * math.prod(shape) * (1 + 4)
+    jobs = []
+    for band in bands:
+        entries, size = band.n_entries(n_train), 4 * math.prod(band.shape(n_train))
+        memory = _INTERPRETER_BYTES + images + scratch_bytes
+        jobs.append(Job(band, entries, memory, size, entries / rate))
+    return jobs
