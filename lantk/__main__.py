@@ -7,6 +7,7 @@ that starts threads is loaded.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import signal
@@ -179,6 +180,7 @@ def evaluate(args: argparse.Namespace) -> None:
             make_term=functools.partial(make_label_term, args.variant) if term else None,
             folds=args.folds,
             seed=args.fold_seed,
+            device=_find_solver(args.device),
             progress=progress,
             **vectors,
         )
@@ -344,7 +346,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb(plan, *planning)
     verb(label_term, "split", "gram", "variant", "out")
-    verb(evaluate, "split", "gram", "variant", "label-term", *weights, "out")
+    verb(evaluate, "split", "gram", "variant", "label-term", *weights, "device", "out")
     verb(cnn, "split", "architecture", *training, "protocols", "variant", "out")
     verb(table, *listing)
     verb(figure, *listing, "out")
@@ -530,6 +532,19 @@ def _load_fitted(args: argparse.Namespace, gram_record: dict[str, Any]) -> dict[
 
 def _origin(variant: str, gram_record: dict[str, Any]) -> str:
     return json.dumps([variant, gram_record["split"], gram_record["architecture"]["digest"]])
+
+
+def _find_solver(device: str) -> str | None:
+    """Return the GPU that solves, as PyTorch names it, or None for the CPU."""
+    if device == "auto":
+        try:
+            # Loading PyTorch takes a second: not where there is no driver to use.
+            ctypes.CDLL("libcuda.so.1")
+        except OSError:
+            return None
+    from lantk.solve_device import find_device
+
+    return find_device(device)
 
 
 def _write_evaluation(

@@ -10,6 +10,7 @@ Chen, He and Su (2020), for the label weight ``r`` in ``lambda = r mean|K| / mea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from lantk.errors import LantkError
 from lantk.evaluate import WeightPath, is_correct
 from lantk.label_terms import LabelTerm
 from lantk.solve import CholeskyFactor, IndefiniteError, PathSolution, add_label_term, solve_path
+
+if TYPE_CHECKING:
+    from lantk.solve_device import DeviceSolver
 
 # The eigenvalues of a matrix cost more than a solve; up to this n the smallest is reported.
 _EIGENVALUE_MAX_N = 1000
@@ -43,6 +47,7 @@ def predict(
     x_test: NDArray | None = None,
     folds: int = 5,
     seed: int = 0,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> WeightPath:
     """Return the scores of K + lambda Z on the test rows along a path of label weights.
@@ -67,6 +72,8 @@ def predict(
         Vectors, for label terms that need them.
     folds, seed : int
         Number of validation folds, and the seed that shuffles them.
+    device : str or None
+        What PyTorch calls the GPU that solves; None stands for the CPU.
     progress : callable
         Called with (solves done, solves in all).
 
@@ -90,8 +97,9 @@ def predict(
         z_train = term.train_block(k_train_train, x_train)
         z_test = term.transform(k_test_train, x_test)
         diagnostics = _describe_label_term(z_train, y)
+    factor = _factor(k_train_train, device)
     factors, scores, solution = _solve_path(
-        k_train_train, z_train, k_test_train, z_test, y, grid, _factor(k_train_train), tick
+        k_train_train, z_train, k_test_train, z_test, y, grid, factor, tick
     )
     eigenvalues = [_smallest_eigenvalue(k_train_train, z_train, factor) for factor in factors]
     diagnostics["mean_abs_k"] = _mean_abs(k_train_train)
@@ -101,7 +109,7 @@ def predict(
     validation = np.full(len(grid), np.nan)
     if checked.any():
         validation[checked] = _validate(
-            k_train_train, y, x_train, make_term, grid[checked], folds, seed, tick
+            k_train_train, y, x_train, make_term, grid[checked], folds, seed, device, tick
         )
     return WeightPath(
         grid,
@@ -122,6 +130,7 @@ def _validate(
     weights: NDArray,
     folds: int,
     seed: int,
+    device: str | None,
     tick: Callable[[], None],
 ) -> NDArray:
     """Return the accuracy of each weight over the validation parts of stratified folds."""
@@ -140,16 +149,14 @@ def _validate(
         k_fit = np.asarray(k[np.ix_(fit_rows, fit_rows)])
         k_held = np.asarray(k[np.ix_(held_rows, fit_rows)])
         z_fit = z_held = None
-        cholesky = _factor(k_fit)
+        factor = _factor(k_fit, device)
         if make_term is not None:
             term = make_term()
             x_fit, x_held = (x[fit_rows], x[held_rows]) if x is not None else (None, None)
-            term.fit(k_fit, y[fit_rows], x_fit, solve=cholesky.solve if cholesky else None)
+            term.fit(k_fit, y[fit_rows], x_fit, solve=factor.solve if factor else None)
             z_fit = term.train_block(k_fit, x_fit)
             z_held = term.transform(k_held, x_held)
-        _, scores, _ = _solve_path(
-            k_fit, z_fit, k_held, z_held, y[fit_rows], weights, cholesky, tick
-        )
+        _, scores, _ = _solve_path(k_fit, z_fit, k_held, z_held, y[fit_rows], weights, factor, tick)
         n_correct += is_correct(scores, y[held_rows]).sum(axis=1)
     return n_correct / len(y)
 
@@ -161,24 +168,32 @@ def _solve_path(
     z_rows: NDArray | None,
     y: NDArray,
     weights: NDArray,
-    cholesky: CholeskyFactor | None,
+    factor: CholeskyFactor | DeviceSolver | None,
     tick: Callable[[], None],
 ) -> tuple[NDArray, NDArray, PathSolution]:
     """Return lambda and the scores on `rows` at each weight, and how the train side was solved."""
     ratio = 0.0 if z_train is None else _mean_abs(k_train) / (_mean_abs(z_train) or np.inf)
     factors = weights * ratio
-    solution = solve_path(k_train, z_train, factors, y, cholesky=cholesky, solved=tick)
+    if factor is None or isinstance(factor, CholeskyFactor):
+        solution = solve_path(k_train, z_train, factors, y, cholesky=factor, solved=tick)
+    else:
+        solution = factor.solve_path(z_train, factors, y, solved=tick)
     scores = k_rows @ solution.dual
     if z_rows is not None:
         scores += (z_rows @ solution.dual) * factors
     return factors, scores.T, solution
 
 
-def _factor(k: NDArray) -> CholeskyFactor | None:
-    """Return the Cholesky factor of K, or None where rounding has made K indefinite.
+def _factor(k: NDArray, device: str | None) -> CholeskyFactor | DeviceSolver | None:
+    """Return what solves with K: on a CPU its Cholesky factor, or None if rounding forbids one.
 
     Each weight is then solved by an LU factorization of its own, which the record counts.
     """
+    if device is not None:
+        # Imported here: PyTorch takes a second to load, and only GPUs need it.
+        from lantk.solve_device import DeviceSolver
+
+        return DeviceSolver(k, device)
     try:
         return CholeskyFactor(k)
     except IndefiniteError:

@@ -19,7 +19,7 @@ from scipy.linalg import blas, lapack, lu_solve, solve_banded
 from lantk.errors import LantkError
 
 # Below this reciprocal condition number a float64 solution has no correct digit left.
-_RCOND_MIN = 1e-15
+RCOND_MIN = 1e-15
 # One LU factorization takes as long as some n / 70 steps of Lanczos' method or a little fewer
 # (n / 72 at n = 4,000, about n / 100 at 10,000, two cores): 2/3 n^3 operations against 2 n^2
 # numbers read from memory.
@@ -80,15 +80,15 @@ class GramFactor:
     """
 
     def __init__(self, gram: NDArray) -> None:
-        norm = _checked_norm(gram)
+        norm = check_gram(gram)
         # LAPACK wants columns first. A symmetric matrix is its own transpose, and for any other
         # the transposed system is solved below, so no second copy is made.
         lu = np.array(gram, dtype=np.float64, order="C").T
         self._gram = gram
         self._lu, self._pivots, _ = lapack.dgetrf(lu, overwrite_a=True)
         self.rcond = float(lapack.dgecon(self._lu, norm)[0])
-        if self.rcond < _RCOND_MIN:
-            raise SolveError(_singular_message(gram, self.rcond))
+        if self.rcond < RCOND_MIN:
+            raise SolveError(singular_message(gram, self.rcond))
 
     def solve(self, rhs: NDArray) -> NDArray:
         """Return x with ``gram @ x = rhs``, shape and float64 values like `rhs` (n,) or (n, k)."""
@@ -129,7 +129,7 @@ class CholeskyFactor:
     """
 
     def __init__(self, gram: NDArray) -> None:
-        norm = _checked_norm(gram)
+        norm = check_gram(gram)
         self._gram = gram
         # The transpose of a C-ordered copy is what LAPACK wants, without another copy.
         copy = np.array(gram, dtype=np.float64, order="C").T
@@ -140,8 +140,8 @@ class CholeskyFactor:
                 " look for duplicate images, or raise the precision of the kernel"
             )
         self.rcond = float(lapack.dpocon(self._lower, norm, uplo="L")[0])
-        if self.rcond < _RCOND_MIN:
-            raise SolveError(_singular_message(gram, self.rcond))
+        if self.rcond < RCOND_MIN:
+            raise SolveError(singular_message(gram, self.rcond))
 
     def solve(self, rhs: NDArray) -> NDArray:
         """Return x with ``gram @ x = rhs``, refined once; `rhs` is (n,) or (n, k)."""
@@ -305,8 +305,8 @@ def _multiply(matrix: NDArray, vectors: NDArray) -> NDArray:
     return product
 
 
-def _checked_norm(gram: NDArray) -> float:
-    """Return the 1-norm of a square matrix, row by row, or say what is wrong with it."""
+def check_gram(gram: NDArray) -> float:
+    """Return the 1-norm of a square matrix, row by row, or raise `SolveError` on what is wrong."""
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
         raise SolveError(f"a train Gram matrix is square, found shape {gram.shape}")
     norm = 0.0
@@ -318,7 +318,8 @@ def _checked_norm(gram: NDArray) -> float:
     return norm
 
 
-def _singular_message(gram: NDArray, rcond: float) -> str:
+def singular_message(gram: NDArray, rcond: float) -> str:
+    """Return what is known of a Gram matrix that cannot be solved, and what to look for."""
     message = (
         f"train Gram {gram.shape} is singular: its reciprocal condition number is {rcond:.1e},"
         f" smallest diagonal {float(np.diag(gram).min()):.1e}."

@@ -21,6 +21,7 @@ rule evaluate:
             "lantk/predict.py",
             "lantk/provenance.py",
             "lantk/solve.py",
+            "lantk/solve_device.py",
             "lantk/sources.py",
             "lantk/storage.py",
         ],
@@ -44,6 +45,7 @@ rule evaluate:
         honest=config["label_weights"]["honest"],
         oracle=config["label_weights"]["oracle"],
         folds=config["folds"],
+        device=config["device"],
         label_term=lambda wildcards, input: (
             ["--label-term", input.label_term] if input.label_term else []
         ),
@@ -51,4 +53,4 @@ rule evaluate:
         "python -m lantk evaluate --split {input.split:q} --gram {input.gram:q}"
         " --variant {wildcards.variant} {params.label_term:q} --protocols {params.protocols}"
         " --honest-weights {params.honest} --oracle-weights {params.oracle} --folds {params.folds}"
-        " --threads {threads} --out {output.record:q} > {log:q} 2>&1"
+        " --device {params.device} --threads {threads} --out {output.record:q} > {log:q} 2>&1"

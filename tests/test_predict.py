@@ -4,11 +4,13 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
 
 import lantk
 from lantk import network, predict
 from lantk.evaluate import choose_weight
 from lantk.solve import CholeskyFactor, GramFactor, IndefiniteError, SolveError, solve_path
+from lantk.solve_device import DeviceSolver, find_device
 
 WEIGHTS = [0.0, 0.001, 0.1, 1.0]
 
@@ -267,3 +269,47 @@ def test_too_many_folds_are_refused():
     k, k_test, y, _, x, x_test = task(n=12)
     with pytest.raises(predict.ValidationError, match="9 folds need at least 9 train images"):
         path_of("lantk-kr-v1", k, k_test, y, x, x_test, folds=9)
+
+
+def find_devices():
+    """Return where PyTorch can solve here: its CPU stands for a GPU where there is none."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.mark.parametrize("device", find_devices())
+@pytest.mark.parametrize("variant", ["cntk", "lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1"])
+def test_a_device_predicts_what_the_cpu_predicts(variant, device):
+    """Solves by PyTorch give the scores, residuals and validation of the CPU's own."""
+    k, k_test, y, _, x, x_test = task()
+    k, k_test = k.astype(np.float32), k_test.astype(np.float32)
+    wanted = path_of(variant, k, k_test, y, x, x_test)
+    found = path_of(variant, k, k_test, y, x, x_test, device=device)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=1e-7)
+    np.testing.assert_array_equal(found.validation_accuracy, wanted.validation_accuracy)
+    assert found.relative_residuals.max() < 1e-9
+    assert found.diagnostics["factorizations"] == len(found.weights)
+
+
+@pytest.mark.parametrize("device", find_devices())
+def test_a_device_refuses_what_the_cpu_refuses(device):
+    """Equal images, other singular matrices, and NaN get the messages of the CPU's solves."""
+    k = task()[0]
+    doubled = [*range(40), 7]
+    cases = [
+        (k[np.ix_(doubled, doubled)], "Train images 7 and 40 have equal rows"),
+        (np.diag([1.0, 2.0, 0.0, 1.0, 1.0]), "No two rows are equal"),
+        (np.diag([1.0, 2.0, 1e-17, 1.0, 1.0]), "No two rows are equal"),
+    ]
+    for matrix, message in cases:
+        with pytest.raises(SolveError, match=message):
+            DeviceSolver(matrix, device).solve(np.ones(len(matrix)))
+    with pytest.raises(SolveError, match="row 0"):
+        DeviceSolver(np.full((3, 3), np.nan), device)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    """`auto` and `cpu` mean the CPU where PyTorch finds no GPU; `cuda` says what to do."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto") is find_device("cpu") is None
+    with pytest.raises(SolveError, match="PyTorch finds no GPU here: use 'cpu' or 'auto'"):
+        find_device("cuda")
