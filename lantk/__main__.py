@@ -470,11 +470,12 @@ def _spell_out(architecture: Any) -> dict[str, Any]:
 
 
 def _is_written(path: Path, record: dict[str, Any]) -> bool:
-    """Return whether a band's record is there and says the same."""
+    """Return whether a band is there that the same images and architecture gave, on any device."""
     try:
-        return bool(json.loads(path.read_text()) == record) and path.with_suffix(".npy").exists()
-    except (OSError, ValueError):
+        found = json.loads(path.read_text()) | {"device": record["device"]}
+    except (OSError, ValueError, TypeError):
         return False
+    return bool(found == record) and path.with_suffix(".npy").exists()
 
 
 def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:

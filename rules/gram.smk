@@ -26,7 +26,11 @@ rule gram:
         CONDA
     threads: THREADS
     resources:
-        mem_mb=2000 + GRAM_MB + config["kernel"]["memory_mb"],
+        mem_mb=lambda wildcards: (
+            2000
+            + GRAM_MB // len(BANDS[wildcards.pair])
+            + config["kernel"]["memory_mb"]
+        ),
         runtime=240,
         # Not a parameter: the bytes do not depend on it, so nothing is computed again.
         scratch_mb=config["kernel"]["memory_mb"],
