@@ -6,13 +6,19 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: run test lint format lock clean
+.PHONY: run test benchmark lint format lock clean
 
 run: $(VENV)/installed
 	snakemake --cores all
 
 test: $(VENV)/installed
 	pytest
+
+# Us beside neural-tangents, growth, peak memory: a quarter of an hour, into results/benchmarks.
+benchmark: $(VENV)/installed
+	python benchmarks/side_by_side.py
+	python benchmarks/growth.py
+	python benchmarks/memory.py
 
 lint: $(VENV)/installed
 	ruff format --check .

@@ -120,6 +120,9 @@ class CpuEngine:
                     ]
                     for task in as_completed(tasks):
                         yield task.result()
+                    # Gone before the next are read, or there would be three sets of blocks.
+                    del columns, tasks
+                del rows
         finally:
             pool.shutdown(cancel_futures=True)
 
