@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.pair_features import FEATURE_SETS, FeatureSet
+from lantk.pair_features import FEATURE_SETS, PairFeatures
 from lantk.solve import GramFactor
 
 Solve = Callable[[NDArray], NDArray]
@@ -194,8 +194,9 @@ class LeastSquares(LabelTerm):
     """Least squares of label products on features of the pair, without intercept (LANTK-FJLT).
 
     Rows are all n^2 ordered entries, the diagonal included. The normal equations are accumulated
-    over row blocks, so memory is O(block x features), never n^2 x features; columns are scaled to
-    unit norm and the system solved by a symmetric eigendecomposition.
+    over tiles of entries, so memory is never n^2 x features; columns are scaled to unit norm and
+    the system solved by a symmetric eigendecomposition. The kernel between train rows is taken to
+    be symmetric: its lower triangle is read.
 
     Parameters
     ----------
@@ -245,33 +246,22 @@ class LeastSquares(LabelTerm):
         for name in self.feature_sets:
             for key, value in FEATURE_SETS[name].fit(self.x_train_).items():
                 setattr(self, key, value)
-        gram = moment = 0.0
-        sets = self._prepare()
-        for rows in _row_blocks(n, n):
-            features = self._features(sets, k_train_train[rows], self.x_train_[rows])
-            columns = features.reshape(len(features), -1)
-            gram = gram + columns @ columns.T
-            moment = moment + columns @ ((labels[rows] * signs) @ labels.T).ravel()
-        self.coefficients_ = _solve_normal_equations(np.asarray(gram), np.asarray(moment))
+        gram, moment = self._features().normal_equations(k_train_train, labels, signs)
+        self.coefficients_ = _solve_normal_equations(gram, moment)
         return self
 
     def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
         """Return Z = sum of coefficient times feature."""
-        x = self._check_vectors(x, len(k))
-        z = np.empty(k.shape)
-        sets = self._prepare()
-        for rows in _row_blocks(*k.shape):
-            features = self._features(sets, k[rows], x[rows])
-            z[rows] = np.tensordot(self.coefficients_, features, axes=1)
-        return z
+        return self._features().combine(self.coefficients_, k, self._check_vectors(x, len(k)))
 
-    def _prepare(self) -> list[FeatureSet]:
+    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z on the fitted rows, in half the time: it is symmetric. `x` is not needed."""
+        self._check_vectors(self.x_train_, len(k_train_train))
+        return self._features().combine(self.coefficients_, k_train_train)
+
+    def _features(self) -> PairFeatures:
         learned = {name: getattr(self, name) for name in self.fitted_names[1:]}
-        return [FEATURE_SETS[name](self.x_train_, learned) for name in self.feature_sets]
-
-    def _features(self, sets: list[FeatureSet], k_rows: NDArray, x_rows: NDArray) -> NDArray:
-        """Return the features of some rows against all train rows, (p, rows, n_train)."""
-        return np.concatenate([s.features(k_rows, x_rows) for s in sets])
+        return PairFeatures(self.feature_sets, self.x_train_, learned)
 
     def _check_vectors(self, x: NDArray | None, n: int) -> NDArray:
         if x is None or x.ndim != 2 or len(x) != n:

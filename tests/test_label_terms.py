@@ -1,8 +1,11 @@
 """Label terms: golden values, laws, naive references, the estimator contract."""
 
 import re
+import threading
+import tracemalloc
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 import lantk
 import lantk.label_terms
+from lantk import pair_features
 from lantk.label_terms import (
     _LABEL_TERMS,
     KernelRegression,
@@ -206,10 +210,11 @@ class TestContract:
         assert sum(a.nbytes for a in term.fitted().values()) < 10_000
 
     def test_small_blocks_change_nothing(self, variant, monkeypatch):
-        """The result does not depend on how many rows are worked on at once."""
+        """The result does not depend on how many entries are worked on at once."""
         k, k_test, y, x, x_test = random_task()
         whole = lantk.label_term(variant).fit(k, y, x).transform(k_test, x_test)
         monkeypatch.setattr("lantk.label_terms._BLOCK_ENTRIES", 50)
+        monkeypatch.setattr("lantk.pair_features._SIDE", 5)
         blocks = lantk.label_term(variant).fit(k, y, x).transform(k_test, x_test)
         assert_close_to_largest(blocks, whole, 1e-6)
 
@@ -275,17 +280,115 @@ def test_zero_and_constant_vectors_have_no_angle():
     assert (features[8][:2] == 0).all()
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_l1_distance_equals_its_definition(n1, n2, d, seed):
-    """The compiled distance agrees with the sum of absolute differences at any size."""
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 200),
+    st.integers(1, 600),
+    st.sampled_from([np.float32, np.float64]),
+    st.integers(0, 2**32 - 1),
+)
+def test_comparison_equals_its_definition(n1, n2, d, dtype, seed):
+    """Inner products and L1 distances agree with their sums over coordinates at any size."""
     rng = np.random.default_rng(seed)
-    x1, x2 = (rng.normal(size=(n, d)).astype(np.float32) for n in (n1, n2))
+    x1, x2 = (rng.normal(size=(n, d)).astype(dtype) for n in (n1, n2))
     wanted = np.abs(x1[:, None].astype(float) - x2[None]).sum(-1)
-    np.testing.assert_allclose(l1_distance(x1, x2), wanted, rtol=1e-5)
+    # Vectors are rounded to float32 first, which a small difference feels.
+    np.testing.assert_allclose(l1_distance(x1, x2), wanted, rtol=1e-5, atol=1e-6)
+    cls = FEATURE_SETS["global"]
+    inner = cls(x2, cls.fit(x2)).features(np.ones((n1, n2)), x1)[1]
+    np.testing.assert_allclose(inner, x1.astype(float) @ x2.astype(float).T, atol=1e-11)
 
 
 def test_l1_distance_of_long_vectors_keeps_its_digits():
     """Runs of coordinates are summed in float64, so long vectors lose nothing."""
     x = np.full((1, 200_001), 0.1, np.float32)
     np.testing.assert_allclose(l1_distance(x, -x), 2 * x.astype(float).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("variant", LEAST_SQUARES)
+def test_number_of_threads_changes_no_byte(variant, monkeypatch):
+    """Coefficients and Z are the same bytes for any number of threads."""
+    k, k_test, y, x, x_test = random_task(n=70)
+    monkeypatch.setattr(pair_features, "_SIDE", 16)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(numba, "get_num_threads", lambda n=threads: n)
+        term = lantk.label_term(variant).fit(k, y, x)
+        z = term.train_block(k, x), term.transform(k_test, x_test)
+        found.append([term.coefficients_.tobytes(), *(part.tobytes() for part in z)])
+    assert found[0] == found[1] == found[2]
+
+
+def test_tiles_keep_their_order_in_as_many_threads_as_numba_has(monkeypatch):
+    """Tiles are worked on at once, and what they give comes in their order."""
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
+    together, last_is_done = threading.Barrier(3, timeout=30), threading.Event()
+
+    def visit(i):
+        together.wait()
+        if i == 2:
+            last_is_done.set()
+        assert last_is_done.wait(30)
+        return i
+
+    assert list(pair_features._in_threads(visit, range(3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("side", [1, 7, 24, 100])
+@pytest.mark.parametrize("variant", LEAST_SQUARES)
+def test_train_block_equals_transform_of_the_same_rows(variant, side, monkeypatch):
+    """Half of the tiles and their mirror images give what all tiles give, ragged or not."""
+    k, _, y, x, _ = random_task()
+    monkeypatch.setattr(pair_features, "_SIDE", side)
+    term = lantk.label_term(variant).fit(k, y, x)
+    assert_close_to_largest(term.train_block(k), term.transform(k, x), 1e-12)
+
+
+@pytest.mark.parametrize("n", [15, 16, 17, 40])
+def test_tiles_cover_every_entry_once(n, monkeypatch):
+    """The tiles of a matrix cover it once; the lower ones and their mirror images do too."""
+    monkeypatch.setattr(pair_features, "_SIDE", 16)
+    whole, lower = np.zeros((n, 33), int), np.zeros((n, n), int)
+    for rows, columns in pair_features._tiles(n, 33):
+        whole[rows, columns] += 1
+    for rows, columns in pair_features._lower_tiles(n):
+        lower[rows, columns] += 1
+        if rows != columns:
+            lower[columns, rows] += 1
+    assert (whole == 1).all()
+    assert (lower == 1).all()
+
+
+def test_train_block_of_other_rows_is_refused():
+    """The train block is that of the rows that were fitted on."""
+    k, _, y, x, _ = random_task()
+    term = lantk.label_term("lantk-fjlt-v1").fit(k, y, x)
+    with pytest.raises(LabelTermError, match=r"found an array of shape \(24, 9\), wanted"):
+        term.train_block(k[1:, 1:])
+
+
+@pytest.mark.parametrize("variant", LEAST_SQUARES)
+def test_memory_does_not_grow_with_the_number_of_entries(variant, monkeypatch):
+    """Beyond Z, both steps take 32 numbers an entry of a tile and thread, less than one feature."""
+    n, threads = 2000, 2
+    monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 8)).astype(np.float32)
+    y = np.where(rng.permutation(n) % 2, 1.0, -1.0)
+    k = x @ x.T
+    # Whatever is imported or compiled on first use is not the working memory.
+    lantk.label_term(variant).fit_transform(k[:9, :9], y[:9], x[:9])
+    allowed = threads * 32 * pair_features._SIDE**2 * 8
+    assert allowed < n * n * 8
+    tracemalloc.start()
+    try:
+        term = lantk.label_term(variant).fit(k, y, x)
+        fit_peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        z = term.train_block(k)
+        block_peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fit_peak < allowed
+    assert block_peak < allowed + z.nbytes
