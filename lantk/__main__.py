@@ -93,7 +93,7 @@ def gram(args: argparse.Namespace) -> None:
                 band,
                 out,
                 device=args.device,
-                scratch_bytes=args.memory_mb * 2**20,
+                scratch_bytes=args.memory_mb * 2**20 or None,
                 progress=progress,
             )
         _write_json(path, record)
@@ -113,7 +113,8 @@ def plan(args: argparse.Namespace) -> None:
     n_bands = args.bands or count_bands(*sizes, visits, args.device)
     bands = plan_bands(*sizes, n_bands)
     rate = args.rate or measure_rate(architecture, shape, device=args.device, threads=args.threads)
-    scratch_bytes = args.memory_mb * 2**20
+    # What a GPU works in is its own memory.
+    scratch_bytes = (args.memory_mb or 256) * 2**20 if args.device != "cuda" else 0
     jobs = forecast(bands, *sizes, shape, rate=rate, scratch_bytes=scratch_bytes)
     print(
         f"{'band':>10} {'rows':>17} {'entries':>15} {'minutes':>9} {'memory MB':>10} {'file MB':>9}"
@@ -414,8 +415,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "band": {"metavar": "I-of-N", "help": "the only row band to write, such as 2-of-3"},
     "memory-mb": {
         "type": int,
-        "default": 256,
-        "help": "memory to work in beside images and result, in MiB (default: 256)",
+        "default": 0,
+        "help": "memory to work in beside images and result, in MiB (default: 256; on a GPU 4096"
+        " of its own)",
     },
     "architecture": {
         "type": _name_or_json,

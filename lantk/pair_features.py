@@ -3,8 +3,7 @@
 A feature set learns its constants on the train vectors (`fit`) and gives the features of a tile of
 entries. `PairFeatures` puts sets side by side and visits the tiles in threads: a tile's features
 stay in the cache and are given up again, so memory does not grow with the number of entries. The
-result is the same bytes for any number of threads, since each tile is worked on by one thread, with
-compiled sums instead of a threaded BLAS, and tiles are added up in their own order.
+result is the same bytes for any number of threads.
 
 References
 ----------
@@ -14,25 +13,18 @@ open (`PcaRelease`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-N_COMPONENTS = 5
+from lantk.pair_tiles import Tile, add_inner_products, compare, in_threads, lower_tiles, tiles
 
-# Rows and columns of a tile: many entries share what is read, and twenty features of a tile still
-# fit the cache.
-_SIDE = 192
+N_COMPONENTS = 5
 
 Samples = tuple[NDArray[Any], ...]
 """What samples bring to their features, each by itself: arrays with one row a sample."""
-
-Tile = tuple[slice, slice]
-_Result = TypeVar("_Result")
 
 
 class FeatureSet:
@@ -227,11 +219,11 @@ class PairFeatures:
             values = self._values(k_train_train, self._train, tile, n_more=1)
             values[-1] = np.einsum("ic,jc->ij", labels[rows] * signs, labels[columns])
             products = np.zeros((len(values), len(values)))
-            _add_inner_products(values.reshape(len(values), -1), products)
+            add_inner_products(values.reshape(len(values), -1), products)
             return products if rows == columns else 2 * products
 
         total = np.zeros((self._n_features + 1, self._n_features + 1))
-        for products in _in_threads(products_of, _lower_tiles(len(k_train_train))):
+        for products in in_threads(products_of, lower_tiles(len(k_train_train))):
             total += products
         total = np.tril(total) + np.tril(total, -1).T
         return total[:-1, :-1], total[-1, :-1]
@@ -253,7 +245,7 @@ class PairFeatures:
             if is_symmetric:
                 z[columns, rows] = z[rows, columns].T
 
-        for _ in _in_threads(fill, _lower_tiles(len(k)) if is_symmetric else _tiles(*k.shape)):
+        for _ in in_threads(fill, lower_tiles(len(k)) if is_symmetric else tiles(*k.shape)):
             pass
         return z
 
@@ -293,7 +285,7 @@ def l1_distance(x1: NDArray, x2: NDArray) -> NDArray:
     Differences are taken in float32 and summed in float64 over runs of coordinates.
     """
     inner, distance = np.empty((2, len(x1), len(x2)))
-    _compare(_as_rows(x1), _as_rows(x2), inner, distance)
+    compare(_as_rows(x1), _as_rows(x2), inner, distance)
     return distance
 
 
@@ -302,7 +294,7 @@ def _fill_nine(out: NDArray, rows: Samples, columns: Samples, scale: float) -> N
     x1, squares1, norms1, means1, deviations1 = rows
     x2, squares2, norms2, means2, deviations2 = columns
     _, inner, cosine, squares, norms, sine, angle, gaussian, correlation, distance = out
-    _compare(x1, x2, inner, distance)
+    compare(x1, x2, inner, distance)
     np.multiply.outer(norms1, norms2, out=norms)
     _divide(inner, norms, cosine)
     np.add.outer(squares1, squares2, out=squares)
@@ -356,123 +348,3 @@ def _mean_squared_distance(x: NDArray) -> NDArray:
     """Return the mean of |x_i - x_j|^2 over all n^2 entries, without forming them."""
     mean = x.mean(axis=0, dtype=np.float64)
     return np.asarray(2 * np.mean([np.square(v - mean).sum() for v in x]))
-
-
-def _tiles(m: int, n: int) -> Iterator[Tile]:
-    """Yield the tiles of an m x n matrix, row by row."""
-    for top in range(0, m, _SIDE):
-        for left in range(0, n, _SIDE):
-            yield slice(top, min(top + _SIDE, m)), slice(left, min(left + _SIDE, n))
-
-
-def _lower_tiles(n: int) -> Iterator[Tile]:
-    """Yield the tiles of an n x n matrix on and below the diagonal."""
-    return (tile for tile in _tiles(n, n) if tile[1].start <= tile[0].start)
-
-
-def _in_threads(function: Callable[[Tile], _Result], tiles: Iterable[Tile]) -> Iterator[_Result]:
-    """Yield the results in the order of the tiles, whatever thread they come from."""
-    pool = ThreadPoolExecutor(numba.get_num_threads())
-    try:
-        yield from pool.map(function, tiles)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-# Columns compared side by side (a multiple of every vector width), and coordinates whose distances
-# are summed in float32 before they are added up in float64: a run of both fits the second cache.
-_LANES, _RUN = 96, 256
-
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}}
-_UNWRAPPED: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_inner = numba.njit(**_OPTIONS, **_UNWRAPPED)
-
-
-@_inner
-def _product(a, b):
-    return a * b
-
-
-@_inner
-def _difference(a, b):
-    return abs(a - b)
-
-
-def _make_sum(term: Callable[[Any, Any], Any]) -> Callable[..., None]:
-    """Return a function that adds sum_c term(rows[i, c], columns[c, b]) to out[i, b].
-
-    Four rows and four coordinates at a time: each number read is used four times. The sum over
-    coordinates runs in `part` (4, lanes), in the type of the rows.
-    """
-
-    @_inner
-    def add(rows, columns, n, part, out):
-        for i in range(0, rows.shape[0], 4):
-            r, s, t, u = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
-            part[:] = 0
-            for c in range(0, n, 4):
-                r0, r1, r2, r3 = r[c], r[c + 1], r[c + 2], r[c + 3]
-                s0, s1, s2, s3 = s[c], s[c + 1], s[c + 2], s[c + 3]
-                t0, t1, t2, t3 = t[c], t[c + 1], t[c + 2], t[c + 3]
-                u0, u1, u2, u3 = u[c], u[c + 1], u[c + 2], u[c + 3]
-                for b in range(_LANES):
-                    w, x = columns[c, b], columns[c + 1, b]
-                    y, z = columns[c + 2, b], columns[c + 3, b]
-                    part[0, b] += (term(r0, w) + term(r1, x)) + (term(r2, y) + term(r3, z))
-                    part[1, b] += (term(s0, w) + term(s1, x)) + (term(s2, y) + term(s3, z))
-                    part[2, b] += (term(t0, w) + term(t1, x)) + (term(t2, y) + term(t3, z))
-                    part[3, b] += (term(u0, w) + term(u1, x)) + (term(u2, y) + term(u3, z))
-            for k in range(4):
-                for b in range(_LANES):
-                    out[i + k, b] += part[k, b]
-
-    return add
-
-
-_add_products, _add_differences = _make_sum(_product), _make_sum(_difference)
-
-
-@numba.njit(cache=True, **_OPTIONS)
-def _compare(x1, x2, inner, distance):
-    """Set the inner products and L1 distances (m, n) of vectors (m, d) and (n, d)."""
-    m, n, d = len(x1), len(x2), x1.shape[1]
-    n_rows, n_blocks = -(-m // 4) * 4, -(-n // _LANES)
-    # Rows and lanes beyond the last vector hold zeros or what came before; nothing reads their
-    # sums. Coordinates beyond the last are zeros on both sides.
-    rows, wide_rows = np.zeros((n_rows, _RUN), np.float32), np.zeros((n_rows, _RUN))
-    columns, wide_columns = np.zeros((_RUN, _LANES), np.float32), np.zeros((_RUN, _LANES))
-    part, wide_part = np.empty((4, _LANES), np.float32), np.empty((4, _LANES))
-    products = np.zeros((n_blocks, n_rows, _LANES))
-    distances = np.zeros((n_blocks, n_rows, _LANES))
-    for start in range(0, d, _RUN):
-        some = min(_RUN, d - start)
-        rows[:, some:] = wide_rows[:, some:] = 0
-        columns[some:] = wide_columns[some:] = 0
-        for i in range(m):
-            for c in range(some):
-                rows[i, c] = wide_rows[i, c] = x1[i, start + c]
-        for k in range(n_blocks):
-            for j in range(k * _LANES, min((k + 1) * _LANES, n)):
-                for c in range(some):
-                    value = x2[j, start + c]
-                    columns[c, j - k * _LANES] = value
-                    wide_columns[c, j - k * _LANES] = value
-            _add_products(wide_rows, wide_columns, some, wide_part, products[k])
-            _add_differences(rows, columns, some, part, distances[k])
-    for i in range(m):
-        for j in range(n):
-            inner[i, j] = products[j // _LANES, i, j % _LANES]
-            distance[i, j] = distances[j // _LANES, i, j % _LANES]
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _add_inner_products(vectors, out):
-    """Add the lower triangle of ``vectors vectors^T`` to `out`, a run of entries at a time."""
-    p, n = vectors.shape
-    for start in range(0, n, _RUN):
-        for a in range(p):
-            for b in range(a + 1):
-                total = 0.0
-                for e in range(start, min(start + _RUN, n)):
-                    total += vectors[a, e] * vectors[b, e]
-                out[a, b] += total

@@ -10,6 +10,7 @@ rule evaluate:
         ),
         code=[
             "lantk/architecture.py",
+            "lantk/compiled.py",
             "lantk/data.py",
             "lantk/download.py",
             "lantk/errors.py",
@@ -18,6 +19,7 @@ rule evaluate:
             "lantk/kernel/plan.py",
             "lantk/label_terms.py",
             "lantk/pair_features.py",
+            "lantk/pair_tiles.py",
             "lantk/predict.py",
             "lantk/provenance.py",
             "lantk/solve.py",

@@ -3,13 +3,16 @@ rule gram:
         split=rules.split.output,
         code=[
             "lantk/architecture.py",
+            "lantk/compiled.py",
             "lantk/data.py",
             "lantk/download.py",
             "lantk/errors.py",
             "lantk/kernel/bands.py",
             "lantk/kernel/cpu.py",
+            "lantk/kernel/cuda.py",
             "lantk/kernel/gram.py",
             "lantk/kernel/plan.py",
+            "lantk/kernel/planes.cu",
             "lantk/kernel/sides.py",
             "lantk/kernel/tiles.py",
             "lantk/sources.py",
@@ -29,11 +32,11 @@ rule gram:
         mem_mb=lambda wildcards: (
             2000
             + GRAM_MB // len(BANDS[wildcards.pair])
-            + config["kernel"]["memory_mb"]
+            + (config["kernel"]["memory_mb"] or 256)
         ),
         runtime=240,
-        # Not a parameter: the bytes do not depend on it, so nothing is computed again.
-        scratch_mb=config["kernel"]["memory_mb"],
+        # Not a parameter: the bytes do not depend on it, so nothing is computed again. 0: default.
+        scratch_mb=config["kernel"]["memory_mb"] or 0,
     params:
         architecture=json.dumps(config["architecture"]),
         device=config["device"],

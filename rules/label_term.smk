@@ -5,6 +5,7 @@ rule label_term:
         blocks=all_bands(rules.gram.output.block),
         code=[
             "lantk/architecture.py",
+            "lantk/compiled.py",
             "lantk/data.py",
             "lantk/download.py",
             "lantk/errors.py",
@@ -12,6 +13,7 @@ rule label_term:
             "lantk/kernel/plan.py",
             "lantk/label_terms.py",
             "lantk/pair_features.py",
+            "lantk/pair_tiles.py",
             "lantk/solve.py",
             "lantk/sources.py",
             "lantk/storage.py",

@@ -181,7 +181,7 @@ def test_bands_hold_the_bytes_of_the_whole(folder, tmp_path):
 
 
 def test_plan_shows_the_jobs_of_a_large_matrix(capsys):
-    """A job of n = 50,000 + 10,000 is planned at a given rate: bands, memory, minutes, and their sums."""
+    """A job of n = 50,000 + 10,000 is planned at a given rate: bands, memory, minutes, sums."""
     sizes = ("--n-train", 50_000, "--n-test", 10_000)
     assert run("plan", *sizes, "--rate", 1e6, "--device", "cpu") == 0
     printed = capsys.readouterr().out.splitlines()

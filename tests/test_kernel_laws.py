@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lantk.architecture import parse_architecture
-from lantk.kernel import cpu, reference
+from lantk.compiled import entry_point
+from lantk.kernel import cpu, cuda, reference
 from lantk.kernel.gram import gram
 from lantk.kernel.plan import make_plans
 from lantk.kernel.tiles import tile_side
@@ -220,7 +221,6 @@ X = draw_images(3)
         ((X,), {"kernel": "rbf"}, "kernel is 'rbf': wanted 'ntk' or 'nngp'"),
         ((X,), {"dtype": "float16"}, "dtype is 'float16': wanted 'float32' or 'float64'"),
         ((X,), {"device": "tpu"}, "device is 'tpu': wanted 'auto' or 'cpu' or 'cuda'"),
-        ((X,), {"device": "cuda"}, "no CUDA engine is there yet: use 'cpu' or 'auto'"),
         ((X,), {"threads": 0}, "threads is 0: wanted 1 or more"),
         ((1e25 * X,), {}, "images 0 and 0 overflows float32: divide the images"),
     ],
@@ -229,6 +229,14 @@ def test_bad_input_gets_a_message(arguments, options, message):
     """Every refusal says what was found and what was wanted."""
     with pytest.raises(ValueError, match=message):
         gram("chen2020", *arguments, **options)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    """Where CuPy finds no GPU, `auto` means the CPU, and `cuda` says what to do."""
+    monkeypatch.setattr(cuda, "is_available", lambda: False)
+    assert_same_bytes(gram("chen2020", X), gram("chen2020", X, device="cpu"))
+    with pytest.raises(ValueError, match="CuPy finds no GPU here: on a machine that has one"):
+        gram("chen2020", X, device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -271,5 +279,5 @@ def test_without_a_writable_folder_the_kernel_compiles_and_warns():
     names = {}
     exec("def double(x):\n    return 2 * x\n", names)
     with pytest.warns(RuntimeWarning, match="set NUMBA_CACHE_DIR"):
-        double = cpu._entry_point(names["double"])
+        double = entry_point()(names["double"])
     assert double(3) == 6

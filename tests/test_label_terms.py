@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import lantk
 import lantk.label_terms
-from lantk import pair_features
+from lantk import pair_tiles
 from lantk.label_terms import (
     _LABEL_TERMS,
     KernelRegression,
@@ -214,7 +214,7 @@ class TestContract:
         k, k_test, y, x, x_test = random_task()
         whole = lantk.label_term(variant).fit(k, y, x).transform(k_test, x_test)
         monkeypatch.setattr("lantk.label_terms._BLOCK_ENTRIES", 50)
-        monkeypatch.setattr("lantk.pair_features._SIDE", 5)
+        monkeypatch.setattr("lantk.pair_tiles.SIDE", 5)
         blocks = lantk.label_term(variant).fit(k, y, x).transform(k_test, x_test)
         assert_close_to_largest(blocks, whole, 1e-6)
 
@@ -310,7 +310,7 @@ def test_l1_distance_of_long_vectors_keeps_its_digits():
 def test_number_of_threads_changes_no_byte(variant, monkeypatch):
     """Coefficients and Z are the same bytes for any number of threads."""
     k, k_test, y, x, x_test = random_task(n=70)
-    monkeypatch.setattr(pair_features, "_SIDE", 16)
+    monkeypatch.setattr(pair_tiles, "SIDE", 16)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(numba, "get_num_threads", lambda n=threads: n)
@@ -332,7 +332,7 @@ def test_tiles_keep_their_order_in_as_many_threads_as_numba_has(monkeypatch):
         assert last_is_done.wait(30)
         return i
 
-    assert list(pair_features._in_threads(visit, range(3))) == [0, 1, 2]
+    assert list(pair_tiles.in_threads(visit, range(3))) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("side", [1, 7, 24, 100])
@@ -340,7 +340,7 @@ def test_tiles_keep_their_order_in_as_many_threads_as_numba_has(monkeypatch):
 def test_train_block_equals_transform_of_the_same_rows(variant, side, monkeypatch):
     """Half of the tiles and their mirror images give what all tiles give, ragged or not."""
     k, _, y, x, _ = random_task()
-    monkeypatch.setattr(pair_features, "_SIDE", side)
+    monkeypatch.setattr(pair_tiles, "SIDE", side)
     term = lantk.label_term(variant).fit(k, y, x)
     assert_close_to_largest(term.train_block(k), term.transform(k, x), 1e-12)
 
@@ -348,11 +348,11 @@ def test_train_block_equals_transform_of_the_same_rows(variant, side, monkeypatc
 @pytest.mark.parametrize("n", [15, 16, 17, 40])
 def test_tiles_cover_every_entry_once(n, monkeypatch):
     """The tiles of a matrix cover it once; the lower ones and their mirror images do too."""
-    monkeypatch.setattr(pair_features, "_SIDE", 16)
+    monkeypatch.setattr(pair_tiles, "SIDE", 16)
     whole, lower = np.zeros((n, 33), int), np.zeros((n, n), int)
-    for rows, columns in pair_features._tiles(n, 33):
+    for rows, columns in pair_tiles.tiles(n, 33):
         whole[rows, columns] += 1
-    for rows, columns in pair_features._lower_tiles(n):
+    for rows, columns in pair_tiles.lower_tiles(n):
         lower[rows, columns] += 1
         if rows != columns:
             lower[columns, rows] += 1
@@ -379,7 +379,7 @@ def test_memory_does_not_grow_with_the_number_of_entries(variant, monkeypatch):
     k = x @ x.T
     # Whatever is imported or compiled on first use is not the working memory.
     lantk.label_term(variant).fit_transform(k[:9, :9], y[:9], x[:9])
-    allowed = threads * 32 * pair_features._SIDE**2 * 8
+    allowed = threads * 32 * pair_tiles.SIDE**2 * 8
     assert allowed < n * n * 8
     tracemalloc.start()
     try:

@@ -15,14 +15,13 @@ Arora et al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from lantk.compiled import entry_point
 from lantk.kernel.plan import PIXELS, RELU, Plan
 
 # Entries computed side by side: a multiple of every vector width, fixed when compiled.
@@ -139,20 +138,6 @@ _OPTIONS: dict[str, Any] = {
 }
 _UNWRAPPED: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _inner = numba.njit(**_OPTIONS, **_UNWRAPPED)
-
-
-def _entry_point(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile, and keep the machine code on disk where Numba finds a place for it."""
-    try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:
-        warnings.warn(
-            "no writable folder for compiled kernels, so each process compiles them again (some"
-            " seconds): set NUMBA_CACHE_DIR to a folder",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return numba.njit(**_OPTIONS)(function)
 
 
 @_inner
@@ -341,7 +326,7 @@ def _add_plane(layers, ey, ex, i, rows, columns, powers, scratch, sums):
         ey, ex = ey // stride, ex // stride
 
 
-@_entry_point
+@entry_point(**_OPTIONS)
 def compare(layers, unit, pools, start, stop, rows, columns, groups, others, powers, scratch, out):
     """Set out[i - start] = sums over position pairs of S and T at every tap, for some row images.
 
@@ -380,7 +365,7 @@ def compare(layers, unit, pools, start, stop, rows, columns, groups, others, pow
                             out[i - start, tap, z, b] += part[0, tap, z, b] + part[1, tap, z, b]
 
 
-@_entry_point
+@entry_point(**_OPTIONS)
 def measure(layers, pixels, tables, own, smallest, grids):
     """Fill the tables of a block, and the sums `own` of S and T of every image with itself."""
     channels = pixels.shape[2]

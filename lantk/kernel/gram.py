@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lantk.architecture import parse_architecture
+from lantk.kernel import cuda
 from lantk.kernel.bands import Band
 from lantk.kernel.plan import make_plans
 from lantk.kernel.sides import KernelError, check_images, survey
@@ -20,6 +21,8 @@ from lantk.kernel.tiles import CpuEngine
 KERNELS = ("ntk", "nngp")
 DTYPES = ("float32", "float64")
 DEVICES = ("auto", "cpu", "cuda")
+# What is worked in beside the result, unless said otherwise.
+SCRATCH_BYTES = {"cpu": 2**28, "cuda": 2**32}
 
 
 def gram(
@@ -32,7 +35,7 @@ def gram(
     device: str = "auto",
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    scratch_bytes: int = 2**28,
+    scratch_bytes: int | None = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Return the Gram matrix of the exact kernel of an infinitely wide network.
@@ -48,14 +51,14 @@ def gram(
     dtype : {"float32", "float64"}
         Type of the computation and of the result.
     device : {"auto", "cpu", "cuda"}
-        Where to compute; ``"auto"`` is the CPU.
+        Where to compute; ``"auto"`` is a GPU where CuPy finds one, else the CPU.
     threads : int, optional
         Number of CPU threads; by default Numba's (``NUMBA_NUM_THREADS``, or all cores).
     progress : callable, optional
         Called now and then as ``progress(n_done, n_total)``, numbers of entries of the result.
-    scratch_bytes : int
-        Memory to work in beyond the result, on the device; the least tile is taken even if it
-        exceeds this.
+    scratch_bytes : int, optional
+        Memory of the device to work in, beyond the result: by default 256 MiB on a CPU, 4 GiB on a
+        GPU. The least tile is taken even if it exceeds this.
     out : ndarray, shape (n1, n2), of `dtype`, optional
         Where to write, for example a memory map; by default a new array.
 
@@ -118,7 +121,7 @@ def gram_taps(
     device: str = "auto",
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    scratch_bytes: int = 2**28,
+    scratch_bytes: int | None = None,
     out: Sequence[NDArray[Any]] | None = None,
 ) -> list[NDArray[Any]]:
     """Return the Gram matrices of several architectures, which share the layers they begin with.
@@ -176,8 +179,15 @@ def gram_taps(
     # Entries of a walk count by what they cost.
     n_entries, n_done = math.prod(shape), 0
     n_total = n_entries * sum(plan.n_visits for plan in plans)
+    on_gpu = uses_gpu(device)
+    if scratch_bytes is None:
+        scratch_bytes = SCRATCH_BYTES["cuda" if on_gpu else "cpu"]
     for plan in plans:
-        engine = CpuEngine(plan, dtype, images1.shape[1], n_threads, scratch_bytes)
+        engine: CpuEngine | cuda.CudaEngine
+        if on_gpu:
+            engine = cuda.CudaEngine(plan, dtype, images1.shape[1], scratch_bytes)
+        else:
+            engine = CpuEngine(plan, dtype, images1.shape[1], n_threads, scratch_bytes)
         some = [results[i] for i in plan.members]
         with closing(engine.fill(some, side1, side2)) as steps:
             for n in steps:
@@ -188,8 +198,22 @@ def gram_taps(
 
 
 def uses_gpu(device: str) -> bool:
-    """Return whether `device` means a GPU here."""
-    return device == "cuda"
+    """Return whether `device` means a GPU here.
+
+    Raises
+    ------
+    KernelError
+        If it is ``"cuda"`` and CuPy finds no GPU.
+    """
+    if device == "cpu":
+        return False
+    is_there = cuda.is_available()
+    if device == "cuda" and not is_there:
+        raise KernelError(
+            "device is 'cuda', but CuPy finds no GPU here: on a machine that has one, install"
+            " 'lantk[cuda]'; or use 'cpu' or 'auto'"
+        )
+    return is_there
 
 
 def gram_band(
@@ -270,8 +294,6 @@ def _check_options(kernel: str, dtype: str, device: str, threads: int | None) ->
     ):
         if value not in known:
             raise KernelError(f"{name} is {value!r}: wanted {' or '.join(map(repr, known))}")
-    if device == "cuda":
-        raise KernelError("device is 'cuda', but no CUDA engine is there yet: use 'cpu' or 'auto'")
     if threads is None:
         return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     if threads < 1:
