@@ -65,7 +65,7 @@ def seconds(layers: list[Any], side: int, shape: tuple[int, int], threads: int) 
     """Return the seconds of one Gram matrix."""
     x = bench.make_images(sum(shape), side)
     sides = (x[: shape[0]], x[shape[0] :]) if shape[1] else (x,)
-    return bench.seconds_of(lambda: gram(layers, *sides, threads=threads))
+    return bench.seconds_of(lambda: gram(layers, *sides, threads=threads, device="cpu"))
 
 
 def run_series(series: Series, threads: int, repeats: int) -> dict[str, Any]:

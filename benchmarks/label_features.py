@@ -97,7 +97,7 @@ def measure(
         "label-features",
         machine=machine,
         text="# Least squares on pair features, 3,073 coordinates\n\n"
-        f"Median (fastest - slowest) of {repeats}; peak memory while fitting and applying.",
+        f"Median (quartiles) of {repeats}; peak memory while fitting and applying.",
         header=HEADER,
         rows=[table_row(found) for found in results],
         raw=results,

@@ -36,7 +36,7 @@ def peak_bytes() -> int:
 
 def take(architecture: str, n: int, side: int, threads: int, scratch_bytes: int) -> dict[str, Any]:
     """Compute one matrix; return the memory it took, in bytes."""
-    options: dict[str, Any] = {"threads": threads, "scratch_bytes": scratch_bytes}
+    options: dict[str, Any] = {"threads": threads, "scratch_bytes": scratch_bytes, "device": "cpu"}
     gram(architecture, bench.make_images(1, 4), **options)
     baseline = peak_bytes()
     images = bench.make_images(n, side)

@@ -168,7 +168,9 @@ def run_case(case: Case, peer: Peer, threads: int, folder: Path) -> dict[str, An
     np.save(images_path(folder, case), images)
     start = case.first_column
     sides = images[: case.n_rows], images[start:] if start else None
-    first = bench.seconds_of(lambda: gram(case.architecture, images[:1], threads=threads))
+    first = bench.seconds_of(
+        lambda: gram(case.architecture, images[:1], threads=threads, device="cpu")
+    )
     tried = choose_block(peer, case)
     size = max(tried, key=lambda size: float(np.median(tried[size]["rates"])))
     seconds, peer_seconds, difference = take_turns(case, peer, size, sides, threads)
@@ -204,7 +206,7 @@ def take_turns(
     seconds, peer_seconds, difference = [], [], 0.0
     for _ in range(case.rounds):
         start = time.perf_counter()
-        k = gram(case.architecture, *sides, threads=threads)
+        k = gram(case.architecture, *sides, threads=threads, device="cpu")
         seconds.append(time.perf_counter() - start)
         blocks = [next(waiting) for _ in range(case.blocks_per_round)]
         each, values = peer.compute(case, blocks)
@@ -221,10 +223,10 @@ def find_errors(
     """Return, for one block off the diagonal, the first three that `TOLERANCES` bounds."""
     block = case.blocks(size)[1]
     sides = images[block[0] : block[1]], images[block[2] : block[3]]
-    exact = gram(case.architecture, *sides, dtype="float64", threads=threads)
+    exact = gram(case.architecture, *sides, dtype="float64", threads=threads, device="cpu")
     others = (
         peer.compute(case, [block], "float64")[1][0],
-        gram(case.architecture, *sides, threads=threads),
+        gram(case.architecture, *sides, threads=threads, device="cpu"),
         peer.compute(case, [block])[1][0],
     )
     first, second, third = (float(np.abs(k - exact).max() / np.abs(exact).max()) for k in others)
