@@ -14,7 +14,7 @@ run: $(VENV)/installed
 test: $(VENV)/installed
 	pytest
 
-# Us beside neural-tangents, growth, peak memory: a quarter of an hour, into results/benchmarks.
+# Us beside neural-tangents, growth, peak memory: ten minutes, into results/benchmarks.
 benchmark: $(VENV)/installed
 	python benchmarks/side_by_side.py
 	python benchmarks/growth.py

@@ -66,8 +66,7 @@ def gram(args: argparse.Namespace) -> None:
     names = [args.band]
     if args.band is None:
         visits = count_visits(architecture, *x_train.shape[2:])
-        n_bands = args.bands or count_bands(*sizes, visits, args.device)
-        names = name_bands(n_bands)
+        names = name_bands(args.bands or count_bands(*sizes, visits, args.device))
     for name in names:
         band, path = find_band(name, *sizes), args.out / f"{name}.json"
         record = {
@@ -77,7 +76,7 @@ def gram(args: argparse.Namespace) -> None:
             "first_column": band.first,
             "device": "cuda" if uses_gpu(args.device) else "cpu",
         }
-        if args.band is None and _is_written(path, record):
+        if args.band is None and _is_written(path, record, band.shape(sizes[0])):
             print(f"band {name} is there already: {path}", file=sys.stderr)
             continue
         # The record says that the block beside it is whole.
@@ -107,8 +106,6 @@ def plan(args: argparse.Namespace) -> None:
 
     architecture, shape = parse_architecture(args.architecture), tuple(args.image)
     sizes = args.n_train, args.n_test
-    if None in sizes:
-        raise LantkError("the plan needs --n-train and --n-test, numbers of images")
     visits = count_visits(architecture, *shape[1:])
     n_bands = args.bands or count_bands(*sizes, visits, args.device)
     bands = plan_bands(*sizes, n_bands)
@@ -168,6 +165,7 @@ def evaluate(args: argparse.Namespace) -> None:
             vectors = {name: image_vectors(getattr(drawn, name)) for name in vectors}
         term.restore(_load_fitted(args, record), vectors["x_train"])
     weights = {"honest": args.honest_weights, "oracle": args.oracle_weights}
+    solver = _find_solver(args.device)
     asked = [weight for name in args.protocols for weight in weights[name]]
     start = time.perf_counter()
     with _progress("solves") as progress:
@@ -181,7 +179,7 @@ def evaluate(args: argparse.Namespace) -> None:
             make_term=functools.partial(make_label_term, args.variant) if term else None,
             folds=args.folds,
             seed=args.fold_seed,
-            device=_find_solver(args.device),
+            device=solver,
             progress=progress,
             **vectors,
         )
@@ -194,6 +192,8 @@ def evaluate(args: argparse.Namespace) -> None:
         "fold_seed": args.fold_seed,
         "honest_weights": args.honest_weights,
         "oracle_weights": args.oracle_weights,
+        "device": solver or "cpu",
+        "gram_device": "+".join(record["devices"]),
     }
     _write_evaluation(args, drawn, record["architecture"], settings, results, scores)
 
@@ -324,32 +324,23 @@ def _parser() -> argparse.ArgumentParser:
         text = run.__doc__ or ""
         sub = verbs.add_parser(run.__name__.replace("_", "-"), help=text, description=text)
         for option in (*options, "threads"):
-            flag = "--out" if option == "out-folder" else f"--{option}"
-            sub.add_argument(flag, **_OPTIONS[option])
+            keywords = dict(_OPTIONS[option])
+            sub.add_argument(keywords.pop("flag", f"--{option}"), **keywords)
         sub.set_defaults(run=run)
 
     sizes = ("n-train", "n-test", "seed")
+    planned = ("plan-n-train", "plan-n-test", "image", "memory-mb", "plan-bands", "rate")
     weights = ("protocols", "honest-weights", "oracle-weights", "folds", "fold-seed")
     training = ("epochs", "batch-size", "learning-rate", "channels", "seed", "device")
     listing = ("results", "pairs", "variants", "seeds")
     verb(fetch, "source", "path", "out")
     verb(split, "source", "path", "pair", *sizes, "out")
     verb(gram, "split", "architecture", "device", "memory-mb", "bands", "band", "out-folder")
-    planning = (
-        "architecture",
-        "n-train",
-        "n-test",
-        "image",
-        "device",
-        "memory-mb",
-        "bands",
-        "rate",
-    )
-    verb(plan, *planning)
+    verb(plan, "architecture", "device", *planned)
     verb(label_term, "split", "gram", "variant", "out")
     verb(evaluate, "split", "gram", "variant", "label-term", *weights, "device", "out")
     verb(cnn, "split", "architecture", *training, "protocols", "variant", "out")
-    verb(table, *listing)
+    verb(table, *listing, "table-bands")
     verb(figure, *listing, "out")
     verb(track, "results", "config", "out")
     verb(show, "results")
@@ -364,12 +355,27 @@ def _name_or_json(text: str) -> Any:
         return text
 
 
-def _size(text: str) -> int | None:
-    return None if text == "all" else int(text)
+def _number_or(word: str) -> Callable[[str], int | None]:
+    """Return what reads a whole number of 1 or more, or None where the text is the word."""
+
+    def read(text: str) -> int | None:
+        if text == word:
+            return None
+        if not text.isdecimal() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r}: wanted {word}, or a number of 1 or more")
+        return int(text)
+
+    return read
 
 
-def _number_or_auto(text: str) -> int | None:
-    return None if text == "auto" else int(text)
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted a number above 0, such as 4e5")
+    return rate
 
 
 def _class_label(text: str) -> str | int:
@@ -387,8 +393,28 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "CLASS",
         "help": "two class names; #3 is class number 3",
     },
-    "n-train": {"type": _size, "default": None, "help": "train images, or all (the default)"},
-    "n-test": {"type": _size, "default": None, "help": "test images, or all (the default)"},
+    "n-train": {
+        "type": _number_or("all"),
+        "default": None,
+        "help": "train images, or all (the default)",
+    },
+    "n-test": {
+        "type": _number_or("all"),
+        "default": None,
+        "help": "test images, or all (the default)",
+    },
+    "plan-n-train": {
+        "flag": "--n-train",
+        "type": _number_or("a size"),
+        "required": True,
+        "help": "train images",
+    },
+    "plan-n-test": {
+        "flag": "--n-test",
+        "type": _number_or("a size"),
+        "required": True,
+        "help": "test images",
+    },
     "image": {
         "type": int,
         "nargs": 3,
@@ -396,7 +422,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": ("CHANNELS", "HEIGHT", "WIDTH"),
         "help": "shape of an image (default: 3 32 32)",
     },
-    "rate": {"type": float, "help": "different entries per second (default: measured now)"},
+    "table-bands": {
+        "flag": "--bands",
+        "nargs": "*",
+        "default": ["1-of-1"],
+        "help": "row bands whose times are listed (default: 1-of-1)",
+    },
+    "rate": {"type": _rate, "help": "different entries per second (default: measured now)"},
     "seed": {"type": int, "default": 66, "help": "seed of the random stream (default: 66)"},
     "split": {"type": Path, "required": True, "help": "file written by the verb split"},
     "gram": {
@@ -407,12 +439,22 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "records of all bands, written by the verb gram",
     },
     "bands": {
-        "type": _number_or_auto,
+        "type": _number_or("auto"),
         "default": None,
         "metavar": "N",
         "help": "number of row bands to write, those that are there are kept (default: auto)",
     },
-    "band": {"metavar": "I-of-N", "help": "the only row band to write, such as 2-of-3"},
+    "plan-bands": {
+        "flag": "--bands",
+        "type": _number_or("auto"),
+        "default": None,
+        "metavar": "N",
+        "help": "number of row bands (default: auto, one for every ten minutes of two cores)",
+    },
+    "band": {
+        "metavar": "I-of-N",
+        "help": "the only row band to write, such as 2-of-3, there or not; --bands is not read",
+    },
     "memory-mb": {
         "type": int,
         "default": 0,
@@ -424,7 +466,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "default": "chen2020",
         "help": "a name, or a JSON list of layers (default: chen2020)",
     },
-    "device": {"default": "auto", "help": "auto, cpu or cuda"},
+    "device": {
+        "choices": ("auto", "cpu", "cuda"),
+        "default": "auto",
+        "help": "auto (the default) takes a GPU where there is one",
+    },
     "variant": {"required": True, "help": "name of the variant, such as lantk-kr-v1"},
     "label-term": {"type": Path, "help": "file written by the verb label-term (none for cntk)"},
     "protocols": {"nargs": "+", "choices": ("honest", "oracle"), "default": ["honest", "oracle"]},
@@ -461,7 +507,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "out-folder": {
         "type": Path,
         "required": True,
-        "dest": "out",
+        "flag": "--out",
         "help": "folder to write each band to, as I-of-N.npy and I-of-N.json",
     },
 }
@@ -471,13 +517,16 @@ def _spell_out(architecture: Any) -> dict[str, Any]:
     return {"digest": architecture.digest, "layers": architecture.to_list()}
 
 
-def _is_written(path: Path, record: dict[str, Any]) -> bool:
-    """Return whether a band is there that the same images and architecture gave, on any device."""
+def _is_written(path: Path, record: dict[str, Any], shape: tuple[int, int]) -> bool:
+    """Return whether a whole band of the same images and architecture is there, of any device."""
+    import numpy as np
+
     try:
         found = json.loads(path.read_text()) | {"device": record["device"]}
-    except (OSError, ValueError, TypeError):
+        block = np.load(path.with_suffix(".npy"), mmap_mode="r")
+    except (OSError, ValueError, TypeError, EOFError):
         return False
-    return bool(found == record) and path.with_suffix(".npy").exists()
+    return bool(found == record) and block.shape == shape and block.dtype == np.float32
 
 
 def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
@@ -489,7 +538,7 @@ def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]
 
     drawn = load_split(args.split)
     remedy = "compute it again with the verb gram"
-    records, bands, blocks = [], [], []
+    records, bands, blocks, devices = [], [], [], set()
     for path in args.gram:
         try:
             record = json.loads(path.read_text())
@@ -497,12 +546,13 @@ def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]
             bands.append(Band(start, stop, record["first_column"]))
             blocks.append(np.load(path.with_suffix(".npy"), mmap_mode="r"))
             records.append({name: record[name] for name in ("split", "architecture")})
+            devices.add(record["device"])
         except (ValueError, KeyError, TypeError, EOFError) as error:
             raise LantkError(
                 f"{path}, or the block beside it, is broken ({error}): {remedy}"
             ) from error
-    if any(record["split"] != drawn.digest for record in records):
-        raise LantkError(f"{path} was computed from other images than {args.split}: {remedy}")
+        if record["split"] != drawn.digest:
+            raise LantkError(f"{path} was computed from other images than {args.split}: {remedy}")
     if any(record != records[0] for record in records):
         raise LantkError(
             f"the bands {', '.join(map(str, args.gram))} are of different architectures: {remedy}"
@@ -510,8 +560,8 @@ def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]
     try:
         k = assemble(bands, blocks, len(drawn.y_train), len(drawn.y_test))
     except LantkError as error:
-        raise LantkError(f"{', '.join(map(str, args.gram))}: {error}; {remedy}") from error
-    return drawn, *k, records[0]
+        raise LantkError(f"{', '.join(map(str, args.gram))}: {error}") from error
+    return drawn, *k, records[0] | {"devices": sorted(devices)}
 
 
 def _load_fitted(args: argparse.Namespace, gram_record: dict[str, Any]) -> dict[str, Any]:
@@ -595,13 +645,18 @@ def _read_benchmarks(args: argparse.Namespace) -> Any:
     import pandas as pd
 
     folder = args.results / "benchmarks"
-    known = {*args.variants, *(f"seed{seed}" for seed in args.seeds if "cnn" in args.variants)}
+    known = {
+        *args.variants,
+        *args.bands,
+        *(f"seed{seed}" for seed in args.seeds if "cnn" in args.variants),
+    }
     rows = []
     for path in sorted(folder.rglob("*.jsonl")):
         # RULE, RULE/PAIR, RULE/PAIR/VARIANT, gram/PAIR/BAND or RULE/PAIR/seedN; others are left
         # over.
         rule, *job = path.relative_to(folder).with_suffix("").parts
-        if set(job[:1]) <= set(args.pairs) and (rule == "gram" or set(job[1:]) <= known):
+        is_whole = rule != "gram" or len(job) == 2
+        if set(job[:1]) <= set(args.pairs) and set(job[1:]) <= known and is_whole:
             measured = json.loads(path.read_text().splitlines()[-1])
             seconds, memory = measured["s"], measured["max_rss"]
             # Memory is sampled, and a job this short is over before the first sample means much.

@@ -196,7 +196,7 @@ class LeastSquares(LabelTerm):
     Rows are all n^2 ordered entries, the diagonal included. The normal equations are accumulated
     over tiles of entries, so memory is never n^2 x features; columns are scaled to unit norm and
     the system solved by a symmetric eigendecomposition. The kernel between train rows is taken to
-    be symmetric: its lower triangle is read.
+    be symmetric.
 
     Parameters
     ----------

@@ -210,7 +210,7 @@ class PairFeatures:
     ) -> tuple[NDArray, NDArray]:
         """Return F^T F (p, p) and F^T t (p,) over all n^2 entries.
 
-        `k_train_train` is symmetric: only its lower triangle is read. The target t is the label
+        `k_train_train` is taken to be symmetric. The target t is the label
         product ``labels diag(signs) labels^T``.
         """
 
@@ -232,7 +232,7 @@ class PairFeatures:
         """Return the sum of coefficient times feature, (m, n).
 
         `k` is m x n and `x_rows` has the m vectors; None stands for the train vectors, where `k` is
-        symmetric and only its lower triangle is read.
+        taken to be symmetric.
         """
         is_symmetric = x_rows is None
         samples = self._train if x_rows is None else [s.read(x_rows) for s in self._sets]

@@ -13,7 +13,16 @@ from typing import Any
 import psutil
 
 _PACKAGE = Path(__file__).parent
-_DEPENDENCIES = ("numpy", "scipy", "numba", "torch", "scikit-learn", "pandas", "mlflow")
+_DEPENDENCIES = (
+    "numpy",
+    "scipy",
+    "numba",
+    "torch",
+    "scikit-learn",
+    "pandas",
+    "mlflow",
+    "cupy-cuda12x",
+)
 
 
 def collect_provenance() -> dict[str, Any]:
@@ -25,7 +34,7 @@ def collect_provenance() -> dict[str, Any]:
     lock = _PACKAGE.parent / "envs" / "lock.txt"
     return {
         "commit": _commit(),
-        "code": _digest(*sorted(_PACKAGE.rglob("*.py"))),
+        "code": _digest(*sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("*.cu")])),
         "lock": _digest(lock) if lock.is_file() else None,
         "versions": {"python": platform.python_version()} | _versions(),
         "hardware": {

@@ -31,7 +31,8 @@ class DeviceSolver:
     Raises
     ------
     SolveError
-        If the matrix is not square, not finite, or singular to working accuracy.
+        If the matrix is not square or not finite; from `solve` and `solve_path`, if it is singular
+        to working accuracy.
 
     Notes
     -----
@@ -45,7 +46,7 @@ class DeviceSolver:
 
     def solve(self, rhs: NDArray) -> NDArray:
         """Return x with ``gram @ x = rhs``, refined once; `rhs` is (n,) or (n, k)."""
-        columns = rhs.reshape(len(rhs), -1)
+        columns = np.asarray(rhs, np.float64).reshape(len(rhs), -1)
         return self._solve(None, 0.0, columns).reshape(rhs.shape)
 
     def solve_path(

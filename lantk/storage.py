@@ -76,8 +76,9 @@ def writing_array(
 ) -> Iterator[NDArray[Any]]:
     """Yield an array of floats on disk that becomes the file `path` once it is full.
 
-    It is a memory map of a temporary file, filled with NaN first: so the disk has the space, and
-    what was left out is noticed. The block writes every element; memory need not hold the array.
+    It is a memory map of a temporary file, filled with NaN first: so a full disk is met before
+    there is work to lose, on most file systems, and what was left out is noticed. The block writes
+    every element; memory need not hold the array.
 
     Parameters
     ----------

@@ -30,8 +30,10 @@ rule table:
     params:
         listing=LISTING,
         pairs=list(PAIRS),
+        bands=sorted({name for names in BANDS.values() for name in names}),
     shell:
-        "python -m lantk table {params.listing:q} --pairs {params.pairs} > {log:q} 2>&1"
+        "python -m lantk table {params.listing:q} --pairs {params.pairs} --bands {params.bands}"
+        " > {log:q} 2>&1"
 
 
 rule figure:

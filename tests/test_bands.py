@@ -66,7 +66,7 @@ def test_bands_are_read_as_the_whole(n_train, n_test, data):
         block = np.full(band.shape(n_train), np.nan, np.float32)
         calls = []
         gram_band(LAYERS, x_train, x_test, band, block, progress=lambda *c, s=calls: s.append(c))
-        assert calls[-1] == (block.size, block.size)
+        assert calls[-1] == (band.n_entries(n_train),) * 2
         blocks.append(block)
     order = data.draw(st.permutations(range(len(bands))))
     shuffled = [bands[i] for i in order], [blocks[i] for i in order]
@@ -89,6 +89,7 @@ def test_one_band_stays_a_memory_map(tmp_path):
     [
         (lambda: plan_bands(3, 2, 6), r"6 bands for 5 rows \(3 train \+ 2 test images\)"),
         (lambda: plan_bands(3, 2, 0), "0 bands for 5 rows"),
+        (lambda: plan_bands(0, 5, 2), "wanted train images"),
         (lambda: find_band("3-of-2", 5, 5), "band is '3-of-2': wanted a number and how many"),
         (lambda: find_band("x", 5, 5), "band is 'x'"),
         (lambda: assemble([Band(0, 2, 0)], [np.zeros((2, 3))], 3, 2), "each of 5 once"),

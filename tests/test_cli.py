@@ -202,8 +202,51 @@ def test_plan_measures_this_machine(capsys):
     printed = capsys.readouterr().out
     assert "measured here just now" in printed
     assert printed.splitlines()[1].split()[0] == "1-of-1"
-    assert run("plan", "--n-train", 10) == 1
-    assert "--n-test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plan", "--n-train", 10), "--n-test"),
+        (("plan", "--n-train", "many", "--n-test", 5), "'many': wanted a size, or a number"),
+        (("plan", "--n-train", 10, "--n-test", 5, "--rate", 0), "wanted a number above 0"),
+        (("plan", "--n-train", 10, "--n-test", 5, "--bands", 0), "'0': wanted auto, or a number"),
+        (("gram", "--split", "s", "--out", "g", "--bands", -2), "'-2': wanted auto, or a number"),
+        (("gram", "--split", "s", "--out", "g", "--device", "gpu"), "invalid choice: 'gpu'"),
+    ],
+)
+def test_options_of_no_meaning_are_refused(arguments, message, capsys):
+    """An option that cannot be read ends with what was wanted, before anything is done."""
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_band_that_is_broken_or_of_other_images_is_written_again(folder, tmp_path):
+    """Resuming keeps whole bands of the same images, and writes every other one."""
+    gram = ("gram", "--bands", 3, "--split", folder / "split.npz", "--out", tmp_path)
+    blocks = [tmp_path / f"{i}-of-3.npy" for i in (1, 2, 3)]
+
+    def written_by(*command):
+        before = [path.stat().st_mtime_ns if path.exists() else 0 for path in blocks]
+        assert run(*command) == 0
+        return [path.stat().st_mtime_ns > old for path, old in zip(blocks, before, strict=True)]
+
+    assert written_by(*gram) == [True, True, True]
+    wanted = [path.read_bytes() for path in blocks]
+    blocks[0].unlink()
+    blocks[1].write_bytes(blocks[1].read_bytes()[:200])
+    assert written_by(*gram) == [True, True, False]
+    np.save(blocks[2], np.zeros((2, 20), np.float32))
+    assert written_by(*gram) == [False, False, True]
+    assert [path.read_bytes() for path in blocks] == wanted
+    other = tmp_path / "other.npz"
+    sizes = ("--n-train", 20, "--n-test", 30, "--seed", 67)
+    run("split", "--source", "digits", "--pair", "3", "8", *sizes, "--out", other)
+    again = ("gram", "--bands", 3, "--split", other, "--out", tmp_path)
+    assert written_by(*again) == [True, True, True]
+    assert written_by(*gram, "--architecture", "arora2019-vanilla-3") == [True, True, True]
 
 
 def test_singular_gram_is_explained(folder, tmp_path, capsys):

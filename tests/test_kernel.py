@@ -156,6 +156,30 @@ def test_compiled_code_agrees_with_the_reference(layers, height, width, channels
 
 
 @pytest.mark.parametrize("readout", ["flatten", "global_average_pool"])
+@pytest.mark.parametrize("strides", [(2**31, 2**32), (3 * 10**9, 7), (2**32, 2**32)])
+def test_strides_beyond_any_image(readout, strides):
+    """A stride longer than the image leaves one position, however long it is."""
+    layers = []
+    for stride in strides:
+        layers += [{"conv": {"size": 3, "stride": stride}}, "relu"]
+    x = np.random.default_rng(0).normal(size=(3, 2, 5, 4))
+    network = [*layers, readout, "dense"]
+    wanted = reference.gram(network, x)
+    assert wanted.min() > 0
+    np.testing.assert_allclose(gram(network, x, dtype="float64"), wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "depth", "side"), [(3, 40, 1), (7, 25, 1), (101, 20, 4)])
+def test_filters_that_hang_over_the_image(size, depth, side):
+    """Positions outside the image shrink a deep kernel, which float32 then still holds."""
+    layers = [{"conv": {"size": size}}, "relu"] * depth + ["flatten", "dense"]
+    x = np.random.default_rng(0).normal(size=(3, 2, side, side)) * 1e19
+    wanted = reference.gram(layers, x)
+    assert wanted.min() > np.finfo(np.float32).tiny
+    np.testing.assert_allclose(gram(layers, x), wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("readout", ["flatten", "global_average_pool"])
 def test_grey_images(readout):
     """One channel works, where the first covariances are products of two numbers."""
     layers = [{"conv": {"size": 3}}, "relu", {"conv": {"size": 3, "stride": 2}}, "relu"]

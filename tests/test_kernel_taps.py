@@ -115,3 +115,12 @@ def test_results_can_be_written_into_arrays_of_the_caller(tmp_path):
         gram("chen2020", x, dtype="float64", out=out)
     with pytest.raises(ValueError, match="no architecture is given"):
         gram_taps([], x)
+    with pytest.raises(ValueError, match="'chen2020': wanted a list of architectures"):
+        gram_taps("chen2020", x)
+    with pytest.raises(ValueError, match="out has no arrays"):
+        gram("chen2020", x, out=[[0.0]])
+    with pytest.raises(ValueError, match="share memory"):
+        gram_taps(["chen2020"] * 2, x, out=[out, out])
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        gram("chen2020", x, out=out)

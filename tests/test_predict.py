@@ -313,3 +313,15 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     assert find_device("auto") is find_device("cpu") is None
     with pytest.raises(SolveError, match="PyTorch finds no GPU here: use 'cpu' or 'auto'"):
         find_device("cuda")
+
+
+@pytest.mark.parametrize("device", find_devices())
+def test_a_device_refines_its_solutions(device):
+    """A step of refinement repairs what pivoting loses on Wilkinson's matrix, whose factors grow."""
+    n = 40
+    k = np.eye(n) - np.tril(np.ones((n, n)), -1)
+    k[:, -1] = 1
+    y = np.random.default_rng(0).normal(size=n)
+    plain = np.abs(k @ np.linalg.solve(k, y) - y).max()
+    assert plain > 1e-6
+    assert np.abs(k @ DeviceSolver(k, device).solve(y) - y).max() < 1e-4 * plain

@@ -49,7 +49,7 @@ ALLOWED = {
         "lantk.kernel.sides",
         "lantk.kernel.tiles",
     },
-    "lantk.kernel.forecast": {"lantk.kernel.bands", "lantk.kernel.gram"},
+    "lantk.kernel.forecast": {"lantk.kernel.bands", "lantk.kernel.cpu", "lantk.kernel.gram"},
     "lantk.network": {"lantk.architecture", "lantk.errors"},
     "lantk.label_terms": {"lantk.errors", "lantk.pair_features", "lantk.solve"},
     "lantk.evaluate": set(),

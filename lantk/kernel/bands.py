@@ -95,10 +95,10 @@ def plan_bands(n_train: int, n_test: int, n_bands: int) -> list[Band]:
     [(29, 100), (71, 71), (20, 100)]
     """
     n_rows = n_train + n_test
-    if not 1 <= n_bands <= n_rows:
+    if n_train < 1 or not 1 <= n_bands <= n_rows:
         raise BandError(
             f"{n_bands} bands for {n_rows} rows ({n_train} train + {n_test} test images): wanted"
-            f" 1 to {n_rows}"
+            f" train images, and 1 to {n_rows or 1} bands"
         )
     if n_bands == 1:
         return [Band(0, n_rows, 0)]
@@ -178,7 +178,7 @@ def assemble(
     if [band.start for band, _ in ordered] != ends[:-1] or ends[-1] != n_train + n_test:
         raise BandError(
             f"the bands hold the rows {[(band.start, band.stop) for band, _ in ordered]}: wanted"
-            f" each of {n_train + n_test} once"
+            f" each of {n_train + n_test} once. Name the bands of one number only, such as *-of-3"
         )
     if len(ordered) == 1:
         return ordered[0][1][:n_train], ordered[0][1][n_train:]

@@ -172,8 +172,11 @@ def lay_out(plan: Plan, channels: int, path: Path) -> tuple[NDArray[np.void], in
         n_planes = channels if layer["source"] == PIXELS else int(is_relu)
         table += n_planes * int(layer["rows"] * layer["pitch"])
         gain = is_relu * math.log2(math.pi)
-        natural = round(gain + 2 * math.log2(layer["size"])) if is_relu else 0
-        excess += gain + 2 * math.log2(layer["size"]) - natural
+        # Positions outside the image add nothing.
+        hit = [min(int(layer["size"]), int(layer[side])) for side in ("height", "width")]
+        gain += math.log2(math.prod(hit))
+        natural = round(gain) if is_relu else 0
+        excess += gain - natural
         # One shift for all layers of a kind, so that they can be one loop; rarely what it left.
         drift = round(excess) if abs(excess) > _MOST_EXCESS and layer["source"] != PIXELS else 0
         layer["shift"], excess = natural + drift, excess - drift

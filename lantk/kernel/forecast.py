@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lantk.kernel.bands import Band
+from lantk.kernel.cpu import LANES
 from lantk.kernel.gram import gram
 
 # An interpreter with NumPy, Numba and the compiled loops.
@@ -55,7 +56,7 @@ def measure_rate(
     # Compilation is no part of the rate.
     gram(architecture, np.zeros((1, shape[0], 1, 1), np.float32), device=device, threads=threads)
     # Few rows at first: one row of a deep pooled network may take a second.
-    n_rows, n = threads or os.cpu_count() or 1, 96
+    n_rows, n = threads or os.cpu_count() or 1, LANES
     while True:
         x = rng.uniform(-1, 1, (max(n_rows, n), *shape)).astype(np.float32)
         start = time.perf_counter()
@@ -63,7 +64,8 @@ def measure_rate(
         taken = time.perf_counter() - start
         if taken >= seconds:
             return n_rows * n / taken
-        n_rows, n = 2 * n_rows, max(2 * n_rows, n)
+        # Whole blocks of columns: lanes beyond the last column are paid for.
+        n_rows, n = 2 * n_rows, max(-(-2 * n_rows // LANES) * LANES, n)
 
 
 def forecast(

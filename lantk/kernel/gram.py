@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import combinations
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lantk.architecture import parse_architecture
+from lantk.architecture import Architecture, parse_architecture
 from lantk.kernel import cuda
 from lantk.kernel.bands import Band
 from lantk.kernel.plan import make_plans
@@ -77,9 +78,9 @@ def gram(
     Notes
     -----
     float64 values hold to 1e-9, float32 values to 1e-6, and equal images are recognised and exact.
-    Between near duplicates, whose angles are near 0, half of the digits are lost: float32 then errs
-    by up to 2e-4 of the value for ``chen2020`` and 1e-3 at depth 21 (one pixel of a photograph off
-    by 1/255: 3e-5 and 4e-4).
+    Between near duplicates and multiples of one image, whose angles are near 0, half of the digits
+    are lost: float32 then errs by up to 2e-4 of the value for ``chen2020`` and 1e-3 at depth 21
+    (one pixel of a photograph off by 1/255: 3e-5 and 4e-4), float64 by 2e-9 and 3e-8.
 
     Rows [a, b) of a symmetric matrix are ``gram(x[a:b])`` and ``gram(x[a:b], x[b:])``: a long job
     can be cut that way, to the same bytes.
@@ -159,6 +160,8 @@ def gram_taps(
     >>> bool((shallow == gram("arora2019-vanilla-3", x)).all())
     True
     """
+    if isinstance(architectures, str | Architecture):
+        raise KernelError(f"architectures is {architectures!r}: wanted a list of architectures")
     networks = [parse_architecture(architecture) for architecture in architectures]
     if not networks:
         raise KernelError("no architecture is given: wanted one or more")
@@ -239,7 +242,7 @@ def gram_band(
     out : ndarray, shape ``band.shape(n_train)``
         Where to write.
     progress : callable, optional
-        Called now and then as ``progress(n_done, n_total)``, numbers of entries of the band.
+        Called now and then as ``progress(n_done, n_total)``, numbers of different entries.
     options
         ``device``, ``threads``, ``scratch_bytes``, as for `gram`.
 
@@ -251,7 +254,7 @@ def gram_band(
     x_train, x_test = np.asarray(x_train), np.asarray(x_test)
     n_train = len(x_train)
     rows = x_train[band.start : band.stop]
-    n, n_done = len(rows), 0
+    n, n_done, total = len(rows), 0, band.n_entries(n_train)
     # The square on the diagonal, what lies right of it, and the rows of test images.
     pieces: list[tuple[Any, Any, NDArray[Any]]] = [
         (rows, None, out[:n, band.start - band.first : band.start - band.first + n]),
@@ -261,14 +264,15 @@ def gram_band(
     for x1, x2, piece in pieces:
         if piece.size == 0:
             continue
-        before = n_done
+        # Of a symmetric piece only the different entries cost time.
+        n_different = piece.size if x2 is not None else n * (n + 1) // 2
 
-        def tick(done: int, _: int, before: int = before) -> None:
+        def tick(done: int, n_all: int, before: int = n_done, n: int = n_different) -> None:
             if progress is not None:
-                progress(before + done, out.size)
+                progress(before + done * n // n_all, total)
 
         gram(architecture, x1, x2, dtype=out.dtype.name, progress=tick, out=piece, **options)
-        n_done += piece.size
+        n_done += n_different
 
 
 def _check_out(
@@ -277,12 +281,16 @@ def _check_out(
     """Return the arrays to write to, new ones by default."""
     if out is None:
         return [np.empty(shape, dtype) for _ in range(n)]
-    found = [(k.shape, k.dtype.name) for k in out]
+    results = list(out)
+    found = [(k.shape, k.dtype.name) for k in results if isinstance(k, np.ndarray)]
     if found != [(shape, dtype)] * n:
         raise KernelError(
             f"out has {found or 'no arrays'}: wanted {n} of shape {shape} and dtype {dtype}"
         )
-    return list(out)
+    is_own = [np.shares_memory(a, b) for a, b in combinations(results, 2)]
+    if any(is_own) or not all(k.flags.writeable for k in results):
+        raise KernelError("out has arrays that are read-only or share memory: wanted neither")
+    return results
 
 
 def _check_options(kernel: str, dtype: str, device: str, threads: int | None) -> int:

@@ -4,8 +4,8 @@ Architectures whose convolutions begin alike share one walk through the layers: 
 21 holds those of depths 3, 4, 6 and 11, and only its readouts are to be read after fewer layers.
 
 Inside an engine the weight variance is 2, so that a ReLU keeps the self variances, and the sum over
-a filter is divided by a power of two near its size squared, so that no factor ever rounds and a tap
-gives the same bytes as a walk that ends there. Each `Readout` takes out what that has added.
+a filter is divided by a power of two near its number of positions, so that no factor ever rounds
+and a tap gives the same bytes as a walk that ends there. Each `Readout` takes out what that added.
 
 References
 ----------
@@ -159,14 +159,17 @@ def _layers(architecture: Architecture, height: int, width: int) -> NDArray[np.v
     # The readout: a filter of one position.
     convs = (*architecture.convs, Conv(1))
     for layer, conv, (h, w) in zip(layers, convs, sides, strict=True):
-        layer["size"], layer["stride"], layer["trained"] = conv.size, conv.stride, conv.trained
+        # A longer stride leaves one position too, and products of strides stay small.
+        layer["stride"] = min(conv.stride, max(h, w))
+        layer["size"], layer["trained"] = conv.size, conv.trained
         # Even, since each of two images brings half of it; and no excess that grows with depth.
-        excess += 2 * math.log2(conv.size)
+        # Positions outside the image add nothing, so they do not count.
+        excess += math.log2(min(conv.size, h) * min(conv.size, w))
         layer["shift"] = 2 * round(excess / 2)
         excess -= layer["shift"]
         layer["height"], layer["width"], layer["source"], layer["table"] = h, w, source, table
-        layer["top"] = same_padding(h, conv.size, conv.stride)[0]
-        layer["left"] = same_padding(w, conv.size, conv.stride)[0]
+        layer["top"] = same_padding(h, conv.size, int(layer["stride"]))[0]
+        layer["left"] = same_padding(w, conv.size, int(layer["stride"]))[0]
         layer["tap"] = -1
         table += h * w * (source == RELU)
         source = RELU if conv.relu else LINEAR
