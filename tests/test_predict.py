@@ -317,7 +317,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("device", find_devices())
 def test_a_device_refines_its_solutions(device):
-    """A step of refinement repairs what pivoting loses on Wilkinson's matrix, whose factors grow."""
+    """Refinement repairs what pivoting loses on Wilkinson's matrix, whose factors grow."""
     n = 40
     k = np.eye(n) - np.tril(np.ones((n, n)), -1)
     k[:, -1] = 1
