@@ -79,6 +79,12 @@ def gram(args: argparse.Namespace) -> None:
         if args.band is None and _is_written(path, record, band.shape(sizes[0])):
             print(f"band {name} is there already: {path}", file=sys.stderr)
             continue
+        if args.band is None and path.exists():
+            print(
+                f"band {name} is broken, or of other images or another architecture, and is"
+                f" written again: {path}",
+                file=sys.stderr,
+            )
         # The record says that the block beside it is whole.
         path.unlink(missing_ok=True)
         with (
@@ -96,6 +102,7 @@ def gram(args: argparse.Namespace) -> None:
                 progress=progress,
             )
         _write_json(path, record)
+        print(f"band {name} is written: {path}", file=sys.stderr)
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -128,7 +135,7 @@ def plan(args: argparse.Namespace) -> None:
         f"{'all':>10} {'':>17} {entries:>15,} {seconds / 60:>9,.1f} {'':>10} {n_bytes / 1e6:>9,.0f}"
     )
     source = "as given" if args.rate else "measured here just now; --rate gives another machine's"
-    print(f"at {rate:,.4g} different entries/s a job ({source})")
+    print(f"one job after another, at {rate:,.4g} different entries/s ({source})")
 
 
 def label_term(args: argparse.Namespace) -> None:
@@ -355,14 +362,15 @@ def _name_or_json(text: str) -> Any:
         return text
 
 
-def _number_or(word: str) -> Callable[[str], int | None]:
+def _number_or(word: str | None) -> Callable[[str], int | None]:
     """Return what reads a whole number of 1 or more, or None where the text is the word."""
 
     def read(text: str) -> int | None:
         if text == word:
             return None
         if not text.isdecimal() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"{text!r}: wanted {word}, or a number of 1 or more")
+            wanted = f"{word} or a number" if word else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r}: wanted {wanted} of 1 or more")
         return int(text)
 
     return read
@@ -405,13 +413,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "plan-n-train": {
         "flag": "--n-train",
-        "type": _number_or("a size"),
+        "type": _number_or(None),
         "required": True,
         "help": "train images",
     },
     "plan-n-test": {
         "flag": "--n-test",
-        "type": _number_or("a size"),
+        "type": _number_or(None),
         "required": True,
         "help": "test images",
     },
@@ -436,7 +444,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "required": True,
         "metavar": "BAND.json",
-        "help": "records of all bands, written by the verb gram",
+        "help": "all bands that the verb gram wrote, such as FOLDER/*-of-3.json",
     },
     "bands": {
         "type": _number_or("auto"),
@@ -539,7 +547,8 @@ def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]
     drawn = load_split(args.split)
     remedy = "compute it again with the verb gram"
     records, bands, blocks, devices = [], [], [], set()
-    for path in args.gram:
+    for named in args.gram:
+        path = named.with_suffix(".json")
         try:
             record = json.loads(path.read_text())
             start, stop = record["rows"]

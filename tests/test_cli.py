@@ -173,7 +173,9 @@ def test_bands_hold_the_bytes_of_the_whole(folder, tmp_path):
     split = ("--split", folder / "split.npz")
     assert run("label-term", *split, "--gram", *records, *term, tmp_path / "three.npz") == 0
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "three.npz").read_bytes()
-    # A band less, and a band of another architecture, are refused.
+    blocks = sorted(tmp_path.glob("*-of-3.npy"))
+    assert run("label-term", *split, "--gram", *blocks, *term, tmp_path / "blocks.npz") == 0
+    # The blocks name their records; a band less, and a band of another architecture, are refused.
     assert run("label-term", *split, "--gram", *records[:2], *term, tmp_path / "two.npz") == 1
     assert run(*gram[:3], "--band", "1-of-3", "--out", tmp_path) == 0
     assert run("label-term", *split, "--gram", *records, *term, tmp_path / "two.npz") == 1
@@ -208,10 +210,13 @@ def test_plan_measures_this_machine(capsys):
     ("arguments", "message"),
     [
         (("plan", "--n-train", 10), "--n-test"),
-        (("plan", "--n-train", "many", "--n-test", 5), "'many': wanted a size, or a number"),
+        (("plan", "--n-train", "many", "--n-test", 5), "'many': wanted a number of 1 or more"),
         (("plan", "--n-train", 10, "--n-test", 5, "--rate", 0), "wanted a number above 0"),
-        (("plan", "--n-train", 10, "--n-test", 5, "--bands", 0), "'0': wanted auto, or a number"),
-        (("gram", "--split", "s", "--out", "g", "--bands", -2), "'-2': wanted auto, or a number"),
+        (
+            ("plan", "--n-train", 10, "--n-test", 5, "--bands", 0),
+            "'0': wanted auto or a number of 1",
+        ),
+        (("gram", "--split", "s", "--out", "g", "--bands", -2), "'-2': wanted auto or a number"),
         (("gram", "--split", "s", "--out", "g", "--device", "gpu"), "invalid choice: 'gpu'"),
     ],
 )
