@@ -36,7 +36,8 @@ def main() -> None:
     pair = resolve_pair(describe("cifar10", args.path), ["deer", "dog"])
     split = split_pair("cifar10", args.path, pair, args.train, args.test, 66)
     x, x_test = split.x_train, split.x_test
-    k, k_test = gram("chen2020", x), gram("chen2020", x_test, x).astype(float)
+    k = gram("chen2020", x, device="cpu")
+    k_test = gram("chen2020", x_test, x, device="cpu").astype(float)
     y, vectors, vectors_test = split.y_train.astype(float), image_vectors(x), image_vectors(x_test)
     print(f"deer-dog, n = {args.train}, {len(WEIGHTS)} weights, {os.cpu_count()} cores", flush=True)
     totals = np.zeros(2)

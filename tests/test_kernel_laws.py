@@ -190,7 +190,7 @@ def test_an_exception_in_progress_ends_the_job():
 
     n_threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt) as caught:
-        gram("chen2020", draw_images(130), progress=interrupt, threads=2)
+        gram("chen2020", draw_images(130), device="cpu", progress=interrupt, threads=2)
     # Even while the exception, and with it the frame of the call, is kept.
     assert caught.tb is not None
     assert threading.active_count() == n_threads
@@ -264,9 +264,9 @@ def test_memory_stays_below_the_result_and_the_scratch(is_symmetric):
     budget = 12_000_000
     architecture = [{"conv": {"size": 3, "stride": 2}}, "relu", "flatten", "dense"]
     others = None if is_symmetric else x[::-1]
-    gram(architecture, x[:2])
+    gram(architecture, x[:2], device="cpu")
     tracemalloc.start()
-    k = gram(architecture, x, others, threads=2, scratch_bytes=budget)
+    k = gram(architecture, x, others, device="cpu", threads=2, scratch_bytes=budget)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     plan = make_plans([parse_architecture(architecture)], "ntk", 16, 16)[0]
