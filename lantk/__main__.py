@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
+from lantk.options import OPTIONS
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -331,7 +332,7 @@ def _parser() -> argparse.ArgumentParser:
         text = run.__doc__ or ""
         sub = verbs.add_parser(run.__name__.replace("_", "-"), help=text, description=text)
         for option in (*options, "threads"):
-            keywords = dict(_OPTIONS[option])
+            keywords = dict(OPTIONS[option])
             sub.add_argument(keywords.pop("flag", f"--{option}"), **keywords)
         sub.set_defaults(run=run)
 
@@ -352,173 +353,6 @@ def _parser() -> argparse.ArgumentParser:
     verb(track, "results", "config", "out")
     verb(show, "results")
     return parser
-
-
-def _name_or_json(text: str) -> Any:
-    """Read JSON where the text is JSON (a list of layers), else take it as a name."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _number_or(word: str | None) -> Callable[[str], int | None]:
-    """Return what reads a whole number of 1 or more, or None where the text is the word."""
-
-    def read(text: str) -> int | None:
-        if text == word:
-            return None
-        if not text.isdecimal() or int(text) < 1:
-            wanted = f"{word} or a number" if word else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r}: wanted {wanted} of 1 or more")
-        return int(text)
-
-    return read
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted a number above 0, such as 4e5")
-    return rate
-
-
-def _class_label(text: str) -> str | int:
-    """Read ``#3`` as class number 3, anything else as a class name."""
-    return int(text[1:]) if text.startswith("#") and text[1:].isdigit() else text
-
-
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "source": {"required": True, "help": "digits, cifar10, npz or images"},
-    "path": {"help": "file or folder of the source (digits has none)"},
-    "pair": {
-        "required": True,
-        "nargs": 2,
-        "type": _class_label,
-        "metavar": "CLASS",
-        "help": "two class names; #3 is class number 3",
-    },
-    "n-train": {
-        "type": _number_or("all"),
-        "default": None,
-        "help": "train images, or all (the default)",
-    },
-    "n-test": {
-        "type": _number_or("all"),
-        "default": None,
-        "help": "test images, or all (the default)",
-    },
-    "plan-n-train": {
-        "flag": "--n-train",
-        "type": _number_or(None),
-        "required": True,
-        "help": "train images",
-    },
-    "plan-n-test": {
-        "flag": "--n-test",
-        "type": _number_or(None),
-        "required": True,
-        "help": "test images",
-    },
-    "image": {
-        "type": int,
-        "nargs": 3,
-        "default": [3, 32, 32],
-        "metavar": ("CHANNELS", "HEIGHT", "WIDTH"),
-        "help": "shape of an image (default: 3 32 32)",
-    },
-    "table-bands": {
-        "flag": "--bands",
-        "nargs": "*",
-        "default": ["1-of-1"],
-        "help": "row bands whose times are listed (default: 1-of-1)",
-    },
-    "rate": {"type": _rate, "help": "different entries per second (default: measured now)"},
-    "seed": {"type": int, "default": 66, "help": "seed of the random stream (default: 66)"},
-    "split": {"type": Path, "required": True, "help": "file written by the verb split"},
-    "gram": {
-        "type": Path,
-        "nargs": "+",
-        "required": True,
-        "metavar": "BAND.json",
-        "help": "all bands that the verb gram wrote, such as FOLDER/*-of-3.json",
-    },
-    "bands": {
-        "type": _number_or("auto"),
-        "default": None,
-        "metavar": "N",
-        "help": "number of row bands to write, those that are there are kept (default: auto)",
-    },
-    "plan-bands": {
-        "flag": "--bands",
-        "type": _number_or("auto"),
-        "default": None,
-        "metavar": "N",
-        "help": "number of row bands (default: auto, one for every ten minutes of two cores)",
-    },
-    "band": {
-        "metavar": "I-of-N",
-        "help": "the only row band to write, such as 2-of-3, there or not; --bands is not read",
-    },
-    "memory-mb": {
-        "type": int,
-        "default": 0,
-        "help": "memory to work in beside images and result, in MiB (default: 256; on a GPU 4096"
-        " of its own)",
-    },
-    "architecture": {
-        "type": _name_or_json,
-        "default": "chen2020",
-        "help": "a name, or a JSON list of layers (default: chen2020)",
-    },
-    "device": {
-        "choices": ("auto", "cpu", "cuda"),
-        "default": "auto",
-        "help": "auto (the default) takes a GPU where there is one",
-    },
-    "variant": {"required": True, "help": "name of the variant, such as lantk-kr-v1"},
-    "label-term": {"type": Path, "help": "file written by the verb label-term (none for cntk)"},
-    "protocols": {"nargs": "+", "choices": ("honest", "oracle"), "default": ["honest", "oracle"]},
-    "honest-weights": {
-        "type": float,
-        "nargs": "+",
-        "default": [0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3],
-        "help": "label weights that validation inside train chooses from",
-    },
-    "oracle-weights": {
-        "type": float,
-        "nargs": "+",
-        "default": [0.001, 0.01, 0.1, 1],
-        "help": "label weights that the test set chooses from, as in the paper",
-    },
-    "folds": {"type": int, "default": 5, "help": "validation folds (default: 5)"},
-    "fold-seed": {"type": int, "default": 0, "help": "seed that shuffles the folds (default: 0)"},
-    "epochs": {"type": int, "default": 300},
-    "batch-size": {"type": int, "default": 128},
-    "learning-rate": {"type": float, "default": 3e-4},
-    "channels": {"type": json.loads, "help": "JSON list, one number a convolution, or null"},
-    "results": {"type": Path, "required": True, "help": "folder of the results"},
-    "pairs": {"nargs": "+", "required": True, "help": "class pairs, as in the folder names"},
-    "variants": {"nargs": "+", "required": True},
-    "seeds": {"nargs": "+", "type": int, "default": [0], "help": "seeds of the networks"},
-    "config": {
-        "type": json.loads,
-        "default": {},
-        "help": "the configuration as JSON; tracking.uri and tracking.experiment say where runs go"
-        " (default: mlflow.db beside the results folder, experiment lantk)",
-    },
-    "threads": {"type": int, "help": "threads to use (default: what the libraries choose)"},
-    "out": {"type": Path, "required": True, "help": "file to write"},
-    "out-folder": {
-        "type": Path,
-        "required": True,
-        "flag": "--out",
-        "help": "folder to write each band to, as I-of-N.npy and I-of-N.json",
-    },
-}
 
 
 def _spell_out(architecture: Any) -> dict[str, Any]:

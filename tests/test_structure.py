@@ -18,6 +18,7 @@ MODULES = {
 # Module -> what of ours it may import. Imports run one way.
 ALLOWED = {
     "lantk.errors": set(),
+    "lantk.options": set(),
     "lantk.storage": set(),
     "lantk.provenance": set(),
     "lantk.compiled": set(),
@@ -72,7 +73,7 @@ ONLY_IN = {
     "torch": {"lantk.network", "lantk.solve_device"},
     "numba": {"lantk.compiled", "lantk.kernel.cpu", "lantk.kernel.gram", "lantk.pair_tiles"},
     "cupy": {"lantk.kernel.cuda"},
-    "argparse": set(),
+    "argparse": {"lantk.options"},
     "jsonschema": {"lantk.experiment"},
     "snakemake": set(),
 }
