@@ -111,6 +111,7 @@ def plan(args: argparse.Namespace) -> None:
     from lantk.architecture import parse_architecture
     from lantk.kernel.bands import count_bands, count_visits, name_bands, plan_bands
     from lantk.kernel.forecast import forecast, measure_rate
+    from lantk.kernel.gram import SCRATCH_BYTES
 
     architecture, shape = parse_architecture(args.architecture), tuple(args.image)
     sizes = args.n_train, args.n_test
@@ -119,7 +120,8 @@ def plan(args: argparse.Namespace) -> None:
     bands = plan_bands(*sizes, n_bands)
     rate = args.rate or measure_rate(architecture, shape, device=args.device, threads=args.threads)
     # What a GPU works in is its own memory.
-    scratch_bytes = (args.memory_mb or 256) * 2**20 if args.device != "cuda" else 0
+    scratch_bytes = args.memory_mb * 2**20 or SCRATCH_BYTES["cpu"]
+    scratch_bytes *= args.device != "cuda"
     jobs = forecast(bands, *sizes, shape, rate=rate, scratch_bytes=scratch_bytes)
     print(
         f"{'band':>10} {'rows':>17} {'entries':>15} {'minutes':>9} {'memory MB':>10} {'file MB':>9}"

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.kernel.plan import PIXELS, RELU, Plan
-from lantk.kernel.sides import KernelError, Side, normalise
+from lantk.kernel.sides import Side, normalise, write_values
 
 # As in `planes.cu`.
 _ZERO, _SAME, _OWN = range(3)
@@ -492,16 +492,7 @@ class CudaEngine:
         tile = raw.view(self._dtype).reshape(len(results), n1, n2)
         is_mirrored = is_symmetric and rows != columns
         for k, values in zip(results, tile, strict=True):
-            is_finite = np.isfinite(values)
-            if not is_finite.all():
-                i, j = np.argwhere(~is_finite)[0]
-                raise KernelError(
-                    f"the kernel of images {rows.start + i} and {columns.start + j} overflows"
-                    f" {self._dtype}: divide the images by a constant"
-                )
-            k[rows, columns] = values
-            if is_mirrored:
-                k[columns, rows] = values.T
+            write_values(k, rows, columns, values, is_mirrored=is_mirrored)
         return n1 * n2 * (2 if is_mirrored else 1)
 
 

@@ -69,3 +69,25 @@ def normalise(images: NDArray[Any], exponents: NDArray[np.int64], dtype: str) ->
     """Return images * 2**-exponents in `dtype`, without negative zeros."""
     wide = images.astype(np.promote_types(images.dtype, np.float64))
     return np.ldexp(wide, -exponents[:, None, None, None]).astype(dtype, order="C") + 0.0
+
+
+def write_values(
+    k: NDArray[Any], rows: slice, columns: slice, values: NDArray[Any], *, is_mirrored: bool
+) -> None:
+    """Write entries into a Gram matrix, and their mirror images where that is asked.
+
+    Raises
+    ------
+    KernelError
+        If a value is not finite.
+    """
+    is_finite = np.isfinite(values)
+    if not is_finite.all():
+        i, j = np.argwhere(~is_finite)[0]
+        raise KernelError(
+            f"the kernel of images {rows.start + i} and {columns.start + j} overflows"
+            f" {values.dtype}: divide the images by a constant"
+        )
+    k[rows, columns] = values
+    if is_mirrored:
+        k[columns, rows] = values.T

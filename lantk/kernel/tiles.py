@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lantk.kernel import cpu
 from lantk.kernel.plan import Plan
-from lantk.kernel.sides import KernelError, Side, normalise
+from lantk.kernel.sides import Side, normalise, write_values
 
 # Positions x lanes that one task visits: some 10 ms, to keep threads busy and interrupts prompt.
 _TASK_SIZE = 10_000_000
@@ -162,19 +162,12 @@ class CpuEngine:
             sums,
         )
         rows, columns = slice(a.first + start, a.first + stop), slice(b.first, b.first + b.n)
+        is_mirrored = is_symmetric and a.first != b.first
         exponents = a.exponents[start:stop, None] + b.exponents[: b.n]
         for k, readout in zip(results, plan.readouts, strict=True):
             s, t = sums[:, readout.tap, 0, : b.n], sums[:, readout.tap, 1, : b.n]
             with np.errstate(over="ignore"):
                 total = readout.nngp * s + readout.ntk * t
                 values = np.ldexp(total, exponents - readout.halvings).astype(self._dtype)
-            if not np.isfinite(values).all():
-                i, j = np.argwhere(~np.isfinite(values))[0]
-                raise KernelError(
-                    f"the kernel of images {a.first + start + i} and {b.first + j} overflows"
-                    f" {self._dtype}: divide the images by a constant"
-                )
-            k[rows, columns] = values
-            if is_symmetric and a.first != b.first:
-                k[columns, rows] = values.T
-        return values.size * (2 if is_symmetric and a.first != b.first else 1)
+            write_values(k, rows, columns, values, is_mirrored=is_mirrored)
+        return (stop - start) * b.n * (2 if is_mirrored else 1)
