@@ -22,6 +22,7 @@ localrules:
     fetch,
     table,
     figure,
+    overview,
     track,
 
 
@@ -29,7 +30,9 @@ rule all:
     default_target: True
     input:
         tables=rules.table.output,
-        figures=expand(rules.figure.output, pair=PAIRS),
+        figures=expand(rules.figure.output, case=CASES),
+        overviews=expand(rules.overview.output, kind=KINDS),
+        heat_maps=expand(rules.heat_map.output, case=CASES, term=SHOWN_TERMS),
         tracking=rules.track.output,
 
 

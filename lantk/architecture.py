@@ -107,6 +107,25 @@ def same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def find_name(architecture: str | Sequence[Any] | Architecture) -> str | None:
+    """Return the name of an architecture, or None if it has none.
+
+    Examples
+    --------
+    >>> find_name(parse_architecture("arora2019-gap-4"))
+    'arora2019-gap-4'
+    """
+    wanted = parse_architecture(architecture)
+    depth = len(wanted.convs) + 1
+    for name in ("chen2020", f"arora2019-vanilla-{depth}", f"arora2019-gap-{depth}"):
+        try:
+            if parse_architecture(name).digest == wanted.digest:
+                return name
+        except ArchitectureError:
+            continue
+    return None
+
+
 def parse_architecture(name_or_list: str | Sequence[Any] | Architecture) -> Architecture:
     """Return the `Architecture` that a name or a layer list describes.
 

@@ -1,16 +1,15 @@
-"""Images and labels of class pairs: what a source holds, and how it is split.
+"""Images and labels of tasks: what a source holds, and how it is split.
 
-`lantk.sources` says where images come from. Nothing here loads a pickle.
+`lantk.sources` says where images come from, `lantk.tasks` which classes are told apart. Nothing
+here loads a pickle.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -33,44 +32,19 @@ from lantk.sources import (
     opening_npz,
 )
 from lantk.storage import writing
+from lantk.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
 
-@dataclass(frozen=True)
-class Description:
-    """What a source holds, known without its pixels."""
-
-    source: str
-    class_names: tuple[str, ...]
-    """Names of the classes; the position is the class number."""
-    train_counts: tuple[int, ...]
-    """Train images of each class."""
-    test_counts: tuple[int, ...] | None
-    """Test images of each class; None for a source without a test set."""
-    image_shape: tuple[int, int, int]
-    """Channels, height and width of every image."""
-
-
-@dataclass(frozen=True)
-class ClassPair:
-    """Two classes, ``negative < positive``, labelled -1 and +1."""
-
-    negative: int
-    positive: int
-    names: tuple[str, str]
-    slug: str
-    """The pair's name in paths and commands, such as ``deer-dog``: letters, digits, ``_ . -``."""
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Train and test images of one class pair, classes interleaved (negative first).
+    """Train and test images of one task, classes interleaved in the order of `names`.
 
     ``pixels_*`` are n x channels x height x width in the source's own type, ``y_*`` (n,) int8 of
-    -1 and +1, ``index_*`` (n,) int64 row numbers in the source's train and test set (both in the
-    one set of a source without a test set).
+    -1 and +1 for two classes and of 0 ... k - 1 for k, ``index_*`` (n,) int64 row numbers in the
+    source's train and test set (both in the one set of a source without a test set).
     """
 
     pixels_train: NDArray[Any]
@@ -82,32 +56,77 @@ class Split:
     pixel_max: int | None
     """Largest value that a pixel can have; None where pixels are scaled already."""
     source: str
-    names: tuple[str, str]
+    names: tuple[str, ...]
     slug: str
+    channel_statistics: NDArray[np.float64] | None = None
+    """(2, channels): mean and standard deviation of the train pixels; None unless they scale."""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether there are two classes, labelled -1 and +1."""
+        return len(self.names) == 2
+
+    @property
+    def scaling(self) -> str:
+        """``range``, to [-1, 1], or ``standard``, to mean 0 and deviation 1 in every channel."""
+        return "range" if self.channel_statistics is None else "standard"
 
     @property
     def x_train(self) -> NDArray[np.float32]:
-        """Train images as float32, scaled to [-1, 1]; computed at each call."""
-        return _scaled(self.pixels_train, self.pixel_max)
+        """Train images as float32, scaled; computed at each call."""
+        return self._scaled(self.pixels_train)
 
     @property
     def x_test(self) -> NDArray[np.float32]:
-        """Test images as float32, scaled to [-1, 1]; computed at each call."""
-        return _scaled(self.pixels_test, self.pixel_max)
+        """Test images as float32, scaled as the train images are; computed at each call."""
+        return self._scaled(self.pixels_test)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over pixels and their range, labels and row numbers."""
+        """SHA-256, hexadecimal, over pixels and their scaling, labels and row numbers."""
         digest = hashlib.sha256(f"pixel_max {self.pixel_max}\n".encode())
         for name in _SPLIT_ARRAYS:
             array = np.ascontiguousarray(getattr(self, name))
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(array.data)
+        if self.channel_statistics is not None:
+            digest.update(f"standard {self.channel_statistics.tolist()}\n".encode())
         return digest.hexdigest()
+
+    def first(self, n_train: int) -> Split:
+        """Return the split of the first `n_train` train images, scaled as all of them are.
+
+        Raises
+        ------
+        DataError
+            If `n_train` is no multiple of the number of classes, or more than there are.
+        """
+        k, most = len(self.names), len(self.y_train)
+        if n_train % k or not k <= n_train <= most:
+            raise DataError(
+                f"n_train is {n_train}, and the split {self.slug} has {most} train images of {k}"
+                f" classes: wanted a multiple of {k} from {k} to {most}"
+            )
+        names = ("pixels_train", "y_train", "index_train")
+        return replace(self, **{name: getattr(self, name)[:n_train] for name in names})
+
+    def _scaled(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        x = pixels.astype(np.float32)
+        if self.channel_statistics is not None:
+            means, deviations = self.channel_statistics.astype(np.float32)[:, :, None, None]
+            x -= means
+            x /= deviations
+        elif self.pixel_max is not None:
+            x /= np.float32(self.pixel_max / 2)
+            x -= np.float32(1)
+        return x
 
 
 # Images read at once when a whole source is.
 _ROWS_AT_ONCE = 10_000
+# Images held in float64 at once.
+_IMAGES_AT_ONCE = 1_000
+SCALINGS = ("range", "standard")
 _SPLIT_ARRAYS = ("pixels_train", "pixels_test", "y_train", "y_test", "index_train", "index_test")
 
 
@@ -198,122 +217,15 @@ def digest_source(source: str, path: DataPath = None) -> str:
     return digest.hexdigest()
 
 
-def resolve_pair(description: Description, pair: Sequence[str | int]) -> ClassPair:
-    """Return the class pair that two class names or numbers mean, in either order.
-
-    Raises
-    ------
-    DataError
-        If a class is unknown or the two are equal.
-
-    Examples
-    --------
-    >>> resolve_pair(describe("digits"), [8, "3"]).slug
-    '3-8'
-    """
-    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-        raise DataError(f"class pair {pair!r}: wanted two class names or numbers, such as [3, 8]")
-    negative, positive = sorted(_class_number(description, entry) for entry in pair)
-    names = description.class_names
-    if negative == positive:
-        raise DataError(
-            f"class pair {list(pair)!r} is the class {names[negative]!r} twice: wanted two classes"
-        )
-    slug = f"{_class_slug(names, negative)}-{_class_slug(names, positive)}"
-    return ClassPair(negative, positive, (names[negative], names[positive]), slug)
-
-
-def _class_number(description: Description, entry: str | int) -> int:
-    names = description.class_names
-    if isinstance(entry, str) and entry in names:
-        return names.index(entry)
-    if isinstance(entry, Integral) and not isinstance(entry, bool) and 0 <= entry < len(names):
-        if str(entry) in names and names[entry] != str(entry):
-            raise DataError(
-                f"class {entry} of {description.source} could be the class named '{entry}' or class"
-                f" number {entry}, which is named {names[entry]!r}: write the name in quotes"
-            )
-        return int(entry)
-    shown = ", ".join(f"{i}: {name!r}" for i, name in enumerate(names[:20]))
-    close = difflib.get_close_matches(str(entry), names, n=1)
-    raise DataError(
-        f"unknown class {entry!r} in {description.source}:"
-        + (f" did you mean {close[0]!r}?" if close else "")
-        + f" There are {len(names)} classes: {shown}{', ...' if len(names) > 20 else ''}"
-    )
-
-
-def _class_slug(names: tuple[str, ...], number: int) -> str:
-    """Return a text for a class, safe in paths and shells and different for every class.
-
-    It has no ``-``, which joins the two of a pair. A plain name stays as it is and has no ``.``;
-    any other has its class number after one. Names that differ in case only are not plain,
-    because some file systems take them for one.
-    """
-    name = names[number]
-    is_alone = sum(other.casefold() == name.casefold() for other in names) == 1
-    if is_alone and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,39}", name):
-        return name
-    return f"{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')[:40] or 'class'}.{number}"
-
-
-def resolve_sizes(
-    description: Description, pair: ClassPair, n_train: int | None, n_test: int | None
-) -> tuple[int, int]:
-    """Return how many train and test images of a pair to take, half of them from each class.
-
-    Parameters
-    ----------
-    description : Description
-        The source.
-    pair : ClassPair
-        The two classes.
-    n_train, n_test : int or None
-        Even numbers; None means all there is, twice the smaller class. A source without a test
-        set tests on what `n_train` leaves.
-
-    Raises
-    ------
-    DataError
-        If a number is odd, below 2, or more than there is.
-    """
-
-    def of_pair(counts: tuple[int, ...], kind: str) -> tuple[int, str]:
-        negative, positive = counts[pair.negative], counts[pair.positive]
-        return 2 * min(negative, positive), (
-            f"{description.source} has {negative} {kind} of {pair.names[0]!r} and {positive} of"
-            f" {pair.names[1]!r}"
-        )
-
-    if description.test_counts is not None:
-        n_train = _size("n_train", n_train, *of_pair(description.train_counts, "train images"))
-        return n_train, _size("n_test", n_test, *of_pair(description.test_counts, "test images"))
-    most, found = of_pair(description.train_counts, "images")
-    if n_train is None:
-        raise DataError(
-            f"n_train is null, which takes all there is: {found} and no test set, so nothing is"
-            f" left to test on. Set n_train to an even number from 2 to {most - 2}"
-        )
-    n_train = _size("n_train", n_train, most - 2, f"{found} and no test set")
-    found += f", of which n_train takes {n_train}"
-    return n_train, _size("n_test", n_test, most - n_train, found)
-
-
-def _size(key: str, value: int | None, most: int, found: str) -> int:
-    if most < 2:
-        raise DataError(f"{found}: wanted at least one image of each class for {key}")
-    if value is None:
-        return most
-    if not isinstance(value, Integral) or value % 2 or not 2 <= value <= most:
-        raise DataError(
-            f"{key} is {value!r}, but half of it comes from each class and {found}: wanted an even"
-            f" number from 2 to {most}"
-        )
-    return int(value)
-
-
 def split_pair(
-    source: str, path: DataPath, pair: ClassPair, n_train: int | None, n_test: int | None, seed: int
+    source: str,
+    path: DataPath,
+    pair: Task,
+    n_train: int | None,
+    n_test: int | None,
+    seed: int,
+    *,
+    scaling: str = "range",
 ) -> Split:
     """Draw the train and test images of a class pair.
 
@@ -325,65 +237,148 @@ def split_pair(
     ----------
     source, path
         As for `describe`; ``cifar10`` is downloaded if it is not there.
-    pair : ClassPair
+    pair : Task
         From `resolve_pair`.
     n_train, n_test : int or None
         As for `resolve_sizes`.
     seed : int
         From 0 to 2**32 - 1. The split for a smaller n is the beginning of that for a larger one.
+    scaling : {"range", "standard"}
+        To [-1, 1] by the pixels' range, or by the mean and standard deviation of each channel over
+        all train images drawn.
 
     Raises
     ------
     DataError
-        If the source, a size or the seed cannot be used.
+        If the source, a size, the seed or the scaling cannot be used.
     """
     if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise DataError(f"seed is {seed!r}: wanted a whole number from 0 to {2**32 - 1}")
     fetch(source, path)
     opened = open_source(source, path)
-    description = _described(source, opened)
-    if resolve_pair(description, (pair.negative, pair.positive)) != pair:
-        raise DataError(
-            f"{pair} was not made for {source}, whose classes are {description.class_names}"
-        )
-    n_train, n_test = resolve_sizes(description, pair, n_train, n_test)
+    _check_task(_described(source, opened), pair)
     # The specification fixes the legacy stream, which NumPy promises never to change.
     stream = np.random.RandomState(seed)
 
-    def shuffled_rows(part: str) -> NDArray[np.int64]:
-        """Return 2 x n rows of a part, n of each class of the pair; the smaller class decides n."""
-        rows = [np.flatnonzero(opened.labels[part] == c) for c in (pair.negative, pair.positive)]
-        for of_class in rows:
-            order = np.arange(len(of_class))
-            stream.shuffle(order)
-            of_class[:] = of_class[order]
+    def shuffled(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        order = np.arange(len(rows))
+        stream.shuffle(order)
+        return rows[order]
+
+    return _draw(source, opened, pair, n_train, n_test, scaling, shuffled)
+
+
+def split_classes(
+    source: str,
+    path: DataPath,
+    task: Task,
+    n_train: int | None,
+    n_test: int | None,
+    *,
+    scaling: str = "range",
+) -> Split:
+    """Take the train and test images of k classes, the first ones of each in file order.
+
+    They are interleaved: the first image of each class, the second of each, and so on. Without a
+    test set, the test images follow the train images.
+
+    Parameters
+    ----------
+    source, path, n_train, n_test, scaling
+        As for `split_pair`.
+    task : Task
+        From `resolve_classes`.
+
+    Raises
+    ------
+    DataError
+        If the source, a size or the scaling cannot be used.
+    """
+    fetch(source, path)
+    opened = open_source(source, path)
+    _check_task(_described(source, opened), task)
+    return _draw(source, opened, task, n_train, n_test, scaling, lambda rows: rows)
+
+
+def _check_task(description: Description, task: Task) -> None:
+    resolve = resolve_pair if len(task.names) == 2 else resolve_classes
+    is_known = set(task.names) <= set(description.class_names)
+    if not is_known or resolve(description, task.names) != task:
+        raise DataError(
+            f"{task} was not made for {description.source}, whose classes are"
+            f" {description.class_names}"
+        )
+
+
+def _draw(
+    source: str,
+    opened: OpenSource,
+    task: Task,
+    n_train: int | None,
+    n_test: int | None,
+    scaling: str,
+    order: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+) -> Split:
+    """Return the split of the first images of each class, in the order that `order` puts them."""
+    if scaling not in SCALINGS:
+        raise DataError(f"scaling is {scaling!r}: wanted {' or '.join(SCALINGS)}")
+    n_train, n_test = resolve_sizes(_described(source, opened), task, n_train, n_test)
+    k = len(task.numbers)
+
+    def rows_of(part: str) -> NDArray[np.int64]:
+        """Return k x n rows of a part, n of each class of the task; the smallest decides n."""
+        rows = [order(np.flatnonzero(opened.labels[part] == c)) for c in task.numbers]
         return np.stack([of_class[: min(map(len, rows))] for of_class in rows])
 
-    rows_train, part_test = shuffled_rows("train"), "test"
+    rows_train, part_test = rows_of("train"), "test"
     if "test" in opened.labels:
-        rows_test = shuffled_rows("test")
+        rows_test = rows_of("test")
     else:
-        rows_test, part_test = rows_train[:, n_train // 2 :], "train"
-    index_train = rows_train[:, : n_train // 2].T.ravel()
-    index_test = rows_test[:, : n_test // 2].T.ravel()
-    signs = np.array([-1, 1], np.int8)
+        rows_test, part_test = rows_train[:, n_train // k :], "train"
+    index_train = rows_train[:, : n_train // k].T.ravel()
+    index_test = rows_test[:, : n_test // k].T.ravel()
+    labels = np.array([-1, 1] if k == 2 else range(k), np.int8)
+    pixels_train = opened.read("train", index_train)
     return Split(
-        pixels_train=opened.read("train", index_train),
+        pixels_train=pixels_train,
         pixels_test=opened.read(part_test, index_test),
-        y_train=np.tile(signs, n_train // 2),
-        y_test=np.tile(signs, n_test // 2),
+        y_train=np.tile(labels, n_train // k),
+        y_test=np.tile(labels, n_test // k),
         index_train=index_train,
         index_test=index_test,
         pixel_max=opened.pixel_max,
         source=source,
-        names=pair.names,
-        slug=pair.slug,
+        names=task.names,
+        slug=task.slug,
+        channel_statistics=_channel_statistics(pixels_train) if scaling == "standard" else None,
     )
+
+
+def _channel_statistics(pixels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the (2, channels) means and standard deviations of pixels, in float64."""
+
+    def mean(of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+        totals = np.zeros(pixels.shape[1])
+        for start in range(0, len(pixels), _IMAGES_AT_ONCE):
+            block = pixels[start : start + _IMAGES_AT_ONCE].astype(np.float64)
+            totals += of(block).sum(axis=(0, 2, 3))
+        return totals / (pixels.size / pixels.shape[1])
+
+    means = mean(lambda x: x)
+    deviations = np.sqrt(mean(lambda x: (x - means[:, None, None]) ** 2))
+    if not deviations.all():
+        raise DataError(
+            f"channel {deviations.argmin()} has one value in all train images, so it cannot be"
+            " scaled by its standard deviation: set data.scaling to range"
+        )
+    return np.stack([means, deviations])
 
 
 def save_split(path: str | os.PathLike[str], split: Split) -> None:
     """Write a split to an ``.npz`` file, whole or not at all."""
-    path = Path(path)
+    path, names = Path(path), list(_SPLIT_ARRAYS)
+    if split.channel_statistics is not None:
+        names.append("channel_statistics")
     if path.suffix != ".npz":
         raise DataError(f"{path}: a split is stored in a file whose name ends in .npz")
     with writing(path) as temporary:
@@ -395,7 +390,7 @@ def save_split(path: str | os.PathLike[str], split: Split) -> None:
             names=np.array(split.names),
             slug=np.array(split.slug),
             digest=np.array(split.digest),
-            **{name: getattr(split, name) for name in _SPLIT_ARRAYS},
+            **{name: getattr(split, name) for name in names},
         )
 
 
@@ -408,26 +403,19 @@ def load_split(path: str | os.PathLike[str]) -> Split:
         If the file is missing, broken, or not a split.
     """
     with opening_npz(Path(path), "make the split again") as archive:
-        pixel_max, names = int(archive["pixel_max"]), archive["names"].tolist()
+        pixel_max = int(archive["pixel_max"])
         split = Split(
             **{name: archive[name] for name in _SPLIT_ARRAYS},
             pixel_max=None if pixel_max < 0 else pixel_max,
             source=str(archive["source"]),
-            names=(names[0], names[1]),
+            names=tuple(archive["names"].tolist()),
             slug=str(archive["slug"]),
+            channel_statistics=archive.get("channel_statistics"),
         )
         digest = str(archive["digest"])
     if digest != split.digest:
         raise DataError(f"{path} was changed after it was written: make the split again")
     return split
-
-
-def _scaled(pixels: NDArray[Any], pixel_max: int | None) -> NDArray[np.float32]:
-    x = pixels.astype(np.float32)
-    if pixel_max is not None:
-        x /= np.float32(pixel_max / 2)
-        x -= np.float32(1)
-    return x
 
 
 def _described(source: str, opened: OpenSource) -> Description:

@@ -1,6 +1,6 @@
-"""Evaluation: protocols, accuracies with intervals, paired tests, the leaderboard.
+"""Evaluation: what the scores are worth on the test images, under each protocol.
 
-Test labels enter the project here and nowhere else: `predict.predict` and `network.train` return
+Test labels enter the project here and nowhere else: `predict.predict` and `training.train` return
 scores without them, and `assess` and `assess_network` compare the scores with them.
 
 References
@@ -18,22 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
-PROTOCOLS = ("honest", "oracle")
-TABLE_COLUMNS = [
-    "pair",
-    "variant",
-    "protocol",
-    "accuracy",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    "n_train",
-    "n_test",
-    "label_weight",
-]
-BEST = "lantk-best"
+from lantk.statistics import PROTOCOLS, accuracy_with_interval, is_correct
 
 
 @dataclass(frozen=True)
@@ -46,14 +32,18 @@ class WeightPath:
         Label weights r, ascending.
     factors : (p,) array
         lambda = r mean|K| / mean|Z|, on all of train.
-    scores : (p, n_test) array
-        f(x) on the test rows; f >= 0 predicts +1.
+    scores : (p, n_test) or (p, n_test, k) array
+        f(x) on the test rows: f >= 0 predicts +1; of k classes the largest is predicted.
     relative_residuals : (p,) array
         Of each train solve.
     smallest_eigenvalues : (p,) array
         Of K + lambda Z on train; NaN for n > 1,000.
     validation_accuracy : (p,) array
         Mean over folds inside train; NaN where not validated.
+    alignment : (p,) array
+        Kernel-target alignment of K + lambda Z on train, with the label product.
+    label_gram : (m, c) array or None
+        Of the plain kernel: U^T K^-1 T, with labels U and regression targets T.
     diagnostics : dict
         Scalars about K, Z and the solves.
     """
@@ -64,6 +54,8 @@ class WeightPath:
     relative_residuals: NDArray
     smallest_eigenvalues: NDArray
     validation_accuracy: NDArray
+    alignment: NDArray
+    label_gram: NDArray | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
 
 
@@ -74,12 +66,23 @@ def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:
     return int(tied[np.argmin(weights[tied])])
 
 
+def predicted_labels(scores: NDArray) -> NDArray:
+    """Return the label that each row of scores (p, m) predicts, -1 or +1 (a score of 0 is +1).
+
+    Of scores (p, m, k) it is the class with the largest, as a number.
+    """
+    if scores.ndim == 3:
+        return scores.argmax(axis=2)
+    return np.where(scores >= 0, 1, -1)
+
+
 def assess(
     path: WeightPath,
     y_test: NDArray,
     *,
     protocols: Sequence[str],
     oracle_weights: Sequence[float],
+    is_ridge: bool = False,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Return the results of a weight path under each protocol, and its predictions.
 
@@ -90,22 +93,24 @@ def assess(
     ----------
     path : WeightPath
         What `predict` returned.
-    y_test : (n_test,) array of -1/+1
-        Test labels.
+    y_test : (n_test,) array
+        Test labels -1/+1, or class numbers.
     protocols : sequence of str
         Out of `PROTOCOLS`.
     oracle_weights : sequence of float
         The weights that compete under `oracle`.
+    is_ridge : bool
+        Whether the weights are ridges and not label weights.
 
     Returns
     -------
     results : dict
         ``protocols`` (a dict for each: accuracy, interval, weight) and ``curve`` (one dict a
         weight).
-    scores : DataFrame
-        One column a protocol.
+    predictions : DataFrame
+        One column a protocol: scores, or predicted class numbers.
     """
-    correct = is_correct(path.scores, y_test)
+    correct = predicted_labels(path.scores) == y_test
     test_accuracy = correct.mean(axis=1)
     chosen: dict[str, int] = {}
     if "honest" in protocols:
@@ -114,11 +119,19 @@ def assess(
         # The plain kernel has the one weight 0; label terms compete on the oracle's own grid.
         allowed = np.isin(path.weights, oracle_weights) | (len(path.weights) == 1)
         chosen["oracle"] = choose_weight(path.weights, np.where(allowed, test_accuracy, np.nan))
+
+    def weight_of(i: int) -> dict[str, float | None]:
+        weight = float(path.weights[i])
+        return {
+            "label_weight": None if is_ridge else weight,
+            "ridge": weight if is_ridge else None,
+        }
+
     results = {
         "protocols": {
             name: {
                 **accuracy_with_interval(test_accuracy[i], len(y_test)),
-                "label_weight": float(path.weights[i]),
+                **weight_of(i),
                 "epoch": None,
                 "validation_accuracy": _or_none(path.validation_accuracy[i]),
             }
@@ -126,22 +139,87 @@ def assess(
         },
         "curve": [
             {
-                "label_weight": float(path.weights[i]),
+                **weight_of(i),
                 "label_factor": float(path.factors[i]),
                 "validation_accuracy": _or_none(path.validation_accuracy[i]),
                 "test_accuracy": float(test_accuracy[i]),
-                "relative_residual": float(path.relative_residuals[i]),
+                "relative_residual": _or_none(path.relative_residuals[i]),
                 "smallest_eigenvalue": _or_none(path.smallest_eigenvalues[i]),
+                "alignment": _or_none(path.alignment[i]),
             }
             for i in range(len(path.weights))
         ],
         "diagnostics": dict(path.diagnostics),
     }
-    return results, pd.DataFrame({name: path.scores[i] for name, i in chosen.items()})
+    shown = path.scores if path.scores.ndim == 2 else predicted_labels(path.scores)
+    return results, pd.DataFrame({name: shown[i] for name, i in chosen.items()})
+
+
+def oracle_label_path(
+    plain: WeightPath,
+    y_test: NDArray,
+    weights: Sequence[float],
+    *,
+    targets: tuple[float, float] = (0.0, 1.0),
+) -> WeightPath:
+    """Return the path of K + lambda Z with Z the true label product, test labels included.
+
+    The ceiling of every label term, to be assessed under ``oracle`` only. With labels U (-1/+1,
+    or one-hot) the label product is U C U^T (C = 1, or 2 I - 1 1^T), so the solve follows from the
+    plain kernel's: with G = U^T K^-1 U and regression targets T = U B,
+
+        (K + lambda U C U^T)^-1 T = K^-1 U (I + lambda C G)^-1 B.
+
+    Parameters
+    ----------
+    plain : WeightPath
+        The plain kernel's, from `predict`.
+    y_test : (n_test,) array
+        Test labels -1/+1, or class numbers.
+    weights : sequence of float
+        Label weights; mean|Z| is 1.
+    targets : (low, high)
+        As for `predict`.
+    """
+    grid = np.array(sorted(set(weights)), np.float64)
+    factors = grid * plain.diagnostics["mean_abs_k"]
+    if plain.label_gram is None:
+        raise ValueError("the ceiling follows from the path of the plain kernel, at weight 0")
+    if plain.scores.ndim == 2:
+        gram, scores, labels = plain.label_gram, plain.scores[0][:, None], y_test[:, None]
+        product = base = np.eye(1)
+    else:
+        k = plain.scores.shape[2]
+        low, high = targets
+        base = low + (high - low) * np.eye(k)
+        # The last label factor is the column of ones; the others are one-hot times sqrt(2).
+        gram = plain.label_gram[:k] / np.sqrt(2) @ np.linalg.inv(base)
+        scores = plain.scores[0] @ np.linalg.inv(base)
+        labels, product = np.eye(k)[y_test], 2 * np.eye(k) - 1
+    path = []
+    for factor in factors:
+        inner = np.linalg.inv(np.eye(len(gram)) + factor * product @ gram)
+        path.append((scores + factor * labels @ product @ gram) @ inner @ base)
+    stacked = np.stack(path)
+    unknown = np.full(len(grid), np.nan)
+    return WeightPath(
+        grid,
+        factors,
+        stacked[..., 0] if plain.scores.ndim == 2 else stacked,
+        unknown,
+        unknown,
+        unknown,
+        unknown,
+    )
 
 
 def assess_network(
-    test_scores: NDArray, train_loss: NDArray, y_test: NDArray, *, protocols: Sequence[str]
+    test_predictions: NDArray,
+    train_loss: NDArray,
+    y_test: NDArray,
+    *,
+    protocols: Sequence[str],
+    validation_accuracy: float | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Return the results of a trained network, in the form of `assess`.
 
@@ -150,25 +228,30 @@ def assess_network(
 
     Parameters
     ----------
-    test_scores : (epochs, n_test) array
-        Scores after each epoch; >= 0 predicts +1.
+    test_predictions : (epochs, n_test) array
+        Of each epoch: floats are scores of which >= 0 predicts +1, integers are class numbers.
     train_loss : (epochs,) array
         Mean training loss of each epoch.
-    y_test : (n_test,) array of -1/+1
-        Test labels.
+    y_test : (n_test,) array
+        Test labels: -1/+1 for scores, else class numbers.
     protocols : sequence of str
         Out of `PROTOCOLS`.
+    validation_accuracy : float, optional
+        Of the learning rate, where validation inside train chose it; it belongs to `honest`.
     """
-    test_accuracy = is_correct(test_scores, y_test).mean(axis=1)
-    epochs = {"honest": len(test_scores) - 1, "oracle": int(np.argmax(test_accuracy))}
+    are_scores = test_predictions.dtype.kind == "f"
+    is_right = is_correct(test_predictions, y_test) if are_scores else test_predictions == y_test
+    test_accuracy = is_right.mean(axis=1)
+    epochs = {"honest": len(test_accuracy) - 1, "oracle": int(np.argmax(test_accuracy))}
     chosen = {name: epochs[name] for name in PROTOCOLS if name in protocols}
     results = {
         "protocols": {
             name: {
                 **accuracy_with_interval(test_accuracy[i], len(y_test)),
                 "label_weight": None,
+                "ridge": None,
                 "epoch": i + 1,
-                "validation_accuracy": None,
+                "validation_accuracy": validation_accuracy if name == "honest" else None,
             }
             for name, i in chosen.items()
         },
@@ -178,99 +261,7 @@ def assess_network(
         ],
         "diagnostics": {},
     }
-    return results, pd.DataFrame({name: test_scores[i] for name, i in chosen.items()})
-
-
-def is_correct(scores: NDArray, y: NDArray) -> NDArray:
-    """Return where the sign of a score agrees with the label (a score of 0 predicts +1)."""
-    return np.where(np.asarray(scores) >= 0, 1, -1) == np.asarray(y)
-
-
-def accuracy_with_interval(accuracy: float, n: int) -> dict[str, float]:
-    """Return the accuracy and its 95 % Wilson interval as a dictionary."""
-    low, high = wilson_interval(accuracy, n)
-    return {"accuracy": float(accuracy), "ci_low": low, "ci_high": high}
-
-
-def wilson_interval(accuracy: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval for a proportion (a mean over seeds need not be k / n).
-
-    Examples
-    --------
-    >>> low, high = wilson_interval(0.5, 100)
-    >>> round(low, 4), round(high, 4)
-    (0.4038, 0.5962)
-    """
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-    centre = (accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2))
-    # At 0 and 1 one end is the accuracy itself, but for rounding.
-    return float(max(0, min(centre - half, accuracy))), float(min(1, max(centre + half, accuracy)))
-
-
-def mcnemar_p_value(correct_a: NDArray, correct_b: NDArray) -> float:
-    """Return the two-sided exact McNemar p-value of two classifiers on the same images."""
-    only_a = int(np.sum(correct_a & ~correct_b))
-    only_b = int(np.sum(~correct_a & correct_b))
-    if only_a + only_b == 0:
-        return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b).pvalue)
-
-
-def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
-    """Return one row for every pair, variant and protocol, with `TABLE_COLUMNS`.
-
-    Several seeds of a variant make one row: the mean accuracy, the p-value of the first seed.
-    ``lantk-best`` is added where there are label terms: under ``honest`` the one with the best
-    validation accuracy, under ``oracle`` the one with the best test accuracy; the earlier wins a
-    tie.
-
-    Parameters
-    ----------
-    evaluations : sequence of (record, predictions)
-        In the order of the table: by pair, then variant, then seed. Predictions have the columns
-        ``label`` and one of scores for each protocol.
-    """
-    frame = pd.DataFrame(
-        [
-            {
-                **{key: record[key] for key in ("pair", "variant", "n_train", "n_test")},
-                "protocol": protocol,
-                "accuracy": result["accuracy"],
-                "label_weight": result["label_weight"],
-                "validation_accuracy": result["validation_accuracy"],
-                "correct": is_correct(predictions[protocol], predictions["label"]),
-            }
-            for record, predictions in evaluations
-            for protocol, result in record["protocols"].items()
-        ]
-    )
-    rows = []
-    for (_, protocol), group in frame.groupby(["pair", "protocol"], sort=False):
-        by_variant = [seeds for _, seeds in group.groupby("variant", sort=False)]
-        entries = [
-            {**seeds.iloc[0].to_dict(), "p_value": None, "accuracy": seeds["accuracy"].mean()}
-            for seeds in by_variant
-        ]
-        plain = next((e["correct"] for e in entries if e["variant"] == "cntk"), None)
-        terms = [e for e in entries if e["variant"].startswith("lantk-")]
-        if terms:
-            by = "validation_accuracy" if protocol == "honest" else "accuracy"
-            entries.append({**max(terms, key=lambda e: e[by]), "variant": BEST})
-        for entry in entries:
-            if plain is not None and entry["variant"] != "cntk":
-                entry["p_value"] = mcnemar_p_value(entry["correct"], plain)
-            rows.append(entry | accuracy_with_interval(entry["accuracy"], entry["n_test"]))
-    # Pair by pair, variant by variant, in the order of first appearance.
-    table = pd.DataFrame(rows)
-    order = {name: i for i, name in enumerate(dict.fromkeys(frame["pair"]))}
-    table["_pair"] = table["pair"].map(order)
-    variants = {name: i for i, name in enumerate([*dict.fromkeys(frame["variant"]), BEST])}
-    table["_variant"] = table["variant"].map(variants)
-    table["_protocol"] = table["protocol"].map({name: i for i, name in enumerate(PROTOCOLS)})
-    return table.sort_values(["_pair", "_variant", "_protocol"])[TABLE_COLUMNS].reset_index(
-        drop=True
-    )
+    return results, pd.DataFrame({name: test_predictions[i] for name, i in chosen.items()})
 
 
 def _or_none(value: float) -> float | None:

@@ -6,8 +6,9 @@ Beside the command line, this is the one place that reads the configuration dict
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,19 @@ from typing import Any
 import jsonschema
 
 from lantk.architecture import parse_architecture
-from lantk.data import ClassPair, describe, fingerprint, resolve_pair, resolve_sizes
+from lantk.data import describe, fingerprint
 from lantk.errors import LantkError
 from lantk.kernel.bands import count_bands, count_visits, name_bands
+from lantk.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
+from lantk.variants import (
+    BEST,
+    TERMS,
+    families,
+    is_own_term,
+    is_seeded,
+    is_term,
+    variant_name,
+)
 
 _TYPE_NAMES = {
     "integer": "a whole number",
@@ -34,15 +45,37 @@ class ConfigError(LantkError):
 
 
 @dataclass(frozen=True)
+class Case:
+    """One block of results: a task, an architecture and a number of train images."""
+
+    name: str
+    """In paths: the task; its architecture and its n too where the configuration lists several."""
+    task: str
+    """Slug of the task, whose split holds the images of all its cases."""
+    gram: str
+    """Name of the folder of its Gram matrices, which all numbers of train images share."""
+    architecture: Any
+    """A name, or a list of layers."""
+    n_train: int
+    n_test: int
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What the workflow must know of the data before its jobs are planned."""
 
-    pairs: dict[str, ClassPair]
-    """Slug -> class pair, in the order of the configuration."""
+    tasks: dict[str, Task]
+    """Slug -> task, in the order of the configuration."""
+    architectures: list[Any]
+    """Names, or one list of layers."""
+    cases: dict[str, Case]
+    """Name -> case: by task, then architecture, then number of train images."""
     sizes: dict[str, tuple[int, int]]
-    """Slug -> (n_train, n_test)."""
+    """Slug -> (largest n_train, n_test)."""
     bands: dict[str, list[str]]
     """Slug -> names of the row bands of its Gram matrices."""
+    families: dict[str, list[str]]
+    """Family -> its variants; a family is one job a case. No networks where there are no seeds."""
     data_fingerprint: str
     """Changes when files of the data do."""
 
@@ -68,49 +101,181 @@ def check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
 
 
 def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
-    """Return pairs and sizes of a configuration that the schema accepts, or say why it cannot run.
+    """Return tasks and cases of a configuration that the schema accepts, or say why it cannot run.
 
     Raises
     ------
-    ConfigError, DataError, ArchitectureError
+    ConfigError, DataError, ArchitectureError, VariantError
         If keys do not fit together, or do not fit the data.
     """
-    architecture = parse_architecture(config["architecture"])
-    channels = config["cnn"]["channels"]
-    if channels is not None and len(channels) != len(architecture.convs):
-        raise ConfigError(
-            f"cnn.channels has {len(channels)} numbers, and the architecture"
-            f" {len(architecture.convs)} convolutions: give one a convolution, or null"
-        )
-    for protocol, weights in config["label_weights"].items():
-        if not all(map(math.isfinite, weights)):
-            raise ConfigError(f"label_weights.{protocol} is {weights}: wanted finite numbers")
-    results = Path(config["results"])
+    _check_numbers(config)
+    results, source = Path(config["results"]), config["data"]
     if any(path.is_file() for path in (results, *results.parents)):
         raise ConfigError(f"results is {config['results']!r}: a file is in the way of this folder")
-    task, source = config["task"], config["data"]
-    if task["pairs"] is None:
-        raise ConfigError("task.pairs is null: name at least one class pair, such as [[3, 8]]")
+    architectures = _resolve_architectures(config)
+    families = _resolve_families(config)
     description = describe(source["source"], source["path"])
-    resolved = [resolve_pair(description, pair) for pair in task["pairs"]]
-    pairs = {pair.slug: pair for pair in resolved}
-    if len(pairs) < len(resolved):
-        raise ConfigError(f"task.pairs names a class pair twice: {task['pairs']}")
-    sizes = {
-        slug: resolve_sizes(description, pair, task["n_train"], task["n_test"])
-        for slug, pair in pairs.items()
-    }
-    for slug, (n_train, _) in sizes.items():
-        if "honest" in config["protocols"] and n_train // 2 < config["folds"]:
+    tasks = _resolve_tasks(config["task"], description)
+    sizes, cases = {}, {}
+    for slug, task in tasks.items():
+        asked, n_test = _as_list(config["task"]["n_train"]), config["task"]["n_test"]
+        resolved = [resolve_sizes(description, task, n, n_test) for n in asked]
+        sizes[slug] = max(resolved)
+        for given, (n_train, _) in itertools.product(architectures, resolved):
+            gram = slug + (f".{given}" if len(architectures) > 1 else "")
+            name = gram + (f".n{n_train}" if len(resolved) > 1 else "")
+            cases[name] = Case(name, slug, gram, given, n_train, sizes[slug][1])
+            n_least = n_train // len(task.names)
+            if "honest" in config["protocols"] and n_least < config["folds"]:
+                raise ConfigError(
+                    f"folds is {config['folds']}, and {name} has {n_least} train images of each"
+                    " class: lower folds or raise task.n_train"
+                )
+    bands = _resolve_bands(config, architectures, sizes, description.image_shape)
+    return Experiment(
+        tasks,
+        architectures,
+        cases,
+        sizes,
+        bands,
+        families,
+        fingerprint(source["source"], source["path"]),
+    )
+
+
+def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
+    """Return the options of the verb evaluate that a family of variants depends on.
+
+    What the variants do not read is left out, so that editing it computes nothing again.
+    """
+    options: list[Any] = ["--protocols", *config["protocols"], "--folds", config["folds"]]
+    options += target_option(config)
+    if "cntk-ridge" in variants:
+        options += ["--honest-ridges", *config["ridges"]["honest"]]
+        options += ["--oracle-ridges", *config["ridges"]["oracle"]]
+    if set(variants) - {"cntk", "cntk-ridge"}:
+        options += ["--honest-weights", *config["label_weights"]["honest"]]
+        options += ["--oracle-weights", *config["label_weights"]["oracle"]]
+    if any(is_seeded(variant) for variant in variants):
+        options += ["--permutations", config["permutations"]]
+    return [str(option) for option in options + estimator_option(config, variants[0])]
+
+
+def target_option(config: Mapping[str, Any]) -> list[Any]:
+    """Return the option with the targets of classes; nothing for pairs."""
+    task = config["task"]
+    return [] if task["classes"] is None else ["--targets", *task["targets"]]
+
+
+def estimator_option(config: Mapping[str, Any], variant: str) -> list[str]:
+    """Return the option that says how ``lantk-fjlt-*`` are fitted; nothing for other variants."""
+    return ["--estimator", config["estimator"]] if variant.startswith("lantk-fjlt-") else []
+
+
+def overview_kinds(experiment: Experiment) -> list[str]:
+    """Return the figures over all cases that there is something to show in."""
+    variants = [name for members in experiment.families.values() for name in members]
+    has_term = any(is_term(name) or name == "cntk-rbf" for name in variants)
+    has_gain = "cntk" in variants and (has_term or "cntk-ridge" in variants)
+    has_growth = len({case.n_train for case in experiment.cases.values()}) >= 3
+    asked = {"gap": has_gain, "alignment": has_term, "growth": has_growth}
+    return [kind for kind, is_there in asked.items() if is_there]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_numbers(config: Mapping[str, Any]) -> None:
+    """Refuse numbers that the schema cannot: not finite, or a first target not below the second."""
+    lists = {"cnn.learning_rate": _as_list(config["cnn"]["learning_rate"])}
+    for key in ("label_weights", "ridges"):
+        lists |= {f"{key}.{protocol}": values for protocol, values in config[key].items()}
+    lists["task.targets"] = low, high = config["task"]["targets"]
+    for key, values in lists.items():
+        if not all(map(math.isfinite, values)):
+            raise ConfigError(f"{key} is {values}: wanted finite numbers")
+    if not low < high:
+        raise ConfigError(
+            f"task.targets is {[low, high]}: wanted the target of the wrong classes, then a larger"
+            " one of the right class, such as [0, 1]"
+        )
+
+
+def _resolve_architectures(config: Mapping[str, Any]) -> list[Any]:
+    """Return what the configuration lists: names, or one list of layers."""
+    given = config["architecture"]
+    is_names = isinstance(given, list) and all(isinstance(item, str) for item in given)
+    found = given if is_names else [given]
+    networks = [parse_architecture(item) for item in found]
+    if len({network.digest for network in networks}) < len(networks):
+        raise ConfigError(f"architecture names one twice: {given}")
+    channels = config["cnn"]["channels"]
+    for item, network in zip(found, networks, strict=True):
+        if channels is not None and len(channels) != len(network.convs):
+            which = item if isinstance(item, str) else "the architecture"
             raise ConfigError(
-                f"folds is {config['folds']}, and {slug} has {n_train // 2} train images of each"
-                " class: lower folds or raise task.n_train"
+                f"cnn.channels has {len(channels)} numbers, and {which} {len(network.convs)}"
+                " convolutions: give one a convolution, or null"
             )
-    kernel, (_, height, width) = config["kernel"], description.image_shape
-    visits = count_visits(architecture, height, width)
+    return found
+
+
+def _resolve_families(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    found = families(config["variants"])
+    names = [variant_name(variant) for variant in config["variants"]]
+    own = [variant_name(name) for name in found if is_own_term(name)]
+    taken = [name for name in own if name in (*TERMS, BEST) or names.count(name) > 1]
+    if taken:
+        raise ConfigError(
+            f"variants has a label term of your own whose class makes the name {taken[0]!r}, which"
+            " another variant has: give the class another name"
+        )
+    if "oracle-label" in found.get("cntk", []) and "oracle" not in config["protocols"]:
+        raise ConfigError(
+            f"variants has oracle-label, and protocols is {config['protocols']}: it reads test"
+            " labels, so it needs the protocol oracle"
+        )
+    if not config["cnn"]["seeds"]:
+        found.pop("cnn", None)
+    if not found:
+        raise ConfigError("variants has only cnn, and cnn.seeds is empty: give it a seed")
+    return found
+
+
+def _resolve_tasks(task: Mapping[str, Any], description: Description) -> dict[str, Task]:
+    pairs, classes = task["pairs"], task["classes"]
+    if (pairs is None) == (classes is None):
+        which = "are both null" if pairs is None else "are both given"
+        raise ConfigError(
+            f"task.pairs and task.classes {which}: wanted one of them, class pairs such as"
+            " [[3, 8]], or all classes (or three or more) at once"
+        )
+    if pairs is None:
+        found = resolve_classes(description, classes)
+        return {found.slug: found}
+    if list(task["targets"]) != [0, 1]:
+        raise ConfigError(
+            f"task.targets is {task['targets']}, and task.pairs is given: pairs have the targets"
+            " -1 and +1, so leave task.targets at [0, 1]"
+        )
+    resolved = [resolve_pair(description, pair) for pair in pairs]
+    tasks = {pair.slug: pair for pair in resolved}
+    if len(tasks) < len(resolved):
+        raise ConfigError(f"task.pairs names a class pair twice: {pairs}")
+    return tasks
+
+
+def _resolve_bands(
+    config: Mapping[str, Any],
+    architectures: list[Any],
+    sizes: Mapping[str, tuple[int, int]],
+    image_shape: tuple[int, int, int],
+) -> dict[str, list[str]]:
+    visits = count_visits(architectures, *image_shape[1:])
     bands = {}
     for slug, (n_train, n_test) in sizes.items():
-        n_bands = kernel["bands"]
+        n_bands = config["kernel"]["bands"]
         if n_bands == "auto":
             n_bands = count_bands(n_train, n_test, visits, config["device"])
         elif n_bands > n_train:
@@ -119,7 +284,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
                 " that many, or auto"
             )
         bands[slug] = name_bands(n_bands)
-    return Experiment(pairs, sizes, bands, fingerprint(source["source"], source["path"]))
+    return bands
 
 
 def _explain(error: jsonschema.ValidationError) -> str:
@@ -133,12 +298,20 @@ def _explain(error: jsonschema.ValidationError) -> str:
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"{where} has no key {unknown!r}: {hint}There are {', '.join(known)}"
     text = f"{where}: {error.message}"
-    if error.validator == "type":
-        kinds = [wanted] if isinstance(wanted, str) else wanted
-        text = f"{where} is {found!r}: wanted {' or '.join(_TYPE_NAMES[kind] for kind in kinds)}"
-        if isinstance(found, str) and {"number", "integer"} & set(kinds):
+    if error.validator in ("type", "oneOf"):
+        schemas = [{"type": wanted}] if error.validator == "type" else wanted
+        kinds = [kind for schema in schemas for kind in _kinds(schema)]
+        text = f"{where} is {found!r}: wanted {' or '.join(kinds)}"
+        if isinstance(found, str) and {_TYPE_NAMES["number"], _TYPE_NAMES["integer"]} & set(kinds):
             text += " (YAML reads 1e-4 as text: write 1.0e-4)"
     elif error.validator == "enum":
         text = f"{where} is {found!r}: wanted {', '.join(map(str, wanted))}"
     description = error.schema.get("description")
     return text + (f". {description}" if description else "")
+
+
+def _kinds(schema: Mapping[str, Any]) -> list[str]:
+    """Return what a schema takes, in words: its one value, or its types."""
+    if "const" in schema:
+        return [str(schema["const"])]
+    return [_TYPE_NAMES[kind] for kind in _as_list(schema["type"])]

@@ -8,8 +8,12 @@ Every estimator shares one contract:
 * ``train_block(k_train_train, x=None)`` returns Z on the rows that were fitted on, and
   ``fit_transform`` is fit followed by it.
 
+`fit_together` fits several terms that differ in their labels only, for little more than one.
+
 `y` is (n,) of -1/+1 or (n, k) one-hot. ``needs_x`` says whether vectors are needed: the flattened
 images, in the binary task with a constant 1 appended (`image_vectors`). Test labels have no way in.
+
+Two label-free additions to the kernel share the contract, as controls: `Ridge` and `Rbf`.
 
 References
 ----------
@@ -18,20 +22,27 @@ Chen, He and Su, "Label-Aware Neural Tangent Kernel", NeurIPS 2020, section 2.3 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.pair_features import FEATURE_SETS, PairFeatures
-from lantk.solve import GramFactor
+from lantk.pair_features import (
+    FEATURE_SETS,
+    GAUSSIAN,
+    PairFeatures,
+    Vectors,
+)
+from lantk.products import multiply
+from lantk.solve import factorize
+from lantk.variants import split_control
 
 Solve = Callable[[NDArray], NDArray]
 
 # Entries (rows x train images) worked on at once: bounds the memory of fit and transform.
-_BLOCK_ENTRIES = 500_000
+_BLOCK_ENTRIES = 100_000
 
 
 class LabelTermError(LantkError):
@@ -45,6 +56,8 @@ class LabelTerm:
     x_train_: NDArray
     fitted_names: tuple[str, ...] = ()
     """Names of the learned arrays: all that `transform` needs beside the train vectors."""
+    shares: Any = None
+    """Terms of one class for which this is equal can be fitted by one `fit_all`."""
 
     def fit(
         self,
@@ -70,6 +83,23 @@ class LabelTerm:
         """Fit, then return the train block."""
         return self.fit(k_train_train, y, x).train_block(k_train_train, x)
 
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Fit terms of this class, each to its own labels; see `fit_together`."""
+        for term, y in zip(terms, ys, strict=True):
+            term.fit(k_train_train, y, x, solve=solve)
+
+    @staticmethod
+    def blocks_of(terms: Sequence[Any], k: NDArray, x: Any, *, train: bool) -> list[NDArray]:
+        """Return Z of each of several terms of this class; see `blocks_together`."""
+        return [t.train_block(k, x) if train else t.transform(k, x) for t in terms]
+
+    def weight_unit(self, mean_abs_k: float, k_diagonal: NDArray, mean_abs_z: float) -> float:
+        """Return lambda at label weight 1: mean|K| / mean|Z|, both over all of train."""
+        return mean_abs_k / mean_abs_z if mean_abs_z else 0.0
+
     def fitted(self) -> dict[str, NDArray]:
         """Return the learned arrays by name, to be saved (kilobytes, without train vectors)."""
         return {name: np.asarray(getattr(self, name)) for name in self.fitted_names}
@@ -81,6 +111,46 @@ class LabelTerm:
         if x_train is not None:
             self.x_train_ = x_train
         return self
+
+
+def fit_together(
+    terms: Sequence[LabelTerm],
+    k_train_train: NDArray,
+    ys: Sequence[NDArray],
+    x: Vectors | None = None,
+    solve: Solve | None = None,
+) -> None:
+    """Fit every term to its own labels; what does not depend on the labels is computed once.
+
+    Parameters
+    ----------
+    terms : sequence of LabelTerm
+        Unfitted.
+    k_train_train, x, solve
+        As for `LabelTerm.fit`.
+    ys : sequence of arrays
+        The labels of each.
+    """
+    for kind, chosen in _kinds(terms):
+        kind.fit_all([terms[i] for i in chosen], k_train_train, [ys[i] for i in chosen], x, solve)
+
+
+def blocks_together(
+    terms: Sequence[LabelTerm], k: NDArray, x: Vectors | None = None, *, train: bool
+) -> list[NDArray]:
+    """Return Z of every term, on the fitted rows (`train`) or on others."""
+    blocks: dict[int, NDArray] = {}
+    for kind, chosen in _kinds(terms):
+        found = kind.blocks_of([terms[i] for i in chosen], k, x, train=train)
+        blocks.update(zip(chosen, found, strict=True))
+    return [blocks[i] for i in range(len(terms))]
+
+
+def _kinds(terms: Sequence[LabelTerm]) -> Iterator[tuple[type[LabelTerm], list[int]]]:
+    """Yield each class of terms that can be fitted together, and their positions."""
+    keys = [(type(term), term.shares) for term in terms]
+    for key in dict.fromkeys(keys):
+        yield key[0], [i for i, other in enumerate(keys) if other == key]
 
 
 class KernelRegression(LabelTerm):
@@ -114,6 +184,10 @@ class KernelRegression(LabelTerm):
     """
 
     fitted_names = ("spread_", "mean_", "variance_", "moments_")
+    spread_: float
+    mean_: float
+    variance_: float
+    moments_: NDArray
 
     def __init__(self, targets: str) -> None:
         self.targets = targets
@@ -134,34 +208,54 @@ class KernelRegression(LabelTerm):
         SolveError
             If V2 must factor a singular Gram matrix.
         """
+        self.fit_all([self], k_train_train, [y], x, solve)
+        return self
+
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Fit several: the kernel matrix is visited once."""
         h, n = k_train_train, len(k_train_train)
-        labels, signs = label_product_factors(y, n)
-        dual = labels if self.targets == "labels" else (solve or GramFactor(h).solve)(labels)
+        factors = [label_product_factors(y, n) for y in ys]
+        needs_solve = any(term.targets == "dual" for term in terms)
+        solve = solve or (factorize(h).solve if needs_solve else None)
+        duals = [
+            labels if term.targets == "labels" else solve(labels)
+            for term, (labels, _) in zip(terms, factors, strict=True)
+        ]
         # L = sum_c signs_c dual_c dual_c^T, so each mean is a sum of quadratic forms.
+        dual = np.column_stack(duals)
         total = squares = 0.0
+        low, high = np.inf, -np.inf
         h_dual, hh_dual = np.empty_like(dual), np.empty_like(dual)
         for rows in _row_blocks(n, n):
-            block = np.asarray(h[rows], dtype=np.float64)
+            # A copy: it is squared in place.
+            block = np.array(h[rows], dtype=np.float64)
             total += float(block.sum())
-            squares += float(np.vdot(block, block))
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
             h_dual[rows] = block @ dual
-            hh_dual[rows] = np.square(block) @ dual
-        self.mean_ = total / n**2
-        self.variance_ = squares / n**2 - self.mean_**2
-        self.spread_ = float(np.ptp(h)) ** 2
-        self.moments_ = np.array(
-            [
-                signs @ dual.sum(axis=0) ** 2,
-                signs @ np.einsum("ic,ic->c", dual, h_dual),
-                signs @ np.einsum("ic,ic->c", dual, hh_dual),
-            ]
-        ) / float(n**2)
-        if self.spread_ == 0:
+            np.square(block, out=block)
+            squares += float(block.sum())
+            hh_dual[rows] = block @ dual
+        if high == low:
             raise LabelTermError(
-                f"all {n} x {n} kernel values equal {h[0, 0]:.3g}: kernel regression over them is"
+                f"all {n} x {n} kernel values equal {low:.3g}: kernel regression over them is"
                 " undefined; look for images that are all equal"
             )
-        return self
+        first = 0
+        for term, own, (_, signs) in zip(terms, duals, factors, strict=True):
+            mine = slice(first, first + own.shape[1])
+            first = mine.stop
+            term.mean_ = total / n**2
+            term.variance_ = squares / n**2 - term.mean_**2
+            term.spread_ = (high - low) ** 2
+            moments = [
+                signs @ own.sum(axis=0) ** 2,
+                signs @ np.einsum("ic,ic->c", own, h_dual[:, mine]),
+                signs @ np.einsum("ic,ic->c", own, hh_dual[:, mine]),
+            ]
+            term.moments_ = np.array(moments) / float(n**2)
 
     def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
         """Return Z, elementwise in `k`.
@@ -173,20 +267,27 @@ class KernelRegression(LabelTerm):
             less, where the estimate has no meaning (never on train, possible on test).
         """
         m0, m1, m2 = self.moments_
-        phi = np.asarray(k, dtype=np.float64)
-        weight_sum = (self.spread_ - self.variance_) - (phi - self.mean_) ** 2
-        if weight_sum.size and weight_sum.min() <= 0:
-            i, j = np.unravel_index(np.argmin(weight_sum), phi.shape)
-            raise LabelTermError(
-                f"kernel value {phi[i, j]:.3g} at row {i}, column {j} is too far from the train"
-                f" values (mean {self.mean_:.3g}, range {np.sqrt(self.spread_):.3g}): its"
-                " regression weights sum to zero or less. Is this image scaled like the others?"
-            )
-        # Horner's form, in two n x m buffers.
-        z = m0 * (self.spread_ - phi**2)
-        z += 2 * m1 * phi
-        z -= m2
-        z /= weight_sum
+        z = np.empty(k.shape, np.float32)
+        for rows in _row_blocks(*k.shape):
+            phi = np.asarray(k[rows], dtype=np.float64)
+            weight_sum = phi - self.mean_
+            np.square(weight_sum, out=weight_sum)
+            np.subtract(self.spread_ - self.variance_, weight_sum, out=weight_sum)
+            if weight_sum.size and weight_sum.min() <= 0:
+                i, j = np.unravel_index(np.argmin(weight_sum), phi.shape)
+                raise LabelTermError(
+                    f"kernel value {phi[i, j]:.3g} at row {rows.start + i}, column {j} is too far"
+                    f" from the train values (mean {self.mean_:.3g}, range"
+                    f" {np.sqrt(self.spread_):.3g}): its regression weights sum to zero or less."
+                    " Is this image scaled like the others?"
+                )
+            # Horner's form: m0 B - m2 + phi (2 m1 - m0 phi).
+            part = phi * -m0
+            part += 2 * m1
+            part *= phi
+            part += m0 * self.spread_ - m2
+            part /= weight_sum
+            z[rows] = part
         return z
 
 
@@ -202,6 +303,10 @@ class LeastSquares(LabelTerm):
     ----------
     feature_sets : tuple of str
         Names out of `pair_features.FEATURE_SETS`; their columns stand side by side.
+    with_diagonal : bool
+        Whether the n entries of the diagonal, whose target is always 1, belong to the fit.
+    estimator : {"exact", "fjlt"}
+        Exact normal equations, or those of the published sketch (`lantk.sketch`; its own seed).
 
     Attributes
     ----------
@@ -217,8 +322,24 @@ class LeastSquares(LabelTerm):
 
     needs_x = True
 
-    def __init__(self, feature_sets: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        feature_sets: tuple[str, ...],
+        *,
+        with_diagonal: bool = True,
+        estimator: str = "exact",
+        seed: int = 0,
+    ) -> None:
         self.feature_sets = feature_sets
+        self.with_diagonal = with_diagonal
+        self.estimator = estimator
+        self.seed = seed
+
+    @property
+    def shares(self) -> Any:  # type: ignore[override]
+        """Features are shared by terms on the same sets, a sketch by fits to the same entries."""
+        is_exact = self.estimator == "exact"
+        return self.feature_sets, is_exact or (self.with_diagonal, self.seed)
 
     @property
     def fitted_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -240,30 +361,70 @@ class LeastSquares(LabelTerm):
         LabelTermError
             If `x` is missing or does not fit, or all features are zero.
         """
-        n = len(k_train_train)
-        labels, signs = label_product_factors(y, n)
-        self.x_train_ = self._check_vectors(x, n)
-        for name in self.feature_sets:
-            for key, value in FEATURE_SETS[name].fit(self.x_train_).items():
-                setattr(self, key, value)
-        gram, moment = self._features().normal_equations(k_train_train, labels, signs)
-        self.coefficients_ = _solve_normal_equations(gram, moment)
+        self.fit_all([self], k_train_train, [y], x, solve)
         return self
+
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Fit several on the same feature sets: the pairs are visited once."""
+        n = len(k_train_train)
+        targets = [label_product_factors(y, n) for y in ys]
+        first = terms[0]
+        x = first._check_vectors(x, n)
+        learned = {
+            key: value
+            for name in first.feature_sets
+            for key, value in FEATURE_SETS[name].fit(x).items()
+        }
+        for term in terms:
+            term.x_train_ = x
+            vars(term).update(learned)
+        features = first._features()
+        if first.estimator == "exact":
+            products, on_diagonal = features.normal_equations(k_train_train, targets)
+        else:
+            # Imported here: only the published estimator needs it.
+            from lantk.sketch import sketched_normal_equations
+
+            products = sketched_normal_equations(
+                features.row_blocks(k_train_train, targets, with_diagonal=first.with_diagonal),
+                n * n,
+                features.n_features,
+                seed=first.seed,
+                n_targets=len(targets),
+            )
+            on_diagonal = 0
+        p = features.n_features
+        for i, term in enumerate(terms):
+            taken = products if term.with_diagonal else products - on_diagonal
+            term.coefficients_ = _solve_normal_equations(taken[:p], taken[p + i])
+
+    @staticmethod
+    def blocks_of(terms: Sequence[Any], k: NDArray, x: Any, *, train: bool) -> list[NDArray]:
+        """Return Z of several that were fitted together: the pairs are visited once."""
+        first = terms[0]
+        if train:
+            first._check_vectors(first.x_train_, len(k))
+        else:
+            x = first._check_vectors(x, len(k))
+        coefficients = np.array([term.coefficients_ for term in terms])
+        return list(first._features().combine(coefficients, k, None if train else x))
 
     def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
         """Return Z = sum of coefficient times feature."""
-        return self._features().combine(self.coefficients_, k, self._check_vectors(x, len(k)))
+        return self.blocks_of([self], k, x, train=False)[0]
 
     def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
         """Return Z on the fitted rows, in half the time: it is symmetric. `x` is not needed."""
-        self._check_vectors(self.x_train_, len(k_train_train))
-        return self._features().combine(self.coefficients_, k_train_train)
+        return self.blocks_of([self], k_train_train, x, train=True)[0]
 
     def _features(self) -> PairFeatures:
         learned = {name: getattr(self, name) for name in self.fitted_names[1:]}
         return PairFeatures(self.feature_sets, self.x_train_, learned)
 
-    def _check_vectors(self, x: NDArray | None, n: int) -> NDArray:
+    def _check_vectors(self, x: Vectors | None, n: int) -> Vectors:
         if x is None or x.ndim != 2 or len(x) != n:
             found = "none" if x is None else f"an array of shape {x.shape}"
             raise LabelTermError(
@@ -271,6 +432,144 @@ class LeastSquares(LabelTerm):
                 f" shape ({n}, d); pass x=image_vectors(images)"
             )
         return x
+
+
+class PlugIn(LabelTerm):
+    """The product of estimated label expectations, Z(x, x') = sum_c s_c eta_c(x) eta_c(x').
+
+    Given independent samples E[y y' | x, x'] = eta(x) eta(x') with eta(x) = E[y | x]: the best
+    regression of label products is of rank one (k classes: 2 sum_c p_c p'_c - 1). eta is estimated
+    by kernel regression with K itself; on train rows out of fold, since a train row's own label
+    would be reproduced exactly.
+
+    Parameters
+    ----------
+    folds, seed : int
+        Number of folds of the estimate on train rows, and the seed that shuffles them.
+
+    Attributes
+    ----------
+    dual_ : (n, c) array
+        K^-1 times the labels.
+    eta_train_ : (n, c) array
+        Estimates on train rows, out of fold.
+    """
+
+    fitted_names = ("dual_", "eta_train_")
+    dual_: NDArray
+    eta_train_: NDArray
+
+    def __init__(self, folds: int = 5, seed: int = 0) -> None:
+        self.folds = folds
+        self.seed = seed
+
+    def fit(
+        self,
+        k_train_train: NDArray,
+        y: NDArray,
+        x: NDArray | None = None,
+        solve: Solve | None = None,
+    ) -> PlugIn:
+        """Learn the estimate; `solve` maps right-hand sides to K^-1 times them.
+
+        Raises
+        ------
+        SolveError
+            If a Gram matrix is singular to working accuracy.
+        """
+        self.fit_all([self], k_train_train, [y], x, solve)
+        return self
+
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Fit several: every Gram matrix is factored once."""
+        k, n, first = k_train_train, len(k_train_train), terms[0]
+        factors = [label_product_factors(y, n) for y in ys]
+        # One-hot labels come scaled by sqrt(2), beside a column of ones.
+        labels = [f if len(s) == 1 else f[:, :-1] / np.sqrt(2) for f, s in factors]
+        stacked = np.column_stack(labels)
+        low = -1.0 if labels[0].shape[1] == 1 else 0.0
+        dual = (solve or factorize(k).solve)(stacked)
+        eta = np.empty_like(stacked)
+        fold_of = np.random.default_rng(first.seed).permutation(np.arange(n) % first.folds)
+        for fold in range(first.folds):
+            held, rest = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
+            part = factorize(np.asarray(k[np.ix_(rest, rest)])).solve(stacked[rest])
+            eta[held] = multiply(np.asarray(k[np.ix_(held, rest)]), part)
+        np.clip(eta, low, 1, out=eta)
+        width = stacked.shape[1] // len(terms)
+        for i, term in enumerate(terms):
+            mine = slice(i * width, (i + 1) * width)
+            term.dual_, term.eta_train_ = dual[:, mine], eta[:, mine]
+
+    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z, the estimates of the rows being those of all of train."""
+        low = -1 if self.dual_.shape[1] == 1 else 0
+        return self._product(np.clip(multiply(k, self.dual_), low, 1))
+
+    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z on the fitted rows, from the out-of-fold estimates."""
+        return self._product(self.eta_train_)
+
+    def _product(self, eta: NDArray) -> NDArray:
+        z = np.empty((len(eta), len(self.eta_train_)), np.float32)
+        is_binary = eta.shape[1] == 1
+        for rows in _row_blocks(*z.shape):
+            product = eta[rows] @ self.eta_train_.T
+            z[rows] = product if is_binary else 2 * product - 1
+        return z
+
+
+class Ridge(LabelTerm):
+    """The identity: K + lambda I sees no label. Its weight is the ridge, times K's mean diagonal.
+
+    Blocks are given as the diagonal (n,) on train, and as zeros elsewhere.
+    """
+
+    def fit(
+        self,
+        k_train_train: NDArray,
+        y: NDArray,
+        x: NDArray | None = None,
+        solve: Solve | None = None,
+    ) -> Ridge:
+        """Learn nothing."""
+        return self
+
+    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return zeros, as a (0,) array that stands for them."""
+        return np.zeros(0)
+
+    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return the diagonal of the identity, (n,)."""
+        return np.ones(len(k_train_train))
+
+    def weight_unit(self, mean_abs_k: float, k_diagonal: NDArray, mean_abs_z: float) -> float:
+        """Return lambda at ridge 1: the mean diagonal of K."""
+        return float(np.mean(k_diagonal))
+
+
+class Rbf(LeastSquares):
+    """The Gaussian exp(-|x - x'|^2 / s2) of pixels, a kernel beside K that sees no label.
+
+    It is the eighth of the pair features, with coefficient 1 and without the others; s2 is the mean
+    squared distance over all train entries, zeros of the diagonal included.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("global",))
+
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Learn the scale of the Gaussian; labels are not looked at."""
+        for term in terms:
+            term.x_train_ = term._check_vectors(x, len(k_train_train))
+            vars(term).update(FEATURE_SETS["global"].fit(term.x_train_))
+            term.coefficients_ = np.eye(10)[GAUSSIAN]
 
 
 def label_product_factors(y: NDArray, n: int) -> tuple[NDArray, NDArray]:
@@ -307,29 +606,36 @@ def image_vectors(images: NDArray, *, append_one: bool = True) -> NDArray:
     return np.column_stack([flat, np.ones(len(flat), dtype=flat.dtype)])
 
 
-# Variant name -> how to build its estimator.
-_LABEL_TERMS: dict[str, tuple[type[LabelTerm], dict[str, Any]]] = {
+# Term -> how to build its estimator.
+_ESTIMATORS: dict[str, tuple[type[LabelTerm], dict[str, Any]]] = {
     "lantk-kr-v1": (KernelRegression, {"targets": "labels"}),
     "lantk-kr-v2": (KernelRegression, {"targets": "dual"}),
     "lantk-fjlt-v1": (LeastSquares, {"feature_sets": ("global",)}),
     "lantk-fjlt-v2": (LeastSquares, {"feature_sets": ("global", "pca-release")}),
     "lantk-fjlt-v2-text": (LeastSquares, {"feature_sets": ("global", "pca-text")}),
+    "lantk-plugin": (PlugIn, {}),
+    "cntk-ridge": (Ridge, {}),
+    "cntk-rbf": (Rbf, {}),
 }
 
 
-def label_term(name: str) -> LabelTerm:
+def label_term(name: str, *, estimator: str = "exact") -> LabelTerm:
     """Return an unfitted label term by its variant name.
 
     Parameters
     ----------
     name : str
-        ``lantk-kr-v1``, ``lantk-kr-v2``, ``lantk-fjlt-v1``, ``lantk-fjlt-v2`` or
-        ``lantk-fjlt-v2-text``.
+        A term, such as ``lantk-kr-v1`` or ``lantk-plugin``; ``TERM-offdiagonal`` leaves the
+        diagonal out of a least-squares fit; ``TERM-shuffled`` and ``TERM-diagonal`` are the term
+        itself, whose labels or blocks `predict` changes. ``cntk-ridge`` and ``cntk-rbf`` are the
+        additions that see no label.
+    estimator : {"exact", "fjlt"}
+        How least squares are solved: by exact normal equations, or on the published sketch.
 
     Raises
     ------
     LabelTermError
-        If there is no such label term.
+        If there is no such label term or estimator.
 
     Examples
     --------
@@ -337,12 +643,22 @@ def label_term(name: str) -> LabelTerm:
     >>> label_term("lantk-kr-v1").fit_transform(k, np.array([1.0, -1.0])).shape
     (2, 2)
     """
-    if name not in _LABEL_TERMS:
-        raise LabelTermError(
-            f"unknown label term {name!r}: wanted one of {', '.join(_LABEL_TERMS)}"
-        )
-    estimator, options = _LABEL_TERMS[name]
-    return estimator(**options)
+    term, control = split_control(name)
+    if term not in _ESTIMATORS:
+        raise LabelTermError(f"unknown label term {name!r}: wanted one of {', '.join(_ESTIMATORS)}")
+    if estimator not in ("exact", "fjlt"):
+        raise LabelTermError(f"unknown estimator {estimator!r}: wanted 'exact' or 'fjlt'")
+    kind, options = _ESTIMATORS[term]
+    if kind is LeastSquares:
+        options = options | {"estimator": estimator}
+    if control == "offdiagonal":
+        if kind is not LeastSquares:
+            raise LabelTermError(
+                f"{name!r}: only the least-squares terms (lantk-fjlt-...) can leave the diagonal"
+                " out of their fit"
+            )
+        options = options | {"with_diagonal": False}
+    return kind(**options)
 
 
 def _row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:

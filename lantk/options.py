@@ -54,11 +54,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "source": {"required": True, "help": "digits, cifar10, npz or images"},
     "path": {"help": "file or folder of the source (digits has none)"},
     "pair": {
-        "required": True,
         "nargs": 2,
         "type": _class_label,
         "metavar": "CLASS",
         "help": "two class names; #3 is class number 3",
+    },
+    "classes": {
+        "nargs": "+",
+        "type": _class_label,
+        "metavar": "CLASS",
+        "help": "instead of a pair: three or more classes, or all; the first images of each in file"
+        " order (--seed is not read)",
+    },
+    "scaling": {
+        "choices": ("range", "standard"),
+        "default": "range",
+        "help": "pixels to [-1, 1] (range, the default), or to mean 0 and deviation 1 in each"
+        " channel over the train images",
     },
     "n-train": {
         "type": _number_or("all"),
@@ -133,13 +145,59 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "chen2020",
         "help": "a name, or a JSON list of layers (default: chen2020)",
     },
+    "architectures": {
+        "flag": "--architecture",
+        "type": _name_or_json,
+        "nargs": "+",
+        "default": ["chen2020"],
+        "help": "names, or JSON lists of layers, computed in one pass (default: chen2020)",
+    },
     "device": {
         "choices": ("auto", "cpu", "cuda"),
         "default": "auto",
         "help": "auto (the default) takes a GPU where there is one",
     },
     "variant": {"required": True, "help": "name of the variant, such as lantk-kr-v1"},
-    "label-term": {"type": Path, "help": "file written by the verb label-term (none for cntk)"},
+    "family": {
+        "flag": "--variants",
+        "nargs": "+",
+        "required": True,
+        "help": "a label term and its controls, such as lantk-kr-v1 lantk-kr-v1-shuffled, or cntk"
+        " with cntk-ridge and oracle-label",
+    },
+    "label-term": {
+        "type": Path,
+        "help": "file written by the verb label-term, so that the term is not fitted again",
+    },
+    "case": {"required": True, "help": "name of the results, such as deer-dog"},
+    "evaluation": {
+        "type": Path,
+        "required": True,
+        "help": "record that evaluate wrote, which names the label weight",
+    },
+    "case-n-train": {
+        "flag": "--n-train",
+        "type": _number_or("all"),
+        "help": "take the first so many train images of the split (default: all)",
+    },
+    "targets": {
+        "type": float,
+        "nargs": 2,
+        "default": [0.0, 1.0],
+        "metavar": ("LOW", "HIGH"),
+        "help": "regression targets of the other classes and of the own one, for three classes or"
+        " more (default: 0 1); two are regressed on -1 and +1",
+    },
+    "permutations": {
+        "type": int,
+        "default": 3,
+        "help": "permutations of the labels of each shuffled control (default: 3)",
+    },
+    "estimator": {
+        "choices": ("exact", "fjlt"),
+        "default": "exact",
+        "help": "least squares by exact normal equations (the default), or on the published sketch",
+    },
     "protocols": {"nargs": "+", "choices": ("honest", "oracle"), "default": ["honest", "oracle"]},
     "honest-weights": {
         "type": float,
@@ -153,16 +211,61 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": [0.001, 0.01, 0.1, 1],
         "help": "label weights that the test set chooses from, as in the paper",
     },
+    "honest-ridges": {
+        "type": float,
+        "nargs": "+",
+        "default": [0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3],
+        "help": "ridges that validation inside train chooses from, times K's mean diagonal",
+    },
+    "oracle-ridges": {
+        "type": float,
+        "nargs": "+",
+        "default": [0.001, 0.01, 0.1, 1],
+        "help": "ridges that the test set chooses from",
+    },
     "folds": {"type": int, "default": 5, "help": "validation folds (default: 5)"},
     "fold-seed": {"type": int, "default": 0, "help": "seed that shuffles the folds (default: 0)"},
     "epochs": {"type": int, "default": 300},
     "batch-size": {"type": int, "default": 128},
-    "learning-rate": {"type": float, "default": 3e-4},
+    "learning-rate": {
+        "type": float,
+        "nargs": "+",
+        "default": [3e-4],
+        "help": "of Adam; of several, validation inside train chooses one (default: 3e-4)",
+    },
+    "loss": {
+        "choices": ("squared", "cross-entropy"),
+        "default": "squared",
+        "help": "what training lowers (default: squared)",
+    },
     "channels": {"type": json.loads, "help": "JSON list, one number a convolution, or null"},
     "results": {"type": Path, "required": True, "help": "folder of the results"},
-    "pairs": {"nargs": "+", "required": True, "help": "class pairs, as in the folder names"},
+    "results-folders": {
+        "flag": "--results",
+        "type": Path,
+        "nargs": "+",
+        "required": True,
+        "metavar": "FOLDER",
+        "help": "folders of results, named as their presets; one that is missing was not run",
+    },
+    "cases": {"nargs": "+", "required": True, "help": "cases, as in the folder names"},
     "variants": {"nargs": "+", "required": True},
     "seeds": {"nargs": "+", "type": int, "default": [0], "help": "seeds of the networks"},
+    "kind": {
+        "choices": ("weight", "gap", "growth", "alignment"),
+        "default": "weight",
+        "help": "accuracy against label weight of one case (weight, the default); gains over CNTK"
+        " and the gap to the CNN (gap); error against n (growth); kernel-target alignment",
+    },
+    "experiments": {
+        "type": Path,
+        "default": Path("experiments"),
+        "help": "folder of the presets and of published numbers (default: experiments)",
+    },
+    "data-note": {
+        "default": "as named in each preset",
+        "help": "what the images are, such as: CIFAR-10, JPEG copy",
+    },
     "config": {
         "type": json.loads,
         "default": {},
@@ -175,6 +278,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": Path,
         "required": True,
         "flag": "--out",
-        "help": "folder to write each band to, as I-of-N.npy and I-of-N.json",
+        "help": "folder to write to, VARIANT.json and .csv, or VARIANT-seedN for permuted labels",
+    },
+    "out-folders": {
+        "type": Path,
+        "nargs": "+",
+        "required": True,
+        "flag": "--out",
+        "help": "folder to write each band to, as I-of-N.npy and I-of-N.json; one for each"
+        " architecture",
     },
 }

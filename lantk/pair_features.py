@@ -13,18 +13,91 @@ open (`PcaRelease`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.pair_tiles import Tile, add_inner_products, compare, in_threads, lower_tiles, tiles
+from lantk.pair_tiles import (
+    SIDE,
+    Tile,
+    add_inner_products,
+    combine_rows,
+    compare,
+    in_threads,
+    lower_tiles,
+    tiles,
+)
 
 N_COMPONENTS = 5
+# Entries whose features are held at once where all are wanted in turn.
+_ENTRIES_AT_ONCE = 2**18
+# Position of the Gaussian among the ten features.
+GAUSSIAN = 7
 
 Samples = tuple[NDArray[Any], ...]
 """What samples bring to their features, each by itself: arrays with one row a sample."""
+
+
+class PairedVectors:
+    """Vectors of which inner products and L1 distances are computed once, and cut to any rows.
+
+    Validation fits the same features anew in every fold, and these two are most of their cost.
+    An instance stands wherever an array of vectors does: ``x[rows]`` is one with the same store.
+
+    Parameters
+    ----------
+    x_train : (n, d) array
+        Vectors on both sides of pairs.
+    x_others : (m, d) array
+        Vectors that are compared with `x_train` only.
+
+    Notes
+    -----
+    Memory: 16 n (n + m) bytes. The first n are the rows of `x_train`, then those of `x_others`.
+    """
+
+    def __init__(self, x_train: NDArray, x_others: NDArray) -> None:
+        n, m = len(x_train), len(x_others)
+        self.x = np.concatenate([x_train, x_others])
+        self.places = np.arange(n + m)
+        self.inner, self.distance = np.empty((2, n + m, n))
+        vectors = _as_rows(self.x)
+
+        def fill(tile: Tile) -> None:
+            rows, columns = tile
+            parts = self.inner[rows, columns], self.distance[rows, columns]
+            compare(vectors[rows], vectors[columns], *parts)
+            if rows.stop <= n:
+                self.inner[columns, rows], self.distance[columns, rows] = (p.T for p in parts)
+
+        for _ in in_threads(fill, lower_tiles(n)):
+            pass
+        for _ in in_threads(fill, ((slice(n + r.start, n + r.stop), c) for r, c in tiles(m, n))):
+            pass
+
+    def __getitem__(self, rows: Any) -> PairedVectors:
+        cut = copy.copy(self)
+        cut.x, cut.places = self.x[rows], self.places[rows]
+        return cut
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of vectors and of coordinates."""
+        return self.x.shape
+
+    @property
+    def ndim(self) -> int:
+        """Two, as of an array of vectors."""
+        return 2
+
+
+Vectors = NDArray[Any] | PairedVectors
 
 
 class FeatureSet:
@@ -45,14 +118,14 @@ class FeatureSet:
     columns: Samples
 
     @staticmethod
-    def fit(x_train: NDArray) -> dict[str, NDArray]:
+    def fit(x_train: Vectors) -> dict[str, NDArray]:
         """Return the constants learned from the train vectors (n, d), by name."""
         raise NotImplementedError
 
-    def __init__(self, x_train: NDArray, learned: Mapping[str, NDArray]) -> None:
+    def __init__(self, x_train: Vectors, learned: Mapping[str, NDArray]) -> None:
         raise NotImplementedError
 
-    def read(self, x: NDArray) -> Samples:
+    def read(self, x: Vectors) -> Samples:
         """Return what vectors (m, d) bring to their features: arrays of m rows."""
         raise NotImplementedError
 
@@ -78,22 +151,31 @@ class Global(FeatureSet):
     fitted_names = ("mean_squared_distance_",)
 
     @staticmethod
-    def fit(x_train: NDArray) -> dict[str, NDArray]:
+    def fit(x_train: Vectors) -> dict[str, NDArray]:
         """Learn the scale of the Gaussian."""
-        return {"mean_squared_distance_": _mean_squared_distance(x_train)}
+        return {"mean_squared_distance_": _mean_squared_distance(as_array(x_train))}
 
-    def __init__(self, x_train: NDArray, learned: Mapping[str, NDArray]) -> None:
+    def __init__(self, x_train: Vectors, learned: Mapping[str, NDArray]) -> None:
         self._scale = float(learned["mean_squared_distance_"])
+        self._store = x_train if isinstance(x_train, PairedVectors) else None
+        self._n_coordinates = x_train.shape[1]
         self.columns = self.read(x_train)
 
-    def read(self, x: NDArray) -> Samples:
-        """Return the vectors and their moments."""
-        return _read_vectors(x)
+    def read(self, x: Vectors) -> Samples:
+        """Return the vectors, or their places in the store of pairs, and their moments."""
+        vectors, *moments = _read_vectors(as_array(x))
+        # Places mean the same store, since all vectors of a fit come from one.
+        return (x.places if isinstance(x, PairedVectors) else vectors, *moments)
 
     def fill(self, out: NDArray, kernel: NDArray, rows: Samples, columns: Samples) -> None:
         """Set the ten features, (10, m, n)."""
         out[0] = kernel
-        _fill_nine(out, rows, columns, self._scale)
+        if self._store is None:
+            compare(rows[0], columns[0], out[1], out[9])
+        else:
+            places = np.ix_(rows[0], columns[0])
+            out[1], out[9] = self._store.inner[places], self._store.distance[places]
+        _fill_seven(out, rows[1:], columns[1:], self._scale, self._n_coordinates)
 
 
 class _Pca(FeatureSet):
@@ -102,7 +184,7 @@ class _Pca(FeatureSet):
     fitted_names: tuple[str, ...] = ("pca_mean_", "pca_components_")
 
     @staticmethod
-    def fit(x_train: NDArray) -> dict[str, NDArray]:
+    def fit(x_train: Vectors) -> dict[str, NDArray]:
         """Learn mean and components; the largest absolute loading of each is positive."""
         # Imported here: scikit-learn takes seconds to load, and only this needs it.
         from sklearn.decomposition import PCA
@@ -116,19 +198,19 @@ class _Pca(FeatureSet):
         # One thread: the rounding of matrix-vector products depends on their number, and memory
         # bounds their speed.
         with threadpool_limits(1):
-            pca.fit(np.asarray(x_train, np.float64))
+            pca.fit(np.asarray(as_array(x_train), np.float64))
         components = pca.components_
         largest = np.argmax(np.abs(components), axis=1)
         components *= np.sign(components[np.arange(n_components), largest])[:, None]
         return {"pca_mean_": pca.mean_, "pca_components_": components}
 
-    def __init__(self, x_train: NDArray, learned: Mapping[str, NDArray]) -> None:
+    def __init__(self, x_train: Vectors, learned: Mapping[str, NDArray]) -> None:
         self._learned = learned
         self.columns = self.read(x_train)
 
-    def read(self, x: NDArray) -> Samples:
+    def read(self, x: Vectors) -> Samples:
         """Return the components."""
-        return (_project(x, self._learned),)
+        return (_project(as_array(x), self._learned),)
 
 
 class PcaRelease(_Pca):
@@ -156,19 +238,21 @@ class PcaText(_Pca):
     fitted_names = (*_Pca.fitted_names, "pca_mean_squared_distance_")
 
     @staticmethod
-    def fit(x_train: NDArray) -> dict[str, NDArray]:
+    def fit(x_train: Vectors) -> dict[str, NDArray]:
         """Learn the components, and the scale of the Gaussian between them."""
         learned = _Pca.fit(x_train)
-        scale = _mean_squared_distance(_project(x_train, learned))
+        scale = _mean_squared_distance(_project(as_array(x_train), learned))
         return learned | {"pca_mean_squared_distance_": scale}
 
-    def read(self, x: NDArray) -> Samples:
+    def read(self, x: Vectors) -> Samples:
         """Return the components and their moments."""
         return _read_vectors(*super().read(x))
 
     def fill(self, out: NDArray, kernel: NDArray, rows: Samples, columns: Samples) -> None:
         """Set the ten features of the components, (10, m, n)."""
-        _fill_nine(out, rows, columns, float(self._learned["pca_mean_squared_distance_"]))
+        scale, n_coordinates = float(self._learned["pca_mean_squared_distance_"]), rows[0].shape[1]
+        compare(rows[0], columns[0], out[1], out[9])
+        _fill_seven(out, rows[1:], columns[1:], scale, n_coordinates)
         _, inner, cosine, _, norms, sine, angle, *_ = out
         out[0] = _two_layer_ntk(inner, norms, cosine, sine, angle)
 
@@ -199,51 +283,92 @@ class PairFeatures:
     """
 
     def __init__(
-        self, names: Sequence[str], x_train: NDArray, learned: Mapping[str, NDArray]
+        self, names: Sequence[str], x_train: Vectors, learned: Mapping[str, NDArray]
     ) -> None:
         self._sets = [FEATURE_SETS[name](x_train, learned) for name in names]
         self._train = [s.columns for s in self._sets]
-        self._n_features = sum(s.n_features for s in self._sets)
+        self.n_features = sum(s.n_features for s in self._sets)
 
     def normal_equations(
-        self, k_train_train: NDArray, labels: NDArray, signs: NDArray
+        self, k_train_train: NDArray, targets: Sequence[tuple[NDArray, NDArray]]
     ) -> tuple[NDArray, NDArray]:
-        """Return F^T F (p, p) and F^T t (p,) over all n^2 entries.
+        """Return [F t_1 t_2 ...]^T F over all n^2 entries, and over the n of the diagonal alone.
 
-        `k_train_train` is taken to be symmetric. The target t is the label
-        product ``labels diag(signs) labels^T``.
+        Each target t is given as (labels, signs): the label product ``labels diag(signs)
+        labels^T``. Both results are (p + number of targets, p): F^T F, then one row a target.
+        `k_train_train` is taken to be symmetric.
         """
+        p, n_targets = self.n_features, len(targets)
 
-        def products_of(tile: Tile) -> NDArray:
+        def products_of(tile: Tile) -> tuple[NDArray, NDArray | None]:
             rows, columns = tile
-            values = self._values(k_train_train, self._train, tile, n_more=1)
-            values[-1] = np.einsum("ic,jc->ij", labels[rows] * signs, labels[columns])
-            products = np.zeros((len(values), len(values)))
+            values = self._values(k_train_train, self._train, tile, n_more=n_targets)
+            _fill_targets(values[p:], targets, rows, columns)
+            products = np.zeros((p + n_targets, p + n_targets))
             add_inner_products(values.reshape(len(values), -1), products)
-            return products if rows == columns else 2 * products
+            if rows != columns:
+                return 2 * products, None
+            on_diagonal = np.zeros_like(products)
+            diagonal = np.ascontiguousarray(np.diagonal(values, axis1=1, axis2=2))
+            add_inner_products(diagonal, on_diagonal)
+            return products, on_diagonal
 
-        total = np.zeros((self._n_features + 1, self._n_features + 1))
-        for products in in_threads(products_of, lower_tiles(len(k_train_train))):
+        total, diagonal = np.zeros((2, p + n_targets, p + n_targets))
+        for products, on_diagonal in in_threads(products_of, lower_tiles(len(k_train_train))):
             total += products
-        total = np.tril(total) + np.tril(total, -1).T
-        return total[:-1, :-1], total[-1, :-1]
+            if on_diagonal is not None:
+                diagonal += on_diagonal
+        both = (np.tril(sums) + np.tril(sums, -1).T for sums in (total, diagonal))
+        full, of_diagonal = (sums[:, :p] for sums in both)
+        return full, of_diagonal
 
-    def combine(self, coefficients: NDArray, k: NDArray, x_rows: NDArray | None = None) -> NDArray:
-        """Return the sum of coefficient times feature, (m, n).
+    def row_blocks(
+        self,
+        k_train_train: NDArray,
+        targets: Sequence[tuple[NDArray, NDArray]],
+        *,
+        with_diagonal: bool = True,
+    ) -> Iterator[NDArray]:
+        """Yield features and targets of consecutive entries, row by row, (p + targets, entries).
+
+        For estimators that want every entry in turn; without the diagonal its entries are zero.
+        """
+        n, n_targets = len(k_train_train), len(targets)
+        n_rows = max(1, _ENTRIES_AT_ONCE // n)
+        width = max(1, SIDE**2 // n_rows)
+        for top in range(0, n, n_rows):
+            rows = slice(top, min(top + n_rows, n))
+            block = np.empty((self.n_features + n_targets, rows.stop - top, n))
+
+            def fill(columns: slice, rows: slice = rows, block: NDArray = block) -> None:
+                values = self._values(k_train_train, self._train, (rows, columns), n_more=n_targets)
+                _fill_targets(values[self.n_features :], targets, rows, columns)
+                block[:, :, columns] = values
+
+            for _ in in_threads(fill, [slice(i, min(i + width, n)) for i in range(0, n, width)]):
+                pass
+            if not with_diagonal:
+                block[:, np.arange(len(block[0])), np.arange(rows.start, rows.stop)] = 0
+            yield block.reshape(len(block), -1)
+
+    def combine(self, coefficients: NDArray, k: NDArray, x_rows: Vectors | None = None) -> NDArray:
+        """Return the sums of coefficient times feature, (q, m, n) float32, for (q, p) coefficients.
 
         `k` is m x n and `x_rows` has the m vectors; None stands for the train vectors, where `k` is
         taken to be symmetric.
         """
         is_symmetric = x_rows is None
         samples = self._train if x_rows is None else [s.read(x_rows) for s in self._sets]
-        z = np.empty(k.shape)
+        z = np.empty((len(coefficients), *k.shape), np.float32)
 
         def fill(tile: Tile) -> None:
             rows, columns = tile
             values = self._values(k, samples, tile)
-            z[rows, columns] = np.einsum("p,pij->ij", coefficients, values)
+            sums = np.empty((len(coefficients), *values.shape[1:]))
+            combine_rows(coefficients, values.reshape(len(values), -1), sums.reshape(len(sums), -1))
+            z[:, rows, columns] = sums
             if is_symmetric:
-                z[columns, rows] = z[rows, columns].T
+                z[:, columns, rows] = sums.transpose(0, 2, 1)
 
         for _ in in_threads(fill, lower_tiles(len(k)) if is_symmetric else tiles(*k.shape)):
             pass
@@ -255,13 +380,21 @@ class PairFeatures:
         """Return the features of a tile, with room for more, (p + n_more, rows, columns)."""
         rows, columns = tile
         kernel = k[rows, columns]
-        values = np.empty((self._n_features + n_more, *kernel.shape))
+        values = np.empty((self.n_features + n_more, *kernel.shape))
         first = 0
         for s, read in zip(self._sets, samples, strict=True):
             own, others = (tuple(a[i] for a in b) for b, i in ((read, rows), (s.columns, columns)))
             s.fill(values[first : first + s.n_features], kernel, own, others)
             first += s.n_features
         return values
+
+
+def _fill_targets(
+    out: NDArray, targets: Sequence[tuple[NDArray, NDArray]], rows: slice, columns: slice
+) -> None:
+    """Set each of `out` to the label products of a tile."""
+    for value, (labels, signs) in zip(out, targets, strict=True):
+        np.einsum("ic,jc->ij", labels[rows] * signs, labels[columns], out=value)
 
 
 def two_layer_ntk(x1: NDArray, x2: NDArray) -> NDArray:
@@ -274,9 +407,16 @@ def two_layer_ntk(x1: NDArray, x2: NDArray) -> NDArray:
     Chen, He and Su (2020), section 2.2.
     """
     features = np.empty((10, len(x1), len(x2)))
-    _fill_nine(features, _read_vectors(x1), _read_vectors(x2), 1.0)
+    rows, columns = _read_vectors(x1), _read_vectors(x2)
+    compare(rows[0], columns[0], features[1], features[9])
+    _fill_seven(features, rows[1:], columns[1:], 1.0, x1.shape[1])
     _, inner, cosine, _, norms, sine, angle, *_ = features
     return _two_layer_ntk(inner, norms, cosine, sine, angle)
+
+
+def as_array(x: Vectors) -> NDArray:
+    """Return vectors as the array that they are."""
+    return x.x if isinstance(x, PairedVectors) else x
 
 
 def l1_distance(x1: NDArray, x2: NDArray) -> NDArray:
@@ -289,12 +429,13 @@ def l1_distance(x1: NDArray, x2: NDArray) -> NDArray:
     return distance
 
 
-def _fill_nine(out: NDArray, rows: Samples, columns: Samples, scale: float) -> None:
-    """Set all of the ten features but the first."""
-    x1, squares1, norms1, means1, deviations1 = rows
-    x2, squares2, norms2, means2, deviations2 = columns
-    _, inner, cosine, squares, norms, sine, angle, gaussian, correlation, distance = out
-    compare(x1, x2, inner, distance)
+def _fill_seven(
+    out: NDArray, rows: Samples, columns: Samples, scale: float, n_coordinates: int
+) -> None:
+    """Set what follows from inner products and moments: all but kernel and L1 distance."""
+    squares1, norms1, means1, deviations1 = rows
+    squares2, norms2, means2, deviations2 = columns
+    _, inner, cosine, squares, norms, sine, angle, gaussian, correlation, _ = out
     np.multiply.outer(norms1, norms2, out=norms)
     _divide(inner, norms, cosine)
     np.add.outer(squares1, squares2, out=squares)
@@ -304,7 +445,7 @@ def _fill_nine(out: NDArray, rows: Samples, columns: Samples, scale: float) -> N
     np.sqrt((1 - cosine) * (1 + cosine), out=sine)
     np.arccos(cosine, out=angle)
     np.exp(squares / -scale if scale > 0 else np.zeros_like(squares), out=gaussian)
-    covariance = inner - x1.shape[1] * np.multiply.outer(means1, means2)
+    covariance = inner - n_coordinates * np.multiply.outer(means1, means2)
     _divide(covariance, np.multiply.outer(deviations1, deviations2), correlation)
 
 

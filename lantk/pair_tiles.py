@@ -20,6 +20,7 @@ from lantk.compiled import entry_point
 SIDE = 192
 
 Tile = tuple[slice, slice]
+_Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 
 
@@ -35,11 +36,13 @@ def lower_tiles(n: int) -> Iterator[Tile]:
     return (tile for tile in tiles(n, n) if tile[1].start <= tile[0].start)
 
 
-def in_threads(function: Callable[[Tile], _Result], tiles: Iterable[Tile]) -> Iterator[_Result]:
-    """Yield the results in the order of the tiles, whatever thread they come from."""
+def in_threads(
+    function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]
+) -> Iterator[_Result]:
+    """Yield the results in the order of the pieces, whatever thread they come from."""
     pool = ThreadPoolExecutor(numba.get_num_threads())
     try:
-        yield from pool.map(function, tiles)
+        yield from pool.map(function, pieces)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -141,3 +144,17 @@ def add_inner_products(vectors, out):
                 for e in range(start, min(start + _RUN, n)):
                     total += vectors[a, e] * vectors[b, e]
                 out[a, b] += total
+
+
+@entry_point(nogil=True, fastmath={"contract"})
+def combine_rows(coefficients, vectors, out):
+    """Set out (q, n) to ``coefficients vectors`` (q, p) x (p, n), a run of columns at a time."""
+    p, n = vectors.shape
+    for start in range(0, n, _RUN):
+        stop = min(start + _RUN, n)
+        for a in range(len(coefficients)):
+            for e in range(start, stop):
+                out[a, e] = coefficients[a, 0] * vectors[0, e]
+            for b in range(1, p):
+                for e in range(start, stop):
+                    out[a, e] += coefficients[a, b] * vectors[b, e]

@@ -12,15 +12,17 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
 
-# The variant that has rows in table.csv but no evaluation file of its own.
-_DERIVED_VARIANT = "lantk-best"
+# Variants that have rows in table.csv but no evaluation file of their own.
+_DERIVED_VARIANTS = ("lantk-best", "lantk-best-shuffled")
+# What only the table knows: it takes other variants or several seeds.
+_OF_TABLE = ("p_value", "spread", "label_gain")
 # Metrics that a clock or the machine's load decides: logged, but no part of the fingerprint.
 _MEASURED_BY_CLOCK = ("seconds", "peak_memory_mb")
 
@@ -31,10 +33,12 @@ class TrackingError(LantkError):
 
 @dataclass(frozen=True)
 class Run:
-    """What one MLflow run holds, read from the files of one (pair, variant, seed)."""
+    """What one MLflow run holds, read from the files of one (case, variant, seed)."""
 
     name: str
-    pair: str
+    case: str
+    """Task, architecture and n, as far as the results hold several."""
+    task: str
     variant: str
     seed: int | None
     params: Mapping[str, Any]
@@ -67,17 +71,22 @@ class Run:
         return text_digest(content, 32)
 
 
-def read_runs(results: Path, *, seeds: Sequence[int] | None = None) -> list[Run]:
-    """Return the runs that the files under `results` describe, by pair, variant and seed.
+def read_runs(
+    results: Path, *, seeds: Sequence[int] | None = None, permutations: int | None = None
+) -> list[Run]:
+    """Return the runs that the files under `results` describe, by case, variant and seed.
 
     Parameters
     ----------
     results : Path
-        The folder with ``evaluations/PAIR/*.json`` and, usually, ``table.csv``. An evaluation that
+        The folder with ``evaluations/CASE/*.json`` and, usually, ``table.csv``. An evaluation that
         the table does not list is left over from an earlier configuration and is not read.
     seeds : sequence of int, optional
         The networks that belong to the results; the table's p-value is about the first of them.
         If absent, all that are there, in ascending order.
+    permutations : int, optional
+        How many label permutations belong to the results, numbered from 0. If absent, all that
+        are there.
 
     Raises
     ------
@@ -86,34 +95,59 @@ def read_runs(results: Path, *, seeds: Sequence[int] | None = None) -> list[Run]
     """
     table = _read_table(results / "table.csv")
     evaluations = {path: _read_json(path) for path in _evaluation_files(results)}
-    if seeds is None:
-        found = {evaluation.get("seed") for evaluation in evaluations.values()}
-        seeds = sorted(seed for seed in found if seed is not None)
-    runs = []
+    runs, keys = [], {}
     for path, evaluation in evaluations.items():
         try:
-            key = (evaluation["pair"], evaluation["variant"])
-            if (table and key not in table) or evaluation["seed"] not in (None, *seeds):
+            key = _row_key(evaluation)
+            wanted = _wanted_seeds(evaluation, evaluations.values(), seeds, permutations)
+            if (table and key not in table) or evaluation["seed"] not in wanted:
                 continue
-            is_tested = evaluation["seed"] in (None, *seeds[:1])
-            rows = table.get(key, {}) if is_tested else {}
+            # What the table says of several seeds is logged with the first.
+            rows = table.get(key, {}) if evaluation["seed"] == wanted[0] else {}
             runs.append(_run_from_evaluation(results, path, evaluation, rows))
+            keys[runs[-1].case] = key[:-1]
         except (KeyError, TypeError, AttributeError) as error:
             raise TrackingError(
                 f"{path} is not an evaluation: {error!r}. Delete it and run the workflow again"
             ) from error
     if not runs:
         raise TrackingError(
-            f"no evaluation found in {results}: wanted evaluations/PAIR/VARIANT.json"
+            f"no evaluation found in {results}: wanted evaluations/CASE/VARIANT.json"
             + (" that table.csv lists" if table else "")
             + ". Run the workflow first, or check `results` in the configuration"
         )
-    first = {run.pair: run for run in reversed(runs)}
-    for (pair, variant), rows in table.items():
-        if variant == _DERIVED_VARIANT and pair in first:
-            runs.append(_run_from_table(results, variant, rows, first[pair]))
-    pairs = list(dict.fromkeys([pair for pair, _ in table] + [run.pair for run in runs]))
-    return sorted(runs, key=lambda run: (pairs.index(run.pair), run.variant, run.seed or 0))
+    for case, first in {run.case: run for run in reversed(runs)}.items():
+        for variant in _DERIVED_VARIANTS:
+            if (*keys[case], variant) in table:
+                derived = table[(*keys[case], variant)]
+                runs.append(_run_from_table(results, variant, derived, first))
+    order = list(dict.fromkeys([*(key[:-1] for key in table), *keys.values()]))
+    return sorted(runs, key=lambda r: (order.index(keys[r.case]), r.variant, r.seed or 0))
+
+
+def _row_key(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what identifies the rows of an evaluation in the table."""
+    architecture = evaluation["architecture"]
+    name = architecture.get("name") or architecture["digest"][:8]
+    return evaluation["task"], name, str(evaluation["n_train"]), evaluation["variant"]
+
+
+def _wanted_seeds(
+    evaluation: Mapping[str, Any],
+    evaluations: Collection[Mapping[str, Any]],
+    seeds: Sequence[int] | None,
+    permutations: int | None,
+) -> list[int | None]:
+    """Return the seeds of a variant that belong to the results, the one that was tested first."""
+    if evaluation["seed"] is None:
+        return [None]
+    is_network = evaluation["variant"] == "cnn"
+    if is_network and seeds is not None:
+        return list(seeds)
+    if not is_network and permutations is not None:
+        return list(range(permutations))
+    found = {e.get("seed") for e in evaluations if e.get("variant") == evaluation["variant"]}
+    return sorted(seed for seed in found if seed is not None)
 
 
 def _evaluation_files(results: Path) -> list[Path]:
@@ -134,13 +168,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_table(path: Path) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
-    """Return (pair, variant) -> protocol -> row; nothing if there is no table."""
-    table: dict[tuple[str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
+def _read_table(path: Path) -> dict[tuple[str, ...], dict[str, dict[str, Any]]]:
+    """Return (task, architecture, n, variant) -> protocol -> row; nothing if there is no table."""
+    table: dict[tuple[str, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                table[row["pair"], row["variant"]][row["protocol"]] = row
+                key = tuple(row[name] for name in ("task", "architecture", "n_train", "variant"))
+                table[key][row["protocol"]] = row
     return dict(table)
 
 
@@ -150,38 +185,44 @@ def _run_from_evaluation(
     evaluation: Mapping[str, Any],
     rows: Mapping[str, Mapping[str, Any]],
 ) -> Run:
-    pair, variant, seed = evaluation["pair"], evaluation["variant"], evaluation["seed"]
+    case, task = evaluation["case"], evaluation["task"]
+    variant, seed = evaluation["variant"], evaluation["seed"]
     metrics: dict[str, Any] = dict(evaluation.get("diagnostics") or {})
     for protocol, values in evaluation["protocols"].items():
         # What validation saw belongs to the honest choice; the oracle makes no use of it.
         metrics |= {f"{k}_{protocol}": v for k, v in values.items() if k != "validation_accuracy"}
         if protocol == "honest":
             metrics["validation_accuracy"] = values.get("validation_accuracy")
-        metrics[f"p_value_{protocol}"] = rows.get(protocol, {}).get("p_value")
+        row = rows.get(protocol, {})
+        metrics |= {f"{key}_{protocol}": row.get(key) for key in _OF_TABLE}
     provenance = evaluation.get("provenance") or {}
+    name = evaluation["architecture"].get("name")
     files = {
         "evaluation.json": path,
         "predictions.csv": path.with_suffix(".csv"),
-        "figure.png": results / "figures" / f"{pair}.png",
+        "figure.png": results / "figures" / f"{case}.png",
         "table.md": results / "table.md",
     }
     return Run(
-        name=f"{pair} {variant}" + ("" if seed is None else f" seed {seed}"),
-        pair=pair,
+        name=f"{case} {variant}" + ("" if seed is None else f" seed {seed}"),
+        case=case,
+        task=task,
         variant=variant,
         seed=seed,
         params={
-            "pair": pair,
+            "task": task,
             "variant": variant,
             **{k: v for k, v in (evaluation.get("settings") or {}).items() if v is not None},
             "n_train": evaluation["n_train"],
             "n_test": evaluation["n_test"],
             "architecture": evaluation["architecture"]["digest"],
+            **({"architecture_name": name} if name else {}),
         },
         metrics=_finite(metrics),
         curves=_curves(evaluation.get("curve") or []),
         tags={
-            "pair": pair,
+            "case": case,
+            "task": task,
             "variant": variant,
             **({} if seed is None else {"seed": str(seed)}),
             "source": evaluation["data"]["source"],
@@ -199,16 +240,17 @@ def _run_from_table(
     results: Path, variant: str, rows: Mapping[str, Mapping[str, Any]], sibling: Run
 ) -> Run:
     """Return the run of a variant that only the table knows; data and code are its sibling's."""
-    wanted = ("accuracy", "ci_low", "ci_high", "p_value", "label_weight")
+    wanted = ("accuracy", "ci_low", "ci_high", "label_weight", *_OF_TABLE)
     metrics = {f"{key}_{protocol}": row[key] for protocol, row in rows.items() for key in wanted}
-    shared = ("n_train", "n_test", "architecture")
+    own = ("n_train", "n_test", "architecture", "architecture_name")
     without = ("evaluation.json", "predictions.csv")
     return Run(
-        name=f"{sibling.pair} {variant}",
-        pair=sibling.pair,
+        name=f"{sibling.case} {variant}",
+        case=sibling.case,
+        task=sibling.task,
         variant=variant,
         seed=None,
-        params={key: sibling.params[key] for key in shared},
+        params={key: sibling.params[key] for key in own if key in sibling.params},
         metrics=_finite(metrics),
         curves={},
         tags={k: v for k, v in sibling.tags.items() if k != "seed"} | {"variant": variant},

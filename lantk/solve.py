@@ -9,7 +9,7 @@ to working accuracy raises `SolveError`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, lapack, lu_solve, solve_banded
 
 from lantk.errors import LantkError
+from lantk.products import multiply
 
 # Below this reciprocal condition number a float64 solution has no correct digit left.
 RCOND_MIN = 1e-15
@@ -24,8 +25,6 @@ RCOND_MIN = 1e-15
 # (n / 72 at n = 4,000, about n / 100 at 10,000, two cores): 2/3 n^3 operations against 2 n^2
 # numbers read from memory.
 _STEPS_PER_FACTORIZATION = 1 / 70
-# Rows converted to float64 at once, where a float32 matrix meets float64 vectors.
-_ROWS = 512
 
 
 class SolveError(LantkError):
@@ -33,16 +32,16 @@ class SolveError(LantkError):
 
 
 class PathSolution(NamedTuple):
-    """Solutions along a path of lambda."""
+    """Solutions along the paths of lambda of d label terms, for c right-hand sides."""
 
     dual: NDArray
-    """(n, p): x with (K + lambda Z) x = y, one column a lambda."""
+    """(d, p, n, c): x with (K + lambda Z) x = y."""
     relative_residuals: NDArray
-    """(p,): |y - (K + lambda Z) x| / |y|."""
-    n_steps: int
-    """Steps of Lanczos' method, shared by the whole path."""
-    n_factorizations: int
-    """How many lambda were solved by a factorization of their own."""
+    """(d, p): |y - (K + lambda Z) x| / |y|."""
+    n_steps: NDArray
+    """(d,): steps of Lanczos' method, shared by a whole path, of its slowest right-hand side."""
+    n_factorizations: NDArray
+    """(d,): how many lambda were solved by a factorization of their own."""
 
 
 class GramFactor:
@@ -93,7 +92,7 @@ class GramFactor:
     def solve(self, rhs: NDArray) -> NDArray:
         """Return x with ``gram @ x = rhs``, shape and float64 values like `rhs` (n,) or (n, k)."""
         solution = self._back_substitute(rhs)
-        return solution + self._back_substitute(rhs - _multiply(self._gram, solution))
+        return solution + self._back_substitute(rhs - multiply(self._gram, solution))
 
     def _back_substitute(self, rhs: NDArray) -> NDArray:
         # trans=1: `_lu` holds the factors of the transpose.
@@ -125,7 +124,7 @@ class CholeskyFactor:
 
     References
     ----------
-    LAPACK ``potrf``, ``pocon``; BLAS ``trsv``.
+    LAPACK ``potrf``, ``pocon``; BLAS ``trsm``.
     """
 
     def __init__(self, gram: NDArray) -> None:
@@ -146,16 +145,16 @@ class CholeskyFactor:
     def solve(self, rhs: NDArray) -> NDArray:
         """Return x with ``gram @ x = rhs``, refined once; `rhs` is (n,) or (n, k)."""
         solution = lapack.dpotrs(self._lower, rhs, lower=True)[0].reshape(rhs.shape)
-        residual = rhs - _multiply(self._gram, solution)
+        residual = rhs - multiply(self._gram, solution)
         return solution + lapack.dpotrs(self._lower, residual, lower=True)[0].reshape(rhs.shape)
 
     def whiten(self, v: NDArray) -> NDArray:
-        """Return L^-1 v for a vector (n,)."""
-        return blas.dtrsv(self._lower, v, lower=1)
+        """Return L^-1 v for vectors (n, k)."""
+        return blas.dtrsm(1.0, self._lower, np.asfortranarray(v), lower=1)
 
     def whiten_transposed(self, v: NDArray) -> NDArray:
-        """Return L^-T v for a vector (n,)."""
-        return blas.dtrsv(self._lower, v, lower=1, trans=1)
+        """Return L^-T v for vectors (n, k)."""
+        return blas.dtrsm(1.0, self._lower, np.asfortranarray(v), lower=1, trans_a=1)
 
 
 class IndefiniteError(SolveError):
@@ -164,35 +163,39 @@ class IndefiniteError(SolveError):
 
 def solve_path(
     k: NDArray,
-    z: NDArray | None,
-    factors: NDArray,
+    terms: Sequence[NDArray | None],
+    factors: Sequence[NDArray],
     y: NDArray,
     *,
     cholesky: CholeskyFactor | None,
     tolerance: float = 1e-11,
     solved: Callable[[], None] = lambda: None,
 ) -> PathSolution:
-    """Solve (K + lambda Z) x = y for every lambda of a path.
+    """Solve (K + lambda Z) x = y for several Z, and for every lambda of a path for each.
 
-    With K = L L^T and S = L^-1 Z L^-T the systems are (I + lambda S) u = L^-1 y, u = L^T x. They
-    differ by a multiple of S only, so one Krylov space of S serves all of them: one Lanczos basis,
-    and a tridiagonal system for each lambda. Small lambda need few steps, large ones many; a
-    lambda that would cost more steps than a factorization does is solved by its own LU.
+    With K = L L^T and S = L^-1 Z L^-T the systems of one Z are (I + lambda S) u = L^-1 y,
+    u = L^T x. They differ by a multiple of S only, so one Krylov space of S serves all of them: one
+    Lanczos basis, and a tridiagonal system for each lambda. Small lambda need few steps, large ones
+    many; a lambda that would cost more steps than a factorization does is solved by its own LU.
+    The Krylov spaces of all Z and right-hand sides grow side by side, so that L is read once a step
+    for all of them.
 
     Parameters
     ----------
-    k, z : (n, n) arrays
-        Train Gram matrix and symmetric train block of the label term; z None stands for zero.
-    factors : (p,) array
-        The lambdas.
-    y : (n,) array
-        Right-hand side.
+    k : (n, n) array
+        Train Gram matrix.
+    terms : sequence of d arrays
+        Symmetric train blocks Z: (n, n), (n,) for a diagonal matrix, or None for zero.
+    factors : sequence of d arrays (p,)
+        The lambdas of each Z; all paths have the same length.
+    y : (n,) or (n, c) array
+        Right-hand sides.
     cholesky : CholeskyFactor or None
         Of `k`; None solves every lambda by a factorization of its own.
     tolerance : float
         Relative residual, in the preconditioned norm, at which a lambda is solved.
     solved : callable
-        Called once for every lambda.
+        Called once for every lambda of every Z.
 
     Raises
     ------
@@ -201,75 +204,143 @@ def solve_path(
 
     Notes
     -----
-    Cost: a step reads L twice and Z once (2 n^2 numbers); the basis is kept, n numbers a step, and
-    every new vector is orthogonalised against all of it, twice.
+    Cost: a step reads L twice (2 n^2 numbers in all) and every Z once; the basis of each Z and
+    right-hand side is kept, n numbers a step, and every new vector is orthogonalised against all
+    of it, twice.
 
     References
     ----------
     Lanczos (1950); Frommer and Maass, "Fast CG-based methods for Tikhonov-Phillips regularization"
     (1999), for shifted systems in one Krylov space.
     """
-    dual = np.empty((len(y), len(factors)))
-    waiting = list(range(len(factors)))
-    n_steps = 0
+    columns = np.asarray(y, np.float64).reshape(len(y), -1)
+    n, c = columns.shape
+    dual = np.empty((len(terms), len(factors[0]), n, c))
+    n_steps = np.zeros(len(terms), int)
+    waiting = [list(range(len(path))) for path in factors]
     if cholesky is not None:
-        n_steps = _lanczos(cholesky, z, factors, y, tolerance, dual, waiting, solved)
-    for i in waiting:
-        direct = GramFactor(add_label_term(k, z, factors[i]))
-        dual[:, i] = direct.solve(y)
-        solved()
-    residual = _multiply(k, dual)
-    if z is not None:
-        residual += _multiply(z, dual) * factors
-    norms = np.linalg.norm(y[:, None] - residual, axis=0) / np.linalg.norm(y)
-    return PathSolution(dual, norms, n_steps, len(waiting))
+        n_steps = _grow_krylov_spaces(
+            cholesky, terms, factors, columns, tolerance, dual, waiting, solved
+        )
+    residuals = np.empty(dual.shape[:2])
+    for d, (z, path) in enumerate(zip(terms, factors, strict=True)):
+        for i in waiting[d]:
+            dual[d, i] = GramFactor(add_label_term(k, z, path[i])).solve(columns)
+            solved()
+        flat = dual[d].transpose(1, 0, 2).reshape(n, -1)
+        product = multiply(k, flat)
+        if z is not None:
+            product += apply_term(z, flat) * np.repeat(path, c)
+        missing = (np.tile(columns, len(path)) - product).reshape(n, len(path), c)
+        residuals[d] = np.linalg.norm(missing, axis=(0, 2)) / np.linalg.norm(columns)
+    return PathSolution(dual, residuals, n_steps, np.array([len(rest) for rest in waiting]))
 
 
-def _lanczos(
+def apply_term(z: NDArray, vectors: NDArray) -> NDArray:
+    """Return Z @ vectors (n, c), Z being symmetric (n, n) or the (n,) diagonal of a matrix."""
+    return z[:, None] * vectors if z.ndim == 1 else multiply(z, vectors)
+
+
+class _KrylovSpace:
+    """The Krylov space of one S and one right-hand side, and the lambdas it still serves."""
+
+    def __init__(self, start: NDArray, factors: NDArray, waiting: list[int]) -> None:
+        self.norm = float(np.linalg.norm(start))
+        self.factors, self.waiting = factors, list(waiting)
+        self.most = math.ceil(len(waiting) * len(start) * _STEPS_PER_FACTORIZATION)
+        # Only the rows that are written take memory.
+        self.basis = np.empty((self.most + 1, len(start)))
+        self.basis[0] = start / (self.norm or 1.0)
+        self.diagonal: list[float] = []
+        self.below: list[float] = []
+        self.is_complete = False
+
+    @property
+    def is_growing(self) -> bool:
+        """Rent or buy: the steps never cost more than the factorizations that they may save."""
+        spent = len(self.diagonal) >= (
+            len(self.waiting) * self.basis.shape[1] * _STEPS_PER_FACTORIZATION
+        )
+        return bool(self.waiting) and not spent and not self.is_complete
+
+    def last(self) -> NDArray:
+        """Return the newest vector of the basis."""
+        return self.basis[len(self.diagonal)]
+
+    def extend(self, vector: NDArray, tolerance: float) -> list[tuple[int, NDArray]]:
+        """Take S times the last vector; return the lambdas solved by it, in the basis."""
+        n_done = len(self.diagonal) + 1
+        known = self.basis[:n_done]
+        self.diagonal.append(float(known[-1] @ vector))
+        for _ in range(2):
+            vector = vector - (known @ vector) @ known
+        self.below.append(float(np.linalg.norm(vector)))
+        solved = []
+        for i in list(self.waiting):
+            coefficients = _solve_tridiagonal(
+                self.factors[i], self.diagonal, self.below[:-1], self.norm
+            )
+            residual = abs(self.factors[i] * self.below[-1] * coefficients[-1])
+            if residual <= tolerance * self.norm:
+                self.waiting.remove(i)
+                solved.append((i, coefficients @ known))
+        if self.below[-1] <= 1e-14 * max(np.abs(self.diagonal)):
+            self.is_complete = True
+        else:
+            self.basis[n_done] = vector / self.below[-1]
+        return solved
+
+
+def _grow_krylov_spaces(
     cholesky: CholeskyFactor,
-    z: NDArray | None,
-    factors: NDArray,
-    y: NDArray,
+    terms: Sequence[NDArray | None],
+    factors: Sequence[NDArray],
+    columns: NDArray,
     tolerance: float,
     dual: NDArray,
-    waiting: list[int],
+    waiting: list[list[int]],
     solved: Callable[[], None],
-) -> int:
-    """Fill in the columns of `dual` that converge, take them off `waiting`, return the steps."""
-    start = cholesky.whiten(y)
-    norm = float(np.linalg.norm(start))
-    most = math.ceil(len(waiting) * len(y) * _STEPS_PER_FACTORIZATION)
-    # Only the rows that are written take memory.
-    basis = np.empty((most + 1, len(y)))
-    basis[0] = start / norm
-    diagonal: list[float] = []
-    below: list[float] = []
-
-    def take(i: int, coefficients: NDArray) -> None:
-        dual[:, i] = cholesky.whiten_transposed(coefficients @ basis[: len(coefficients)])
-        waiting.remove(i)
-        solved()
-
-    for i in [i for i in waiting if z is None or factors[i] == 0]:
-        take(i, np.array([norm]))
-    # Rent or buy: the steps never cost more than the factorizations that they may save.
-    while waiting and len(diagonal) < len(waiting) * len(y) * _STEPS_PER_FACTORIZATION:
-        n_done = len(diagonal) + 1
-        last, known = basis[n_done - 1], basis[:n_done]
-        vector = cholesky.whiten(z @ cholesky.whiten_transposed(last))
-        diagonal.append(float(last @ vector))
-        for _ in range(2):
-            vector -= (known @ vector) @ known
-        below.append(float(np.linalg.norm(vector)))
-        for i in list(waiting):
-            coefficients = _solve_tridiagonal(factors[i], diagonal, below[:-1], norm)
-            residual = abs(factors[i] * below[-1] * coefficients[-1])
-            if residual <= tolerance * norm:
-                take(i, coefficients)
-        if below[-1] <= 1e-14 * max(np.abs(diagonal)):
-            break
-        basis[n_done] = vector / below[-1]
-    return len(diagonal)
+) -> NDArray:
+    """Fill in what of `dual` converges, leave the rest in `waiting`, return the steps of each Z."""
+    start = cholesky.whiten(columns)
+    plain = cholesky.whiten_transposed(start)
+    for d, (z, path) in enumerate(zip(terms, factors, strict=True)):
+        for i in [i for i in waiting[d] if z is None or path[i] == 0]:
+            dual[d, i] = plain
+            waiting[d].remove(i)
+            solved()
+    spaces = [
+        (d, j, _KrylovSpace(start[:, j], factors[d], waiting[d]))
+        for d in range(len(terms))
+        if waiting[d]
+        for j in range(columns.shape[1])
+    ]
+    # A lambda is solved when it is for every right-hand side.
+    unsolved = {(d, i): columns.shape[1] for d in range(len(terms)) for i in waiting[d]}
+    while growing := [entry for entry in spaces if entry[2].is_growing]:
+        vectors = cholesky.whiten_transposed(np.column_stack([s.last() for *_, s in growing]))
+        owners = np.array([d for d, *_ in growing])
+        for d in np.unique(owners):
+            # One product a term: it is read once for all right-hand sides.
+            vectors[:, owners == d] = apply_term(terms[d], vectors[:, owners == d])
+        vectors = cholesky.whiten(vectors)
+        found = [
+            (d, i, j, u)
+            for (d, j, space), vector in zip(growing, vectors.T, strict=True)
+            for i, u in space.extend(vector, tolerance)
+        ]
+        if found:
+            columns_found = cholesky.whiten_transposed(np.column_stack([u for *_, u in found]))
+        for (d, i, j, _), x in zip(found, columns_found.T if found else (), strict=True):
+            dual[d, i, :, j] = x
+            unsolved[d, i] -= 1
+            if not unsolved[d, i]:
+                waiting[d].remove(i)
+                solved()
+    steps = np.zeros(len(terms), int)
+    for d, _, space in spaces:
+        steps[d] = max(steps[d], len(space.diagonal))
+    return steps
 
 
 def _solve_tridiagonal(factor: float, diagonal: list, below: list, first: float) -> NDArray:
@@ -287,22 +358,29 @@ def _solve_tridiagonal(factor: float, diagonal: list, below: list, first: float)
 
 
 def add_label_term(k: NDArray, z: NDArray | None, factor: float) -> NDArray:
-    """Return K + factor Z in float64."""
+    """Return K + factor Z in float64; Z is (n, n), the (n,) diagonal of a matrix, or None."""
     combined = np.array(k, dtype=np.float64)
     if z is not None and factor != 0:
-        combined += factor * z
+        if z.ndim == 1:
+            combined[np.diag_indices(len(z))] += factor * z
+        else:
+            for row, more in zip(combined, z, strict=True):
+                row += factor * np.asarray(more, np.float64)
     return combined
 
 
-def _multiply(matrix: NDArray, vectors: NDArray) -> NDArray:
-    """Return matrix @ vectors in float64, without a float64 copy of a float32 matrix."""
-    if matrix.dtype == np.float64:
-        return matrix @ vectors
-    product = np.empty(vectors.shape)
-    for start in range(0, len(matrix), _ROWS):
-        rows = slice(start, start + _ROWS)
-        product[rows] = matrix[rows].astype(np.float64) @ vectors
-    return product
+def factorize(gram: NDArray) -> CholeskyFactor | GramFactor:
+    """Return the Cholesky factor of a Gram matrix, or its LU factors where rounding forbids one.
+
+    Raises
+    ------
+    SolveError
+        If the matrix is not square, not finite, or singular to working accuracy.
+    """
+    try:
+        return CholeskyFactor(gram)
+    except IndefiniteError:
+        return GramFactor(gram)
 
 
 def check_gram(gram: NDArray) -> float:

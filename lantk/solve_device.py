@@ -7,7 +7,7 @@ errors are those of `solve`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -51,44 +51,48 @@ class DeviceSolver:
 
     def solve_path(
         self,
-        z: NDArray | None,
-        factors: NDArray,
+        terms: Sequence[NDArray | None],
+        factors: Sequence[NDArray],
         y: NDArray,
         solved: Callable[[], None] = lambda: None,
     ) -> PathSolution:
-        """Solve (K + lambda Z) x = y for every lambda of a path, as `solve.solve_path` does.
+        """Solve (K + lambda Z) x = y for several Z and paths, as `solve.solve_path` does.
 
         Parameters
         ----------
-        z : (n, n) array or None
-            Symmetric train block of the label term; None stands for zero.
-        factors : (p,) array
-            The lambdas.
-        y : (n,) array
-            Right-hand side.
+        terms : sequence of d arrays
+            Symmetric train blocks Z: (n, n), (n,) for a diagonal matrix, or None for zero.
+        factors : sequence of d arrays (p,)
+            The lambdas of each Z.
+        y : (n,) or (n, c) array
+            Right-hand sides.
         solved : callable
-            Called once for every lambda.
+            Called once for every lambda of every Z.
 
         Raises
         ------
         SolveError
             If a matrix is singular to working accuracy.
         """
-        on_device = None if z is None else torch.tensor(np.asarray(z), device=self._k.device)
-        columns = np.asarray(y, np.float64)[:, None]
-        dual, residuals = np.empty((len(y), len(factors))), np.empty(len(factors))
-        for i, factor in enumerate(factors):
-            dual[:, i] = self._solve(on_device, float(factor), columns)[:, 0]
-            x = torch.tensor(dual[:, i : i + 1], device=self._k.device)
-            product = self._multiply(on_device, float(factor), x).cpu().numpy()
-            residuals[i] = np.linalg.norm(columns - product) / np.linalg.norm(y)
-            solved()
-        return PathSolution(dual, residuals, 0, len(factors))
+        columns = np.asarray(y, np.float64).reshape(len(y), -1)
+        dual = np.empty((len(terms), len(factors[0]), *columns.shape))
+        residuals = np.empty(dual.shape[:2])
+        for d, (z, path) in enumerate(zip(terms, factors, strict=True)):
+            # One at a time: a device has room for few matrices.
+            on_device = None if z is None else torch.tensor(np.asarray(z), device=self._k.device)
+            for i, factor in enumerate(path):
+                dual[d, i] = self._solve(on_device, float(factor), columns)
+                x = torch.tensor(dual[d, i], device=self._k.device)
+                missing = columns - self._multiply(on_device, float(factor), x).cpu().numpy()
+                residuals[d, i] = np.linalg.norm(missing) / np.linalg.norm(columns)
+                solved()
+        none = np.zeros(len(terms), int)
+        return PathSolution(dual, residuals, none, none + len(factors[0]))
 
     def _solve(self, z: Tensor | None, factor: float, rhs: NDArray) -> NDArray:
         matrix = self._k.double()
         if z is not None and factor != 0:
-            matrix = matrix.add(z, alpha=factor)
+            matrix = matrix.add(torch.diag(z) if z.ndim == 1 else z, alpha=factor)
         norm = float(torch.linalg.matrix_norm(matrix, 1))
         lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
         del matrix
@@ -101,7 +105,10 @@ class DeviceSolver:
     def _multiply(self, z: Tensor | None, factor: float, x: Tensor) -> Tensor:
         product = torch.cat([rows.double() @ x for rows in self._k.split(1024)])
         if z is not None and factor != 0:
-            product += factor * torch.cat([rows.double() @ x for rows in z.split(1024)])
+            if z.ndim == 1:
+                product += factor * z[:, None] * x
+            else:
+                product += factor * torch.cat([rows.double() @ x for rows in z.split(1024)])
         return product
 
     def _check_condition(self, lu: Tensor, pivots: Tensor, norm: float) -> None:

@@ -1,4 +1,4 @@
-"""MLflow: writes a results folder into a tracking store, one run per (pair, variant, seed).
+"""MLflow: writes a results folder into a tracking store, one run per (case, variant, seed).
 
 The files are the truth and the store is a view of them. `read_runs` reads the files, `sync` makes
 the store agree with them, however often it is called: a run that is there with the same content is
@@ -59,7 +59,7 @@ class SyncReport:
     experiment_id: str
     uri: str
     run_ids: Mapping[str, tuple[str, ...]]
-    """Pair -> ids of its current runs."""
+    """Case -> ids of its current runs."""
     links: Mapping[str, str]
     """What is shown -> address in the dashboard."""
 
@@ -85,7 +85,8 @@ def sync(
         Name of the MLflow experiment; made if it is not there.
     config : mapping
         The configuration. Its text ``results`` names the folder, so a run is found again after the
-        folder was moved; ``cnn.seeds`` are the networks that belong to it.
+        folder was moved; ``cnn.seeds`` are the networks that belong to it, ``permutations`` the
+        number of label permutations.
 
     Raises
     ------
@@ -100,7 +101,8 @@ def sync(
     interrupted ones.
     """
     results = Path(results).resolve()
-    runs = read_runs(results, seeds=(config.get("cnn") or {}).get("seeds"))
+    seeds, permutations = (config.get("cnn") or {}).get("seeds"), config.get("permutations")
+    runs = read_runs(results, seeds=seeds, permutations=permutations)
     folder_name = str(config.get("results") or results)
     store = _locate_store(results, uri)
     # What is logged and reported names the store, but never its password.
@@ -127,7 +129,7 @@ def _sync_runs(
     folder_name: str,
     config_text: str,
 ) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-    """Return how many runs were treated how, and the current run ids of each pair."""
+    """Return how many runs were treated how, and the current run ids of each case."""
     tags = {"results": folder_name, "results_id": text_digest(folder_name, 16)}
     tags["config"] = text_digest(config_text, 16)
     counts = dict.fromkeys(("created", "unchanged", "superseded", "interrupted"), 0)
@@ -141,7 +143,7 @@ def _sync_runs(
 
     run_ids: dict[str, tuple[str, ...]] = defaultdict(tuple)
     for run in runs:
-        identity = text_digest([folder_name, run.pair, run.variant, run.seed], 16)
+        identity = text_digest([folder_name, run.case, run.variant, run.seed], 16)
         earlier = existing.pop(identity, [])
         same = [r for r in earlier if r.data.tags["fingerprint"] == run.fingerprint]
         if same:
@@ -157,8 +159,8 @@ def _sync_runs(
             if old.info.run_id != run_id:
                 _mark_superseded(client, old, run_id)
                 counts["superseded"] += 1
-        run_ids[run.pair] += (run_id,)
-    # What is left was logged for a pair, variant or seed that the results no longer have.
+        run_ids[run.case] += (run_id,)
+    # What is left was logged for a case, variant or seed that the results no longer have.
     for old in (run for runs_left in existing.values() for run in runs_left):
         _mark_superseded(client, old, None)
         counts["superseded"] += 1
@@ -225,7 +227,7 @@ def _dataset_input(run: Run) -> Any:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
-        name=f"{run.data['source']} {run.pair}",
+        name=f"{run.data['source']} {run.task}",
         digest=run.data["digest"][:_DIGEST_LENGTH],
         source_type="lantk",
         source=json.dumps(dict(run.data)),
@@ -452,9 +454,9 @@ def _links(
     charts = {"searchFilter": mine, **view, "compareRunsMode": "CHART"}
     address = f"{base}/#/experiments/{experiment_id}/runs?{urlencode(charts, quote_via=quote)}"
     links = {"all runs": address}
-    for pair, ids in run_ids.items():
+    for case, ids in run_ids.items():
         chosen = {"runs": json.dumps(list(ids)), "experiments": json.dumps([experiment_id]), **view}
-        links[pair] = f"{base}/#/compare-runs?{urlencode(chosen, quote_via=quote)}"
+        links[case] = f"{base}/#/compare-runs?{urlencode(chosen, quote_via=quote)}"
     return links
 
 
@@ -471,9 +473,9 @@ def dashboard_hint(report: SyncReport) -> str:
         ]
     lines += ["and open" if len(lines) > 1 else "To see them, open"]
     lines += [f"  all runs as charts: {report.links['all runs']}"]
-    pair = next(iter(report.run_ids), None)
-    if pair is not None:
-        lines += [f"  {pair}, variants compared: {report.links[pair]}"]
+    case = next(iter(report.run_ids), None)
+    if case is not None:
+        lines += [f"  {case}, variants compared: {report.links[case]}"]
         others = ", ".join(list(report.run_ids)[1:])
         lines += [f"  the same for {others}: in tracking.json"] if others else []
     return "\n".join(lines)

@@ -1,41 +1,50 @@
 rule cnn:
     input:
-        split=rules.split.output,
+        split=case_split,
         code=[
             "lantk/architecture.py",
+            "lantk/checkpoint.py",
             "lantk/data.py",
             "lantk/download.py",
             "lantk/errors.py",
             "lantk/evaluate.py",
+            "lantk/learning_rate.py",
             "lantk/network.py",
             "lantk/provenance.py",
             "lantk/sources.py",
+            "lantk/statistics.py",
             "lantk/storage.py",
+            "lantk/tasks.py",
+            "lantk/training.py",
         ],
     output:
-        record=f"{RESULTS}/evaluations/{{pair}}/cnn-seed{{seed}}.json",
-        predictions=f"{RESULTS}/evaluations/{{pair}}/cnn-seed{{seed}}.csv",
+        record=f"{RESULTS}/evaluations/{{case}}/cnn-seed{{seed}}.json",
+        predictions=f"{RESULTS}/evaluations/{{case}}/cnn-seed{{seed}}.csv",
     log:
-        f"{RESULTS}/logs/cnn/{{pair}}/seed{{seed}}.log",
+        f"{RESULTS}/logs/cnn/{{case}}/seed{{seed}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/cnn/{{pair}}/seed{{seed}}.jsonl"
+        f"{RESULTS}/benchmarks/cnn/{{case}}/seed{{seed}}.jsonl"
     conda:
         CONDA
     threads: THREADS
     resources:
-        mem_mb=4000 + GRAM_MB,
+        mem_mb=4000,
         runtime=480,
     params:
-        architecture=json.dumps(config["architecture"]),
+        n_train=lambda wildcards: CASES[wildcards.case].n_train,
+        architecture=lambda wildcards: json.dumps(CASES[wildcards.case].architecture),
         epochs=config["cnn"]["epochs"],
         batch_size=config["cnn"]["batch_size"],
         learning_rate=config["cnn"]["learning_rate"],
+        loss=config["cnn"]["loss"],
+        targets=target_option(config),
         channels=json.dumps(config["cnn"]["channels"]),
         device=config["device"],
         protocols=config["protocols"],
     shell:
-        "python -m lantk cnn --split {input.split:q} --architecture {params.architecture:q}"
+        "python -m lantk cnn --split {input.split:q} --case {wildcards.case}"
+        " --n-train {params.n_train} --architecture {params.architecture:q}"
         " --epochs {params.epochs} --batch-size {params.batch_size}"
-        " --learning-rate {params.learning_rate} --channels {params.channels:q}"
-        " --seed {wildcards.seed} --device {params.device} --protocols {params.protocols}"
-        " --variant cnn --threads {threads} --out {output.record:q} > {log:q} 2>&1"
+        " --learning-rate {params.learning_rate} --loss {params.loss} {params.targets}"
+        " --channels {params.channels:q} --seed {wildcards.seed} --device {params.device}"
+        " --protocols {params.protocols} --variant cnn --threads {threads} --out {output.record:q} > {log:q} 2>&1"

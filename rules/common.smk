@@ -1,5 +1,6 @@
 # What the rules share: the checked configuration, and what must be known before the DAG exists.
 import json
+import re
 from pathlib import Path
 
 import yaml
@@ -7,7 +8,15 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from lantk.errors import LantkError
-from lantk.experiment import check_schema, resolve_experiment
+from lantk.experiment import (
+    check_schema,
+    estimator_option,
+    evaluate_options,
+    overview_kinds,
+    resolve_experiment,
+    target_option,
+)
+from lantk.variants import is_own_term, is_term, own_file, stems, variant_name
 
 try:
     # Our own check has the clearer messages, Snakemake's fills in the defaults.
@@ -17,38 +26,93 @@ try:
     )
     validate(config, "config.schema.yaml")
     EXPERIMENT = resolve_experiment(config)
+    for family in filter(is_own_term, EXPERIMENT.families):
+        # Imported here: what it needs takes a second to load, and most experiments have none.
+        from lantk.contract import load_term_class
+
+        load_term_class(family)
 except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
 
 RESULTS = config["results"].rstrip("/")
-VARIANTS = config["variants"]
+TASKS, CASES = EXPERIMENT.tasks, EXPERIMENT.cases
+FAMILIES = EXPERIMENT.families
 SEEDS = config["cnn"]["seeds"]
-# Pair slug -> class numbers, as the verb split reads them.
-PAIRS = {
-    slug: [f"#{pair.negative}", f"#{pair.positive}"]
-    for slug, pair in EXPERIMENT.pairs.items()
+# What rules and the verb table name alike: the variants that have results, in the table's order.
+VARIANTS = [variant for family in FAMILIES.values() for variant in family]
+VARIANTS.sort(key=config["variants"].index)
+# Slug -> classes by number, as the verb split reads them.
+CLASSES = {
+    slug: ["--pair" if len(task.numbers) == 2 else "--classes"]
+    + [f"#{number}" for number in task.numbers]
+    for slug, task in TASKS.items()
 }
+# Where several architectures are listed, the folders of their Gram matrices end in their names.
+ENDINGS = [""]
+if len(EXPERIMENT.architectures) > 1:
+    ENDINGS = [f".{name}" for name in EXPERIMENT.architectures]
 
 # Small jobs are mostly start-up, so they run side by side; large ones take several cores each.
-THREADS = 1 if max(n_train for n_train, _ in EXPERIMENT.sizes.values()) <= 500 else 8
-# Row bands of each pair's Gram matrices.
+THREADS = 1 if max(case.n_train for case in CASES.values()) <= 500 else 8
+# Row bands of each task's Gram matrices.
 BANDS = EXPERIMENT.bands
-# Both Gram blocks in float64, in MB: what the memory of a job is counted in.
-GRAM_MB = max(n * (n + m) for n, m in EXPERIMENT.sizes.values()) * 8 // 2**20 + 1
 
 
-def all_bands(pattern):
-    """Return an input function: the files of all bands of a pair."""
-    return lambda wildcards: expand(
-        pattern, band=BANDS[wildcards.pair], allow_missing=True
+def gram_mb(n_train, n_test):
+    """Return the size of both Gram blocks in float64: what the memory of a job is counted in."""
+    return n_train * (n_train + n_test) * 8 // 2**20 + 1
+
+
+def case_mb(factor):
+    """Return a resource function: the memory of a job that holds so many Gram matrices."""
+
+    def memory(wildcards):
+        case = CASES[wildcards.case]
+        mb = 2000 + int(factor * gram_mb(case.n_train, case.n_test))
+        # Of the largest n, bands are put together in float32 before the first rows are taken.
+        largest, _ = EXPERIMENT.sizes[case.task]
+        return mb + (case.n_train < largest) * gram_mb(largest, case.n_test) // 2
+
+    return memory
+
+
+def family_mb(variants):
+    """Return a resource function: the memory of the evaluation of a family."""
+    shuffled = [name for name in variants if name.endswith("-shuffled")]
+    # Features of pairs are kept; each permutation has a label term of its own, in float32.
+    return case_mb(
+        5
+        + 2 * variants[0].startswith("lantk-fjlt-")
+        + 0.5 * config["permutations"] * len(shuffled)
     )
 
+
+def case_split(wildcards):
+    """Return the split that the images of a case are the first of."""
+    return f"{RESULTS}/splits/{CASES[wildcards.case].task}.npz"
+
+
+def case_bands(ending):
+    """Return an input function: the files of all bands of a case, by their ending."""
+    return lambda wildcards: [
+        f"{RESULTS}/grams/{CASES[wildcards.case].gram}/{band}.{ending}"
+        for band in BANDS[CASES[wildcards.case].task]
+    ]
+
+
+# Name in paths -> label term; those of the user's own are module:Class.
+TERMS = {variant_name(family): family for family in FAMILIES if is_term(family)}
+# Figures over all cases; of Gram matrices one a case, with the first label term that is evaluated.
+KINDS = overview_kinds(EXPERIMENT)
+SHOWN_TERMS = [name for name, term in TERMS.items() if term in VARIANTS][:1]
 
 CONDA = "../envs/lantk.yaml"
 
 
 wildcard_constraints:
-    pair="[A-Za-z0-9_.-]+",
-    variant="[a-z0-9-]+",
+    task="|".join(map(re.escape, TASKS)),
+    case="|".join(map(re.escape, CASES)),
+    term="|".join(TERMS) or "none",
+    kind="gap|growth|alignment",
     seed=r"\d+",
     band=r"\d+-of-\d+",

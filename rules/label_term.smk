@@ -1,11 +1,13 @@
 rule label_term:
     input:
-        split=rules.split.output,
-        gram=all_bands(rules.gram.output.record),
-        blocks=all_bands(rules.gram.output.block),
+        split=case_split,
+        gram=case_bands("json"),
+        blocks=case_bands("npy"),
+        own=lambda wildcards: own_file(TERMS[wildcards.term]),
         code=[
             "lantk/architecture.py",
             "lantk/compiled.py",
+            "lantk/contract.py",
             "lantk/data.py",
             "lantk/download.py",
             "lantk/errors.py",
@@ -14,22 +16,31 @@ rule label_term:
             "lantk/label_terms.py",
             "lantk/pair_features.py",
             "lantk/pair_tiles.py",
+            "lantk/products.py",
+            "lantk/sketch.py",
             "lantk/solve.py",
             "lantk/sources.py",
             "lantk/storage.py",
+            "lantk/tasks.py",
+            "lantk/variants.py",
         ],
     output:
-        f"{RESULTS}/label_terms/{{pair}}/{{variant}}.npz",
+        f"{RESULTS}/label_terms/{{case}}/{{term}}.npz",
     log:
-        f"{RESULTS}/logs/label_term/{{pair}}/{{variant}}.log",
+        f"{RESULTS}/logs/label_term/{{case}}/{{term}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/label_term/{{pair}}/{{variant}}.jsonl"
+        f"{RESULTS}/benchmarks/label_term/{{case}}/{{term}}.jsonl"
     conda:
         CONDA
     threads: THREADS
     resources:
-        mem_mb=2000 + 3 * GRAM_MB,
+        mem_mb=case_mb(3),
         runtime=60,
+    params:
+        n_train=lambda wildcards: CASES[wildcards.case].n_train,
+        term=lambda wildcards: TERMS[wildcards.term],
+        estimator=lambda wildcards: estimator_option(config, TERMS[wildcards.term]),
     shell:
         "python -m lantk label-term --split {input.split:q} --gram {input.gram:q}"
-        " --variant {wildcards.variant} --threads {threads} --out {output:q} > {log:q} 2>&1"
+        " --n-train {params.n_train} --variant {params.term} {params.estimator}"
+        " --threads {threads} --out {output:q} > {log:q} 2>&1"

@@ -7,6 +7,7 @@ rule fetch:
             "lantk/errors.py",
             "lantk/sources.py",
             "lantk/storage.py",
+            "lantk/tasks.py",
         ],
     output:
         f"{RESULTS}/data.json",
@@ -35,13 +36,14 @@ rule split:
             "lantk/errors.py",
             "lantk/sources.py",
             "lantk/storage.py",
+            "lantk/tasks.py",
         ],
     output:
-        f"{RESULTS}/splits/{{pair}}.npz",
+        f"{RESULTS}/splits/{{task}}.npz",
     log:
-        f"{RESULTS}/logs/split/{{pair}}.log",
+        f"{RESULTS}/logs/split/{{task}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/split/{{pair}}.jsonl"
+        f"{RESULTS}/benchmarks/split/{{task}}.jsonl"
     conda:
         CONDA
     resources:
@@ -50,11 +52,13 @@ rule split:
     params:
         source=config["data"]["source"],
         path=["--path", config["data"]["path"]] if config["data"]["path"] else [],
-        pair=lambda wildcards: PAIRS[wildcards.pair],
-        n_train=config["task"]["n_train"] or "all",
+        classes=lambda wildcards: CLASSES[wildcards.task],
+        n_train=lambda wildcards: EXPERIMENT.sizes[wildcards.task][0],
         n_test=config["task"]["n_test"] or "all",
-        seed=config["task"]["seed"],
+        # Classes are taken in file order.
+        seed=["--seed", config["task"]["seed"]] if config["task"]["pairs"] else [],
+        scaling=config["data"]["scaling"],
     shell:
-        "python -m lantk split --source {params.source} {params.path:q} --pair {params.pair:q}"
-        " --n-train {params.n_train} --n-test {params.n_test} --seed {params.seed}"
-        " --out {output:q} > {log:q} 2>&1"
+        "python -m lantk split --source {params.source} {params.path:q} {params.classes:q}"
+        " --n-train {params.n_train} --n-test {params.n_test} {params.seed}"
+        " --scaling {params.scaling} --out {output:q} > {log:q} 2>&1"

@@ -1,53 +1,145 @@
-# Records of one pair: a kernel variant has one, the network one a seed.
+# The records of one case, in the order of the table.
 RECORDS = [
-    record
-    for variant in VARIANTS
-    for record in (
-        expand(rules.cnn.output.record, seed=SEEDS, allow_missing=True)
-        if variant == "cnn"
-        else expand(rules.evaluate.output.record, variant=variant, allow_missing=True)
-    )
+    f"{RESULTS}/evaluations/{{case}}/{stem}.json"
+    for stem in stems(VARIANTS, config["permutations"], SEEDS)
 ]
-LISTING = ["--results", RESULTS, "--variants", *VARIANTS, "--seeds", *SEEDS]
+LISTING = ["--results", RESULTS, "--variants", *VARIANTS]
+LISTING += ["--permutations", config["permutations"], "--seeds", *SEEDS]
 
 
 rule table:
     input:
-        records=expand(RECORDS, pair=PAIRS),
+        records=expand(RECORDS, case=CASES),
         code=[
-            "lantk/evaluate.py",
+            "lantk/errors.py",
+            "lantk/leaderboard.py",
             "lantk/report.py",
+            "lantk/statistics.py",
             "lantk/storage.py",
+            "lantk/tables.py",
+            "lantk/variants.py",
         ],
     output:
         csv=f"{RESULTS}/table.csv",
         markdown=f"{RESULTS}/table.md",
         timings=f"{RESULTS}/timings.csv",
+        exponents=f"{RESULTS}/exponents.csv",
     log:
         f"{RESULTS}/logs/table.log",
     conda:
         CONDA
     params:
         listing=LISTING,
-        pairs=list(PAIRS),
+        cases=list(CASES),
         bands=sorted({name for names in BANDS.values() for name in names}),
     shell:
-        "python -m lantk table {params.listing:q} --pairs {params.pairs} --bands {params.bands}"
+        "python -m lantk table {params.listing:q} --cases {params.cases} --bands {params.bands}"
         " > {log:q} 2>&1"
 
 
 rule figure:
     input:
         records=RECORDS,
-        code=["lantk/report.py", "lantk/storage.py"],
+        code=[
+            "lantk/errors.py",
+            "lantk/figure_style.py",
+            "lantk/figures.py",
+            "lantk/report.py",
+            "lantk/statistics.py",
+            "lantk/storage.py",
+            "lantk/tables.py",
+            "lantk/variants.py",
+            "lantk/weight_figure.py",
+        ],
     output:
-        f"{RESULTS}/figures/{{pair}}.png",
+        f"{RESULTS}/figures/{{case}}.png",
     log:
-        f"{RESULTS}/logs/figure/{{pair}}.log",
+        f"{RESULTS}/logs/figure/{{case}}.log",
     conda:
         CONDA
     params:
         listing=LISTING,
     shell:
-        "python -m lantk figure {params.listing:q} --pairs {wildcards.pair} --out {output:q}"
+        "python -m lantk figure {params.listing:q} --cases {wildcards.case} --out {output:q}"
         " > {log:q} 2>&1"
+
+
+rule overview:
+    input:
+        table=rules.table.output.csv,
+        records=rules.table.input.records,
+        code=[
+            "lantk/errors.py",
+            "lantk/figure_style.py",
+            "lantk/figures.py",
+            "lantk/report.py",
+            "lantk/statistics.py",
+            "lantk/storage.py",
+            "lantk/tables.py",
+            "lantk/variants.py",
+            "lantk/weight_figure.py",
+        ],
+    output:
+        f"{RESULTS}/figures/{{kind}}.png",
+    log:
+        f"{RESULTS}/logs/figure/{{kind}}.log",
+    conda:
+        CONDA
+    params:
+        listing=LISTING,
+        cases=list(CASES),
+    shell:
+        "python -m lantk figure {params.listing:q} --cases {params.cases} --kind {wildcards.kind}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule heat_map:
+    # Of any case and label term, where it is asked for.
+    input:
+        split=case_split,
+        gram=case_bands("json"),
+        blocks=case_bands("npy"),
+        label_term=rules.label_term.output,
+        evaluation=f"{RESULTS}/evaluations/{{case}}/{{term}}.json",
+        code=[
+            "lantk/architecture.py",
+            "lantk/compiled.py",
+            "lantk/contract.py",
+            "lantk/data.py",
+            "lantk/download.py",
+            "lantk/errors.py",
+            "lantk/figure_style.py",
+            "lantk/figures.py",
+            "lantk/kernel/bands.py",
+            "lantk/kernel/plan.py",
+            "lantk/label_terms.py",
+            "lantk/pair_features.py",
+            "lantk/pair_tiles.py",
+            "lantk/products.py",
+            "lantk/report.py",
+            "lantk/sketch.py",
+            "lantk/solve.py",
+            "lantk/sources.py",
+            "lantk/statistics.py",
+            "lantk/storage.py",
+            "lantk/tables.py",
+            "lantk/tasks.py",
+            "lantk/variants.py",
+        ],
+    output:
+        f"{RESULTS}/figures/{{case}}/{{term}}.png",
+    log:
+        f"{RESULTS}/logs/heat_map/{{case}}/{{term}}.log",
+    conda:
+        CONDA
+    resources:
+        mem_mb=case_mb(1),
+    params:
+        n_train=lambda wildcards: CASES[wildcards.case].n_train,
+        term=lambda wildcards: TERMS[wildcards.term],
+        estimator=lambda wildcards: estimator_option(config, TERMS[wildcards.term]),
+    shell:
+        "python -m lantk heat-map --split {input.split:q} --gram {input.gram:q}"
+        " --case {wildcards.case} --n-train {params.n_train} --variant {params.term}"
+        " {params.estimator} --label-term {input.label_term:q} --evaluation {input.evaluation:q}"
+        " --out {output:q} > {log:q} 2>&1"

@@ -3,7 +3,7 @@ rule track:
     input:
         table=rules.table.output.csv,
         markdown=rules.table.output.markdown,
-        figures=expand(rules.figure.output, pair=PAIRS),
+        figures=expand(rules.figure.output, case=CASES),
         code=[
             "lantk/errors.py",
             "lantk/runs.py",

@@ -44,7 +44,7 @@ def test_bands_share_the_work():
 
 def test_the_number_of_bands_is_a_function_of_the_job():
     """A small job is one band, ten times the work ten times the bands; a GPU makes fewer."""
-    visits = count_visits("chen2020", 32, 32)
+    visits = count_visits(["chen2020"], 32, 32)
     assert visits == 4 * 1024 + 2 * 256 + 2 * 64
     assert count_bands(40, 100, visits, "auto") == 1
     assert count_bands(10_000, 2_000, visits, "cpu") == 1
@@ -65,7 +65,9 @@ def test_bands_are_read_as_the_whole(n_train, n_test, data):
     for band in bands:
         block = np.full(band.shape(n_train), np.nan, np.float32)
         calls = []
-        gram_band(LAYERS, x_train, x_test, band, block, progress=lambda *c, s=calls: s.append(c))
+        gram_band(
+            [LAYERS], x_train, x_test, band, [block], progress=lambda *c, s=calls: s.append(c)
+        )
         assert calls[-1] == (band.n_entries(n_train),) * 2
         blocks.append(block)
     order = data.draw(st.permutations(range(len(bands))))
@@ -74,6 +76,20 @@ def test_bands_are_read_as_the_whole(n_train, n_test, data):
     assert square.tobytes() == gram(LAYERS, x_train).tobytes()
     if n_test:
         assert rest.tobytes() == gram(LAYERS, x_test, x_train).tobytes()
+
+
+def test_bands_of_several_architectures_are_those_of_each():
+    """One pass writes the bytes that each architecture has alone, and shared layers cost once."""
+    names = ["arora2019-vanilla-3", "arora2019-gap-3", "arora2019-vanilla-5"]
+    x = np.random.default_rng(0).normal(size=(7, 1, 4, 3)).astype(np.float32)
+    for band in plan_bands(5, 2, 3):
+        blocks = [np.full(band.shape(5), np.nan, np.float32) for _ in range(4)]
+        gram_band(names, x[:5], x[5:], band, blocks[:3])
+        for name, block in zip(names, blocks, strict=False):
+            gram_band([name], x[:5], x[5:], band, blocks[3:])
+            assert block.tobytes() == blocks[3].tobytes()
+    costs = [count_visits([name], 4, 3) for name in names[1:]]
+    assert count_visits(names, 4, 3) == sum(costs)
 
 
 def test_one_band_stays_a_memory_map(tmp_path):

@@ -37,24 +37,93 @@ def inputs(folder):
 
 
 def test_verbs_chain_by_hand(folder):
-    """Split, gram, label-term, evaluate, cnn, table, figure, track and show work one by one."""
+    """Every verb of the workflow works by hand, one after the other."""
     fitted = folder / "term.npz"
     evaluations = folder / "evaluations" / "3-8"
     assert run("label-term", *inputs(folder), "--variant", "lantk-kr-v2", "--out", fitted) == 0
-    for name, term in (("cntk", ()), ("lantk-kr-v2", ("--label-term", fitted))):
-        out = ("--folds", 2, "--out", evaluations / f"{name}.json")
-        assert run("evaluate", *inputs(folder), "--variant", name, *term, *out) == 0
-    cnn = ("--architecture", "arora2019-gap-3", "--epochs", 1, "--seed", 5, "--variant", "cnn")
-    out = ("--out", evaluations / "cnn-seed5.json")
+    term = ("lantk-kr-v2", "lantk-kr-v2-shuffled", "--permutations", 2, "--label-term", fitted)
+    for variants in (("cntk", "cntk-ridge", "oracle-label"), term):
+        out = ("--case", "3-8", "--folds", 2, "--out", evaluations)
+        assert run("evaluate", *inputs(folder), "--variants", *variants, *out) == 0
+    cnn = ("--case", "3-8", "--architecture", "arora2019-gap-3", "--epochs", 1, "--seed", 5)
+    out = ("--variant", "cnn", "--out", evaluations / "cnn-seed5.json")
     assert run("cnn", "--split", folder / "split.npz", *cnn, *out) == 0
-    listing = ("--results", folder, "--pairs", "3-8", "--seeds", 5)
-    listing += ("--variants", "cntk", "lantk-kr-v2", "cnn")
+    listing = ("--results", folder, "--cases", "3-8", "--seeds", 5, "--permutations", 2)
+    listing += ("--variants", "cntk", "lantk-kr-v2", "lantk-kr-v2-shuffled", "cnn")
     assert run("table", *listing) == 0
-    assert run("figure", *listing, "--out", folder / "figures" / "3-8.png") == 0
+    drawing = ("heat-map", *inputs(folder), "--case", "3-8", "--variant", "lantk-kr-v2")
+    drawing += ("--label-term", fitted, "--evaluation", evaluations / "lantk-kr-v2.json")
+    assert run(*drawing, "--out", folder / "figures" / "heat.png") == 0
+    assert (folder / "figures" / "heat.png").read_bytes()[1:4] == b"PNG"
+    for kind in ("weight", "gap", "alignment"):
+        out = folder / "figures" / f"{kind}.png"
+        assert run("figure", *listing, "--kind", kind, "--out", out) == 0
+        assert out.read_bytes()[1:4] == b"PNG"
     assert run("track", "--results", folder, "--out", folder / "tracking.json") == 0
     assert run("show", "--results", folder) == 0
     table = pd.read_csv(folder / "table.csv")
-    assert list(table["variant"].unique()) == ["cntk", "lantk-kr-v2", "cnn", "lantk-best"]
+    wanted = {"cntk", "lantk-kr-v2", "lantk-kr-v2-shuffled", "cnn", "lantk-best"}
+    assert wanted <= set(table["variant"])
+
+
+@pytest.mark.parametrize(
+    "variants",
+    [
+        ("cntk", "cntk-ridge"),
+        ("cntk-rbf",),
+        ("lantk-kr-v2", "lantk-kr-v2-shuffled", "lantk-kr-v2-diagonal"),
+        ("lantk-fjlt-v2", "lantk-fjlt-v2-shuffled", "lantk-fjlt-v2-offdiagonal"),
+        ("lantk-plugin",),
+    ],
+)
+def test_test_labels_change_no_honest_prediction(folder, tmp_path, variants):
+    """With all test labels permuted, honest choices and predictions are the same bytes."""
+    drawn = load_split(folder / "split.npz")
+    other = dataclasses.replace(drawn, y_test=np.random.default_rng(0).permutation(drawn.y_test))
+    save_split(tmp_path / "split.npz", other)
+    record = json.loads((folder / "1-of-1.json").read_text()) | {"split": other.digest}
+    (tmp_path / "1-of-1.json").write_text(json.dumps(record))
+    shutil.copy(folder / "1-of-1.npy", tmp_path / "1-of-1.npy")
+    options = ("--variants", *variants, "--permutations", 1, "--folds", 2, "--case", "3-8")
+    found = []
+    for place in (folder, tmp_path):
+        out = tmp_path / ("true" if place is folder else "permuted")
+        assert run("evaluate", *inputs(place), *options, "--out", out) == 0
+        frames = {path.stem: pd.read_csv(path) for path in sorted(out.glob("*.csv"))}
+        weights = {
+            path.stem: [json.loads(path.read_text())["protocols"]["honest"][key] for key in KEYS]
+            for path in sorted(out.glob("*.json"))
+        }
+        found.append((frames, weights))
+    (frames, weights), (permuted_frames, permuted_weights) = found
+    assert weights == permuted_weights
+    assert len(frames) >= len(variants)
+    for name, frame in frames.items():
+        assert not frame["label"].equals(permuted_frames[name]["label"])
+        pd.testing.assert_series_equal(frame["honest"], permuted_frames[name]["honest"])
+
+
+KEYS = ("label_weight", "ridge", "validation_accuracy")
+
+
+@pytest.mark.parametrize("n_train", [12, 18])
+def test_fewer_train_images_are_the_leading_ones(folder, tmp_path, n_train):
+    """A smaller n gives what a split and Gram matrices of that size give."""
+    sizes = ("--n-train", n_train, "--n-test", 30, "--seed", 66)
+    split = tmp_path / "split.npz"
+    assert run("split", "--source", "digits", "--pair", "3", "8", *sizes, "--out", split) == 0
+    drawn = dataclasses.replace(load_split(folder / "split.npz").first(n_train))
+    # A source without a test set tests on what is left: the same test images are wanted here.
+    save_split(split, drawn)
+    layers = json.dumps(json.loads((folder / "1-of-1.json").read_text())["architecture"]["layers"])
+    assert run("gram", "--split", split, "--architecture", layers, "--out", tmp_path) == 0
+    variants = ("--variants", "lantk-fjlt-v1", "lantk-fjlt-v1-shuffled", "--permutations", 1)
+    options = (*variants, "--folds", 2, "--case", "3-8")
+    cut = ("--n-train", n_train, "--out", tmp_path / "cut")
+    assert run("evaluate", *inputs(folder), *options, *cut) == 0
+    assert run("evaluate", *inputs(tmp_path), *options, "--out", tmp_path / "own") == 0
+    for name in ("lantk-fjlt-v1.csv", "lantk-fjlt-v1-shuffled-seed0.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
 
 
 def test_gram_matrix_does_not_depend_on_threads(folder, tmp_path):
@@ -105,11 +174,11 @@ def test_bad_input_has_a_message_and_no_traceback(arguments, message, tmp_path, 
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("no term", "lantk-kr-v1 needs --label-term"),
         ("another variant's term", "fitted for another variant"),
         ("another Gram's term", "fitted for another variant or on another Gram"),
         ("a broken term", "fit it again with the verb label-term"),
-        ("an unknown variant", "unknown label term 'lantk-kr-v9'"),
+        ("an unknown variant", "unknown variant 'lantk-kr-v9'"),
+        ("two families", "are of several families"),
         ("a cut block", "is broken"),
         ("a block of another shape", "wanted (50, 20)"),
         ("a cut record", "is broken"),
@@ -134,10 +203,10 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path, capsys, case
         names = {"term": "term.npz", "block": "1-of-1.npy", "record": "1-of-1.json"}
         path = tmp_path / names[case.split()[-1]]
         path.write_bytes(path.read_bytes()[:100])
-    given = () if case == "no term" else ("--label-term", term)
-    out = tmp_path / "evaluation.json"
+    variants = (variant, "cntk") if case == "two families" else (variant,)
+    options = ("--variants", *variants, "--label-term", term, "--case", "3-8")
     capsys.readouterr()
-    status = run("evaluate", *inputs(tmp_path), "--variant", variant, *given, "--out", out)
+    status = run("evaluate", *inputs(tmp_path), *options, "--out", tmp_path / "evaluation")
     error = capsys.readouterr().err
     assert (status, "Traceback" in error) == (1, False), error
     assert message in error
@@ -260,7 +329,7 @@ def test_singular_gram_is_explained(folder, tmp_path, capsys):
     split.pixels_train[13] = split.pixels_train[2]
     save_split(tmp_path / "split.npz", dataclasses.replace(split))
     run("gram", "--split", tmp_path / "split.npz", "--out", tmp_path)
-    out = ("--variant", "cntk", "--folds", 2, "--out", tmp_path / "cntk.json")
+    out = ("--case", "3-8", "--variants", "cntk", "--folds", 2, "--out", tmp_path / "cntk")
     assert run("evaluate", *inputs(tmp_path), *out) == 1
     error = capsys.readouterr().err
     assert "singular" in error
@@ -294,5 +363,5 @@ def test_help_names_every_verb(capsys):
     with pytest.raises(SystemExit):
         run("--help")
     printed = capsys.readouterr().out
-    verbs = "fetch split gram plan label-term evaluate cnn table figure track show"
+    verbs = "fetch split gram plan label-term evaluate cnn table figure results heat-map track show"
     assert all(verb in printed for verb in verbs.split())

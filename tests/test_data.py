@@ -23,19 +23,17 @@ from PIL import Image, PngImagePlugin
 
 from lantk import data
 from lantk.data import (
-    ClassPair,
     DataError,
-    Description,
     describe,
     digest_source,
     fetch,
     fingerprint,
     load_split,
-    resolve_pair,
-    resolve_sizes,
     save_split,
+    split_classes,
     split_pair,
 )
+from lantk.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 
 CIFAR10 = os.environ.get("LANTK_CIFAR10")
 needs_cifar10 = pytest.mark.skipif(
@@ -98,8 +96,14 @@ def pair_of(source, path, entries):
     return resolve_pair(describe(source, path), entries)
 
 
-def split_of(source, path, entries, n_train=None, n_test=None, seed=66):
-    return split_pair(source, path, pair_of(source, path, entries), n_train, n_test, seed)
+def split_of(source, path, entries, n_train=None, n_test=None, seed=66, scaling="range"):
+    pair = pair_of(source, path, entries)
+    return split_pair(source, path, pair, n_train, n_test, seed, scaling=scaling)
+
+
+def split_of_classes(source, path, entries, n_train=None, n_test=None, scaling="range"):
+    task = resolve_classes(describe(source, path), entries)
+    return split_classes(source, path, task, n_train, n_test, scaling=scaling)
 
 
 # describe
@@ -227,7 +231,7 @@ def plain(*class_names):
 @pytest.mark.parametrize("entries", [["dog", "deer"], ["deer", "dog"], [5, 4], [4, "dog"], (5, 4)])
 def test_pair_is_the_same_in_either_order_and_spelling(entries):
     """Names or numbers, in either order, give the pair with the smaller class number first."""
-    expected = ClassPair(4, 5, ("deer", "dog"), "deer-dog")
+    expected = Task((4, 5), ("deer", "dog"), "deer-dog")
     assert resolve_pair(describe("cifar10", "no such folder"), entries) == expected
 
 
@@ -323,6 +327,89 @@ def test_slugs_with_joined_names_differ():
     """The pairs (a-b, c) and (a, b-c) have different slugs."""
     slugs = all_slugs(plain("a-b", "c", "a", "b-c"))
     assert len(set(slugs)) == 6
+
+
+# several classes
+
+
+def test_classes_are_the_same_in_any_order_and_spelling():
+    """Classes are sorted by number; all of them, named or not, are the task "all"."""
+    digits = describe("digits")
+    wanted = Task((0, 3, 8), ("0", "3", "8"), "0-3-8")
+    assert resolve_classes(digits, [8, "0", 3]) == wanted
+    assert resolve_classes(digits, "all") == resolve_classes(digits, range(10))
+    assert resolve_classes(digits, "all").slug == "all"
+    # Numbers that are also other classes' names are no matter when nobody wrote them.
+    assert resolve_classes(plain("2", "0", "1"), "all").names == ("2", "0", "1")
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ("every", ["classes is 'every'", "wanted all, or a list"]),
+        ([3, 8], ["2 of the 10 classes of digits", "two are a class pair"]),
+        ([3, 8, "3"], ["the class '3' twice"]),
+        ([3, 8, 10], ["unknown class 10"]),
+    ],
+)
+def test_impossible_classes_are_an_error(entries, words):
+    """Other than three or more different classes of the source is refused."""
+    with pytest.raises(DataError) as caught:
+        resolve_classes(describe("digits"), entries)
+    assert_words(caught, words)
+
+
+def test_labels_of_more_classes_than_int8_holds_are_refused():
+    """129 classes are too many for int8 labels."""
+    with pytest.raises(DataError, match="wanted 3 to 128"):
+        resolve_classes(plain(*(f"c{i}" for i in range(129))), "all")
+
+
+def test_slug_of_many_classes_fits_into_a_file_name():
+    """A slug that would be too long is cut and ends in a digest, so that tasks keep apart."""
+    description = plain(*(f"{'name' * 9}{i}" for i in range(30)))
+    slugs = {resolve_classes(description, range(n)).slug for n in range(20, 30)}
+    assert len(slugs) == 10
+    assert all(len(slug) == 150 for slug in slugs)
+
+
+def test_classes_are_taken_in_file_order_and_interleaved(cifar10):
+    """Train: the first n/k rows of each class in turn, labels their positions; test: all."""
+    split = split_of_classes("cifar10", cifar10, ["dog", "cat", "frog"], 12)
+    records = np.concatenate([np.frombuffer(cifar10_bytes(i), np.uint8) for i in range(5)])
+    classes = records.reshape(-1, 3073)[:, 0]
+    rows = [np.flatnonzero(classes == c)[:4] for c in (3, 5, 6)]
+    np.testing.assert_array_equal(split.index_train, np.stack(rows).T.ravel())
+    np.testing.assert_array_equal(split.pixels_train[4].ravel(), records.reshape(-1, 3073)[15, 1:])
+    assert split.y_train.tolist() == [0, 1, 2] * 4
+    assert split.y_train.dtype == np.int8
+    assert split.y_test.tolist() == [0, 1, 2] * 3
+    assert sorted(split.index_test) == [r for r in range(30) if r % 10 in (3, 5, 6)]
+    assert (split.names, split.slug) == (("cat", "dog", "frog"), "cat-dog-frog")
+
+
+def test_classes_without_a_test_set_test_on_what_follows():
+    """For digits, the images after the first n/k of each class are tested on, in balance."""
+    split = split_of_classes("digits", None, "all", 40)
+    assert (len(split.y_train), len(split.y_test)) == (40, 10 * 174 - 40)
+    assert not set(split.index_train) & set(split.index_test)
+    assert max(split.index_train[3::10]) < min(split.index_test[3::10])
+
+
+@pytest.mark.parametrize(
+    ("n_train", "n_test", "words"),
+    [
+        (41, None, ["n_train is 41", "1/10 of it", "a multiple of 10 from 10 to 1730"]),
+        (1740, None, ["n_train is 1740", "174 images of '8', the smallest class", "to 1730"]),
+        (40, 1701, ["n_test is 1701", "a multiple of 10 from 10 to 1700"]),
+        (None, None, ["n_train is null", "a multiple of 10 from 10 to 1730"]),
+    ],
+)
+def test_impossible_sizes_of_classes_are_an_error(n_train, n_test, words):
+    """A size that is no multiple of k, or too large, is answered by the smallest class."""
+    with pytest.raises(DataError) as caught:
+        split_of_classes("digits", None, "all", n_train, n_test)
+    assert_words(caught, words)
 
 
 # sizes
@@ -475,6 +562,24 @@ def test_smaller_split_is_the_beginning_of_a_larger_one(cifar10):
     np.testing.assert_array_equal(small.index_test, large.index_test[:2])
 
 
+@pytest.mark.parametrize("scaling", ["range", "standard"])
+@pytest.mark.parametrize("entries", [[1, 8], [1, 3, 8]])
+def test_first_images_are_those_of_a_smaller_split(entries, scaling):
+    """first(n) has the train images of a split drawn at n, the same test, and the same pixels."""
+    draw = split_of if len(entries) == 2 else split_of_classes
+    large, small = (draw("digits", None, entries, n, 12, scaling=scaling) for n in (60, 24))
+    first = large.first(24)
+    for name in ("index_train", "y_train", "pixels_train"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(small, name))
+    np.testing.assert_array_equal(first.index_test, large.index_test)
+    np.testing.assert_array_equal(first.x_train, large.x_train[:24])
+    np.testing.assert_array_equal(first.x_test, large.x_test)
+    assert large.first(60).digest == large.digest != first.digest
+    for n in (0, -6, 25, 66):
+        with pytest.raises(DataError, match=rf"n_train is {n}, .* 60 train images"):
+            large.first(n)
+
+
 def test_seed_decides_the_split():
     """The same seed draws the same split, another seed another."""
     first, again = (split_of("digits", None, [1, 8], 20, seed=7) for _ in range(2))
@@ -493,7 +598,7 @@ def test_impossible_seed_is_an_error(seed):
 def test_pair_of_another_source_is_an_error():
     """A pair made for other class names is refused."""
     with pytest.raises(DataError, match=r"was not made for digits"):
-        split_pair("digits", None, ClassPair(3, 8, ("cat", "ship"), "cat-ship"), 4, 4, 66)
+        split_pair("digits", None, Task((3, 8), ("cat", "ship"), "cat-ship"), 4, 4, 66)
 
 
 # scaling and digest
@@ -524,6 +629,54 @@ def test_floating_point_pixels_are_used_as_they_are(tmp_path, dtype):
     np.testing.assert_array_equal(split.x_train, x[split.index_train].astype(np.float32))
 
 
+def test_standard_scaling_uses_the_train_images_of_each_channel(cifar10):
+    """Train pixels get mean 0 and deviation 1 in every channel, test pixels the same shift."""
+    split = split_of_classes("cifar10", cifar10, "all", 50, scaling="standard")
+    assert (split.scaling, split_of("cifar10", cifar10, [3, 8], 4).scaling) == ("standard", "range")
+    assert split.x_train.dtype == np.float32
+    np.testing.assert_allclose(split.x_train.mean(axis=(0, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(split.x_train.std(axis=(0, 2, 3)), 1, atol=1e-6)
+    pixels = split.pixels_train.astype(float)
+    means, deviations = (f(pixels, axis=(0, 2, 3), keepdims=True)[0] for f in (np.mean, np.std))
+    wanted = (split.pixels_test - means) / deviations
+    np.testing.assert_allclose(split.x_test, wanted, rtol=0, atol=1e-6)
+
+
+def test_standard_scaling_reads_images_in_pieces(cifar10, monkeypatch):
+    """Means and deviations are the same however many images are held at once."""
+    digests = set()
+    for n in (1, 7, 1000):
+        monkeypatch.setattr(data, "_IMAGES_AT_ONCE", n)
+        split = split_of("cifar10", cifar10, [3, 8], scaling="standard")
+        digests.add(np.round(split.channel_statistics, 9).tobytes())
+    assert len(digests) == 1
+
+
+def test_standard_scaling_needs_pixels_that_differ(tmp_path):
+    """A channel of one value has no deviation to divide by, and the message says which."""
+    x = random().integers(0, 256, (12, 2, 4, 5), dtype=np.uint8)
+    x[:, 1] = 7
+    path = write_npz(tmp_path, x_train=x)
+    with pytest.raises(DataError, match="channel 1 has one value in all train images"):
+        split_of("npz", path, [0, 1], scaling="standard")
+    with pytest.raises(DataError, match="scaling is 'whiten': wanted range or standard"):
+        split_of("npz", path, [0, 1], scaling="whiten")
+
+
+def test_digests_of_splits_do_not_change():
+    """Long computed Gram matrices name their split by its digest: it stays what it was."""
+    assert split_of("digits", None, [3, 8], 20, 10).digest.startswith("5ed2a12c95fa4343")
+
+
+def test_digest_notices_the_scaling(cifar10):
+    """Splits of other channel statistics have other digests."""
+    ranged, standard = (
+        split_of("cifar10", cifar10, [3, 8], 20, scaling=s) for s in ("range", "standard")
+    )
+    moved = replace(standard, channel_statistics=standard.channel_statistics + 1e-9)
+    assert len({split.digest for split in (ranged, standard, moved)}) == 3
+
+
 def test_digest_notices_every_array_and_the_pixel_range():
     """Changing one pixel, label, row number or the pixel range changes the digest."""
     split = split_of("digits", None, [3, 8], 20)
@@ -552,6 +705,17 @@ def test_stored_split_returns_as_it_was(tmp_path):
         assert (found.names, found.slug, found.pixel_max) == (split.names, split.slug, pixel_max)
         assert found.digest == split.digest
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["split.npz"]
+
+
+def test_stored_split_of_classes_returns_as_it_was(tmp_path):
+    """Names, labels and channel statistics of several classes are stored with the split."""
+    split = split_of_classes("digits", None, [0, 3, 8], 30, scaling="standard")
+    save_split(tmp_path / "split.npz", split)
+    found = load_split(tmp_path / "split.npz")
+    assert found.digest == split.digest
+    assert (found.names, found.slug, found.scaling) == (split.names, "0-3-8", "standard")
+    assert not found.is_binary
+    np.testing.assert_array_equal(found.x_test, split.x_test)
 
 
 def test_equal_splits_are_stored_as_equal_bytes(tmp_path):
@@ -932,7 +1096,7 @@ def test_npz_classes_are_the_sorted_labels(tmp_path):
     path = write_npz(tmp_path, y_train=labels[np.arange(12) % 3], y_test=labels[[0, 1, 2] * 3])
     assert describe("npz", path).class_names == ("-1", "9", "10")
     pair = pair_of("npz", path, ["10", "-1"])
-    assert (pair.negative, pair.positive) == (0, 2)
+    assert pair.numbers == (0, 2)
     split = split_pair("npz", path, pair, None, None, 66)
     assert set(split.index_train[::2] % 3) == {1}
     assert set(split.index_train[1::2] % 3) == {0}

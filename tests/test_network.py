@@ -1,4 +1,4 @@
-"""The finite network: padding, initialisation, training, and the exact kernel as its limit."""
+"""The finite network: padding, initialisation, and the exact kernel as its limit."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import torch
 import lantk
 import lantk.network
 from lantk.architecture import parse_architecture, same_padding
-from lantk.network import Network, TrainingError, default_channels, empirical_ntk, train
+from lantk.network import Network, default_channels, default_parameterization, empirical_ntk
 
 
 def conv(size, stride=1, trained=True):
@@ -133,7 +133,7 @@ def test_convolution_equals_a_plain_loop(size, stride, height, width):
     np.testing.assert_allclose(features.reshape(expected.shape), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("parameterization", ["standard", "ntk"])
+@pytest.mark.parametrize("parameterization", ["standard", "he", "ntk"])
 @pytest.mark.parametrize(
     "layers",
     [
@@ -153,24 +153,51 @@ def test_output_has_one_row_per_image(layers, parameterization):
     assert torch.isfinite(outputs).all()
 
 
+STRIDED = [conv(3, 2), conv(3, 3), conv(3), "flatten", "dense"]
+
+
 @pytest.mark.parametrize(
-    ("name", "channels"),
+    ("name", "n_outputs", "channels"),
     [
-        ("chen2020", [16, 64, 64, 128, 128, 256, 256]),
-        ("arora2019-gap-6", [16, 64, 64, 64, 64]),
-        ([conv(3, 2), conv(3, 3), conv(3), "flatten", "dense"], [16, 256, 256]),
+        ("chen2020", 1, [16, 64, 64, 128, 128, 256, 256]),
+        ("chen2020", 10, [16, 128, 128, 256, 256, 512, 512]),
+        (STRIDED, 1, [16, 256, 256]),
+        (STRIDED, 3, [16, 512, 512]),
     ],
 )
-def test_default_channels_grow_with_the_stride(name, channels):
-    """The first convolution has 16 channels, later ones 64 times the stride so far, at most 256."""
-    assert default_channels(name) == channels
-    assert Network(name, (1, 4, 4)).channels == channels
+def test_default_channels_grow_with_the_stride(name, n_outputs, channels):
+    """The first convolution has 16 channels, later ones 64 or 128 times the stride, at most 4."""
+    assert default_channels(name, n_outputs) == channels
+    assert Network(name, (1, 4, 4), n_outputs=n_outputs).channels == channels
+
+
+@pytest.mark.parametrize("n_outputs", [1, 10])
+@pytest.mark.parametrize("name", ["arora2019-gap-6", "arora2019-vanilla-6"])
+def test_networks_without_strides_are_equally_wide_everywhere(name, n_outputs):
+    """Every convolution has 128 channels, however many classes there are."""
+    assert default_channels(name, n_outputs) == [128] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "parameterization"),
+    [
+        ("chen2020", "standard"),
+        ("arora2019-vanilla-3", "he"),
+        ("arora2019-gap-21", "he"),
+        (SMALL, "standard"),
+        ([conv(3), "relu", conv(3), "flatten", "dense"], "standard"),
+    ],
+)
+def test_networks_of_relus_without_strides_start_as_he(name, parameterization):
+    """A stride, or a convolution without its ReLU, leaves PyTorch's initialisation."""
+    assert default_parameterization(name) == parameterization
 
 
 @pytest.mark.parametrize(
     ("layers", "parameterization", "n_parameters"),
     [
         (SMALL, "standard", (9 * 2 * 3 + 3) + (9 * 3 * 4 + 4) + (4 * 2 * 3 + 1)),
+        (SMALL, "he", 9 * 2 * 3 + 9 * 3 * 4 + 4 * 2 * 3),
         (SMALL, "ntk", 9 * 2 * 3 + 9 * 3 * 4 + 4 * 2 * 3),
         (FIXED_ENDS, "standard", (9 * 2 * 3 + 3) + (9 * 3 * 4 + 4) + (4 + 1)),
     ],
@@ -192,6 +219,27 @@ def test_ntk_weights_are_standard_normal():
         assert abs(weight.var() - 1) <= 5 * 2**0.5 * standard_error
 
 
+def test_he_weights_make_up_for_what_a_relu_takes():
+    """Variances are 2 / fan-in before a ReLU and 1 / fan-in elsewhere."""
+    layers = [conv(3), "relu", conv(3), "flatten", "dense"]
+    network = Network(layers, (1, 8, 8), [64, 64], parameterization="he")
+    for weight, gain in zip(network.parameters(), (2, 1, 1), strict=True):
+        variance = gain / weight[0].numel()
+        assert abs(weight.mean()) <= 5 * (variance / weight.numel()) ** 0.5
+        assert abs(weight.var() / variance - 1) <= 5 * (2 / weight.numel()) ** 0.5
+
+
+@pytest.mark.parametrize(("parameterization", "is_alive"), [("he", True), ("standard", False)])
+def test_signal_survives_21_layers_from_he_weights_only(parameterization, is_alive):
+    """Outputs differ between images, by more than 1 %; PyTorch's weights leave under 0.001 %."""
+    network = Network("arora2019-vanilla-21", (3, 8, 8), [32] * 20, 1, parameterization)
+    x = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        outputs = network(torch.from_numpy(x))[:, 0]
+    spread = float(outputs.std() / outputs.abs().mean())
+    assert spread > 1e-2 if is_alive else spread < 1e-5
+
+
 def test_standard_weights_are_pytorch_defaults():
     """The standard parameters are those of freshly made PyTorch layers after the same seed."""
     network = Network(SMALL, (2, 4, 6), [3, 4], seed=5)
@@ -201,104 +249,6 @@ def test_standard_weights_are_pytorch_defaults():
     for layer, plain in zip([*network.convs, network.dense], layers, strict=True):
         assert torch.equal(layer.weight, plain.weight)
         assert torch.equal(layer.bias, plain.bias)
-
-
-# Training
-
-
-def separable_set(n=24):
-    """Return images brighter than 0 for the class +1 and darker for -1, and the labels."""
-    rng = np.random.default_rng(0)
-    y = np.where(np.arange(n) % 2, 1, -1)
-    x = 0.5 * y[:, None, None, None] + 0.2 * rng.standard_normal((n, 2, 6, 5))
-    return x.astype(np.float32), y
-
-
-def run_training(network_seed=0, seed=0, layers=SMALL, **options):
-    """Train a small network on the separable set and return it with its history."""
-    network = Network(layers, (2, 6, 5), [4, 4], seed=network_seed)
-    x, y = separable_set()
-    options = {"epochs": 2, "batch_size": 7, "learning_rate": 1e-2, "device": "cpu"} | options
-    return network, train(network, x[:16], y[:16], x[16:], seed=seed, **options)
-
-
-def test_training_learns_a_separable_set():
-    """Test scores have the sign of the label for every image after a few epochs."""
-    _, history = run_training(epochs=20)
-    assert ((history.test_scores[-1] >= 0) == (separable_set()[1][16:] > 0)).all()
-    assert history.train_loss[-1] < 0.1 * history.train_loss[0]
-
-
-def test_history_holds_one_row_per_epoch():
-    """The history's arrays have a row per epoch, and `progress` hears of each epoch once."""
-    heard = []
-    network, history = run_training(epochs=3, progress=lambda *args: heard.append(args))
-    assert history.train_loss.dtype == np.float64
-    assert history.test_scores.dtype == np.float32
-    assert history.test_scores.shape == (3, 8)
-    assert heard == [(i + 1, 3, loss) for i, loss in enumerate(history.train_loss)]
-    assert history.n_parameters == network.n_parameters
-    assert history.seconds > 0
-
-
-def test_train_loss_is_the_mean_over_images_of_targets_0_and_1():
-    """With a step too small to matter the loss is the squared error of the first network."""
-    x, y = separable_set()
-    with torch.no_grad():
-        outputs = Network(SMALL, (2, 6, 5), [4, 4])(torch.from_numpy(x[:16]))[:, 0].numpy()
-    _, history = run_training(learning_rate=1e-12)
-    expected = np.mean((outputs - (y[:16] + 1) / 2) ** 2)
-    np.testing.assert_allclose(history.train_loss, expected, rtol=1e-5)
-
-
-def test_scores_are_outputs_minus_one_half(monkeypatch):
-    """The last scores are the trained network's outputs less 0.5, however they were batched."""
-    monkeypatch.setattr(lantk.network, "_EVALUATION_BATCH", 3)
-    network, history = run_training()
-    with torch.no_grad():
-        outputs = network(torch.from_numpy(separable_set()[0][16:]))[:, 0].numpy()
-    np.testing.assert_allclose(history.test_scores[-1], outputs - 0.5, atol=1e-6)
-
-
-def test_training_without_test_images_gives_empty_scores():
-    """No test image is legal: the scores then have no columns."""
-    x, y = separable_set()
-    history = train(Network(SMALL, (2, 6, 5), [4, 4]), x, y, x[:0], epochs=1, device="cpu")
-    assert history.test_scores.shape == (1, 0)
-
-
-def test_equal_seeds_give_equal_bytes():
-    """Two runs with the same seeds agree to the last bit, parameters included."""
-    (network, history), (twin, again) = run_training(), run_training()
-    assert history.test_scores.tobytes() == again.test_scores.tobytes()
-    assert history.train_loss.tobytes() == again.train_loss.tobytes()
-    for parameter, other in zip(network.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(parameter, other)
-
-
-@pytest.mark.parametrize("seeds", [{"network_seed": 1}, {"seed": 1}])
-def test_each_seed_matters(seeds):
-    """The network's seed and the seed of the order each change the result."""
-    assert (run_training(**seeds)[1].test_scores != run_training()[1].test_scores).any()
-
-
-def test_global_random_states_are_untouched():
-    """Making and training a network neither reads nor moves the global random states."""
-    torch.manual_seed(1)
-    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    first = run_training()[1]
-    assert torch.equal(torch.get_rng_state(), torch_before)
-    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
-    torch.manual_seed(2)
-    assert run_training()[1].test_scores.tobytes() == first.test_scores.tobytes()
-
-
-def test_layers_that_are_not_trained_keep_their_weights():
-    """Training moves the weights of trained layers and no others, biases included."""
-    network, _ = run_training(layers=FIXED_ENDS)
-    start = dict(Network(FIXED_ENDS, (2, 6, 5), [4, 4]).named_parameters())
-    for name, parameter in network.named_parameters():
-        assert torch.equal(parameter, start[name]) == (not name.startswith("convs.1")), name
 
 
 # Messages
@@ -313,7 +263,7 @@ def test_layers_that_are_not_trained_keep_their_weights():
         ({"image_shape": (6, 5)}, r"`image_shape` is \(6, 5\)"),
         ({"image_shape": (1, 0, 5)}, r"`image_shape` is \(1, 0, 5\)"),
         ({"n_outputs": 0}, "`n_outputs` is"),
-        ({"parameterization": "mean-field"}, "'mean-field', wanted 'standard' or 'ntk'"),
+        ({"parameterization": "mean-field"}, "'mean-field', wanted 'standard', 'he', 'ntk'"),
     ],
 )
 def test_impossible_networks_are_refused(arguments, message):
@@ -322,77 +272,8 @@ def test_impossible_networks_are_refused(arguments, message):
         Network(SMALL, **({"image_shape": (2, 6, 5)} | arguments))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"epochs": 0}, "`epochs` is 0"),
-        ({"epochs": 1.5}, "`epochs` is 1.5"),
-        ({"batch_size": 0}, "`batch_size` is 0"),
-        ({"learning_rate": 0.0}, "`learning_rate` is 0"),
-        ({"learning_rate": np.nan}, "`learning_rate` is nan"),
-        ({"device": "tpu"}, "`device` is 'tpu'"),
-    ],
-)
-def test_impossible_schedules_are_refused(options, message):
-    """A count or rate out of range is named, with what was wanted."""
-    with pytest.raises(ValueError, match=message):
-        run_training(**options)
-
-
-def test_missing_gpu_is_named(monkeypatch):
-    """Asking for a GPU where there is none says so and what to use instead."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="no GPU: use 'cpu'"):
-        run_training(device="cuda")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda x, y: (x[:, :1], y, x), r"`x_train` has shape \(24, 1, 6, 5\)"),
-        (lambda x, y: (x, y, x[0]), r"`x_test` has shape \(2, 6, 5\)"),
-        (lambda x, y: (x.astype(int), y, x), "`x_train` is int64: scale"),
-        (lambda x, y: (x, y, np.where(x == x[3, 0, 0, 0], np.nan, x)), "`x_test` .* image 3"),
-        (lambda x, y: (x, y[:5], x), r"`y_train` has shape \(5,\), wanted \(24,\)"),
-        (lambda x, y: (x, (y + 1) // 2, x), r"`y_train` has values \[0 1\]"),
-        (lambda x, y: (x[:0], y[:0], x), "no image"),
-    ],
-)
-def test_bad_arrays_are_refused(change, message):
-    """Images and labels of a wrong shape, type or value are named before any training."""
-    x_train, y_train, x_test = change(*separable_set())
-    network = Network(SMALL, (2, 6, 5), [4, 4])
-    with pytest.raises(ValueError, match=message):
-        train(network, x_train, y_train, x_test, epochs=1, device="cpu")
-
-
-def test_several_outputs_are_refused():
-    """Training on two classes and the empirical NTK want a network of one output."""
-    network, (x, y) = Network(SMALL, (2, 6, 5), [4, 4], 3), separable_set()
+def test_empirical_ntk_wants_one_output():
+    """The tangent kernel of several outputs would be a matrix for each pair of images: refused."""
+    network = Network(SMALL, (2, 6, 5), [4, 4], 3)
     with pytest.raises(ValueError, match="3 outputs"):
-        train(network, x, y, x, epochs=1, device="cpu")
-    with pytest.raises(ValueError, match="3 outputs"):
-        empirical_ntk(network, x)
-
-
-@pytest.mark.parametrize(
-    ("n_test", "batch_size", "message"),
-    [
-        (0, 4, "epoch 1 of 2: train loss (nan|inf), 0 of 0 test scores"),
-        (8, 24, r"epoch 1 of 2: train loss \d.*, 8 of 8 test scores"),
-    ],
-)
-def test_divergence_says_what_to_turn(n_test, batch_size, message):
-    """A loss or a score that is not finite ends the run and names the learning rate to lower."""
-    network, (x, y) = Network(SMALL, (2, 6, 5), [4, 4]), separable_set()
-    with pytest.raises(TrainingError, match=message + r".*Lower `learning_rate` \(1e\+30"):
-        train(
-            network,
-            x,
-            y,
-            x[:n_test],
-            epochs=2,
-            batch_size=batch_size,
-            learning_rate=1e30,
-            device="cpu",
-        )
+        empirical_ntk(network, np.zeros((1, 2, 6, 5), np.float32))

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 import lantk
-from lantk import network, predict
-from lantk.evaluate import choose_weight
+from lantk import predict, training
+from lantk.evaluate import choose_weight, oracle_label_path, predicted_labels
+from lantk.label_terms import _ESTIMATORS, label_product_factors
+from lantk.predict import Member
 from lantk.solve import CholeskyFactor, GramFactor, IndefiniteError, SolveError, solve_path
 from lantk.solve_device import DeviceSolver, find_device
+from lantk.variants import split_control
 
 WEIGHTS = [0.0, 0.001, 0.1, 1.0]
 
@@ -23,20 +26,26 @@ def task(n=40, m=12, d=6, seed=0):
     return k[:n, :n], k[n:, :n], y[:n], y[n:], x[:n], x[n:]
 
 
+def member_of(variant, *, weights=WEIGHTS, validated=WEIGHTS, permutation=None):
+    term, control = split_control(variant)
+    make = None
+    if variant != "cntk":
+        name = variant if control == "offdiagonal" else term
+        make = MAKERS.setdefault(name, lambda: lantk.label_term(name))
+    only_diagonal = control == "diagonal"
+    return Member(variant, weights, validated, make, permutation, only_diagonal=only_diagonal)
+
+
+MAKERS = {}
+
+
+def paths_of(members, k, k_test, y, x, x_test, **options):
+    return predict.predict(k, k_test, y, members, x_train=x, x_test=x_test, **options)
+
+
 def path_of(variant, k, k_test, y, x, x_test, **options):
-    options = {"weights": WEIGHTS, "validated": WEIGHTS} | options
-    if variant == "cntk":
-        return predict.predict(k, k_test, y, None, **options)
-    return predict.predict(
-        k,
-        k_test,
-        y,
-        lantk.label_term(variant).fit(k, y, x),
-        make_term=lambda: lantk.label_term(variant),
-        x_train=x,
-        x_test=x_test,
-        **options,
-    )
+    chosen = {key: options.pop(key) for key in ("weights", "validated") if key in options}
+    return paths_of([member_of(variant, **chosen)], k, k_test, y, x, x_test, **options)[0]
 
 
 def test_solution_solves_the_system():
@@ -104,14 +113,19 @@ def test_path_equals_direct_solves(n):
     k, z, y = indefinite_task(n)
     factors = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0])
     assert np.linalg.eigvalsh(k + factors[-1] * z)[0] < -0.1
-    path = solve_path(k, z, factors, y, cholesky=CholeskyFactor(k))
-    for i, factor in enumerate(factors):
-        direct = np.linalg.solve(k.astype(float) + factor * z, y)
-        error = np.linalg.norm(path.dual[:, i] - direct) / np.linalg.norm(direct)
+    other, diagonal = indefinite_task(n, seed=1)[1], np.linspace(0.5, 1, n)
+    both = np.column_stack([y, y[::-1]])
+    terms = [z, other, diagonal, None]
+    path = solve_path(k, terms, [factors] * 4, both, cholesky=CholeskyFactor(k))
+    dense = [z, other, np.diag(diagonal), np.zeros((n, n))]
+    for d, i in np.ndindex(4, len(factors)):
+        matrix = k.astype(float) + factors[i] * dense[d]
+        direct = np.linalg.solve(matrix, both)
+        error = np.linalg.norm(path.dual[d, i] - direct) / np.linalg.norm(direct)
         assert error < 1e-8
-        residual = y - (k.astype(float) + factor * z) @ path.dual[:, i]
-        assert np.linalg.norm(residual) / np.linalg.norm(y) == pytest.approx(
-            path.relative_residuals[i], abs=1e-12
+        residual = both - matrix @ path.dual[d, i]
+        assert np.linalg.norm(residual) / np.linalg.norm(both) == pytest.approx(
+            path.relative_residuals[d, i], abs=1e-12
         )
     assert path.relative_residuals.max() < 1e-8
 
@@ -119,9 +133,9 @@ def test_path_equals_direct_solves(n):
 def test_small_weights_share_one_krylov_space():
     """Small lambda cost a few steps in all, and none a factorization."""
     k, z, y = indefinite_task(800)
-    path = solve_path(k, z, np.geomspace(1e-6, 1e-4, 6), y, cholesky=CholeskyFactor(k))
-    assert path.n_factorizations == 0
-    assert 0 < path.n_steps < 20
+    path = solve_path(k, [z], [np.geomspace(1e-6, 1e-4, 6)], y, cholesky=CholeskyFactor(k))
+    assert path.n_factorizations[0] == 0
+    assert 0 < path.n_steps[0] < 20
 
 
 def test_large_weights_are_solved_directly():
@@ -130,14 +144,14 @@ def test_large_weights_are_solved_directly():
     solved = []
     path = solve_path(
         k,
-        z,
-        np.array([1e-5, 100.0]),
+        [z],
+        [np.array([1e-5, 100.0])],
         y,
         cholesky=CholeskyFactor(k),
         solved=lambda: solved.append(1),
     )
-    assert path.n_factorizations == 1
-    assert path.n_steps <= 2 * 300 / 70 + 1
+    assert path.n_factorizations[0] == 1
+    assert path.n_steps[0] <= 2 * 300 / 70 + 1
     assert len(solved) == 2
     assert path.relative_residuals.max() < 1e-9
 
@@ -147,9 +161,9 @@ def test_without_a_cholesky_factor_every_weight_is_factored():
     _, z, y = indefinite_task(30)
     with pytest.raises(IndefiniteError, match="not positive definite"):
         CholeskyFactor(z)
-    path = solve_path(z, None, np.zeros(1), y, cholesky=None)
-    np.testing.assert_allclose(z @ path.dual[:, 0], y, atol=1e-9)
-    assert path.n_factorizations == 1
+    path = solve_path(z, [None], [np.zeros(1)], y, cholesky=None)
+    np.testing.assert_allclose(z @ path.dual[0, 0, :, 0], y, atol=1e-9)
+    assert path.n_factorizations[0] == 1
 
 
 def test_an_indefinite_gram_is_evaluated_all_the_same():
@@ -168,8 +182,8 @@ def test_cholesky_factor_solves_and_whitens():
     factor = CholeskyFactor(k)
     both = np.column_stack([y, 2 * y])
     np.testing.assert_allclose(k.astype(float) @ factor.solve(both), both, atol=1e-10)
-    once = factor.whiten_transposed(factor.whiten(y))
-    np.testing.assert_allclose(k.astype(float) @ once, y, atol=1e-10)
+    once = factor.whiten_transposed(factor.whiten(both))
+    np.testing.assert_allclose(k.astype(float) @ once, both, atol=1e-10)
     assert 0.01 < factor.rcond * np.linalg.cond(k.astype(float), 1) < 100
 
 
@@ -178,7 +192,7 @@ def test_scores_equal_the_formula():
     k, k_test, y, _, x, x_test = task()
     path = path_of("lantk-fjlt-v1", k, k_test, y, x, x_test)
     term = lantk.label_term("lantk-fjlt-v1").fit(k, y, x)
-    z, z_test = term.transform(k, x), term.transform(k_test, x_test)
+    z, z_test = (term.transform(*rows).astype(float) for rows in ((k, x), (k_test, x_test)))
     for i, weight in enumerate(path.weights):
         factor = weight * np.abs(k).mean() / np.abs(z).mean()
         wanted = (k_test + factor * z_test) @ np.linalg.solve(k + factor * z, y)
@@ -201,35 +215,124 @@ def test_weight_zero_is_the_plain_kernel(variant):
 
 
 def test_scale_of_the_label_term_is_immaterial():
-    """Lambda cancels the scale of Z: ten times Z gives the same scores."""
-    k, k_test, y, *_ = task()
+    """Lambda cancels the scale of Z: eight times Z gives the same scores."""
+    k, k_test, y, _, x, x_test = task()
     term = lantk.label_term("lantk-kr-v1").fit(k, y)
     scores = []
-    for scale in (1, 10):
+    for scale in (1, 8):
         term.moments_ = term.moments_ * scale
-        path = predict.predict(k, k_test, y, term, weights=WEIGHTS, validated=[])
-        scores.append(path.scores)
+        member = Member("lantk-kr-v1", WEIGHTS, make_term=lambda: None, fitted=term)
+        scores.append(paths_of([member], k, k_test, y, x, x_test)[0].scores)
     np.testing.assert_allclose(*scores, rtol=1e-9)
 
 
-def test_validation_equals_a_naive_loop():
-    """Validation refits Z and lambda on the training part of each fold, and only there."""
+def naive_blocks(variant, fit, held, k, y, x, *, permutation, part):
+    """Return Z on train rows and on others, and lambda at weight 1, by the definitions."""
+    name, control = split_control(variant)
+    labels = y[fit]
+    if permutation is not None:
+        labels = np.random.default_rng([permutation, part]).permutation(labels)
+    k_fit = k[np.ix_(fit, fit)]
+    term = lantk.label_term(variant if control == "offdiagonal" else name)
+    if name == "cntk-ridge":
+        return np.eye(len(fit)), np.zeros((len(held), len(fit))), np.diag(k_fit).mean()
+    term.fit(k_fit, labels, x[fit])
+    z, z_held = term.train_block(k_fit, x[fit]), term.transform(k[np.ix_(held, fit)], x[held])
+    unit = np.abs(k_fit).mean() / np.abs(z).mean(dtype=float)
+    if control == "diagonal":
+        z, z_held = np.diag(np.diag(z)), 0 * z_held
+    return z, z_held, unit
+
+
+CASES = [
+    ("cntk-ridge", None),
+    ("lantk-kr-v2", None),
+    ("lantk-fjlt-v1", None),
+    ("lantk-fjlt-v1-diagonal", None),
+    ("lantk-fjlt-v1-offdiagonal", None),
+    ("lantk-fjlt-v1-shuffled", 0),
+    ("lantk-fjlt-v1-shuffled", 5),
+    ("lantk-plugin", None),
+    ("cntk-rbf", None),
+]
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_families_equal_their_definitions(n_classes):
+    """Each variant alone or among others gives the scores and the validation of its definition.
+
+    Z and lambda are fitted anew on the training part of each fold; permuted labels reach Z only,
+    the diagonal keeps the lambda of all of Z.
+    """
     from sklearn.model_selection import StratifiedKFold
 
+    k, k_test, y, _, x, x_test = task(n=42)
+    n, rhs = len(k), y[:, None]
+    classes, targets = y, (-0.1, 0.9)
+    if n_classes > 2:
+        classes = np.arange(n) % n_classes
+        y = np.eye(n_classes)[classes]
+        rhs = y - 0.1
+    both, x_both = np.concatenate([k, k_test]), np.concatenate([x, x_test])
+    splits = StratifiedKFold(4, shuffle=True, random_state=3).split(x, classes)
+    parts = [(np.arange(n), np.arange(n, len(both))), *splits]
+    members = [member_of(variant, permutation=seed) for variant, seed in CASES]
+    paths = paths_of(members, k, k_test, y, x, x_test, folds=4, seed=3, targets=targets)
+    for (variant, seed), path in zip(CASES, paths, strict=True):
+        correct = np.zeros(len(WEIGHTS))
+        for part, (fit, held) in enumerate(parts):
+            z, z_held, unit = naive_blocks(
+                variant, fit, held, both, y, x_both, permutation=seed, part=part
+            )
+            for i, weight in enumerate(WEIGHTS):
+                dual = np.linalg.solve(both[np.ix_(fit, fit)] + weight * unit * z, rhs[fit])
+                scores = (both[np.ix_(held, fit)] + weight * unit * z_held) @ dual
+                if part == 0:
+                    shown = scores if n_classes > 2 else scores[:, 0]
+                    np.testing.assert_allclose(path.scores[i], shown, atol=2e-4)
+                    np.testing.assert_allclose(path.factors[i], weight * unit, rtol=1e-6)
+                else:
+                    shown = scores[None] if n_classes > 2 else scores[None, :, 0]
+                    correct[i] += np.sum(predicted_labels(shown)[0] == classes[held])
+        np.testing.assert_array_equal(path.validation_accuracy, correct / n)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_ceiling_is_the_kernel_of_true_label_products(n_classes):
+    """The closed form with test labels equals the solve with the whole label product as Z."""
+    k, k_test, y, y_test, x, x_test = task()
+    targets = (-0.1, 0.9)
+    rhs, labels_test = y[:, None], y_test
+    if n_classes > 2:
+        y, labels_test = np.eye(3)[np.arange(len(k)) % 3], np.arange(len(k_test)) % 3
+        rhs = y - 0.1
+    plain = paths_of([member_of("cntk")], k, k_test, y, x, x_test, targets=targets)[0]
+    ceiling = oracle_label_path(plain, labels_test, WEIGHTS, targets=targets)
+    factors, signs = label_product_factors(y, len(k))
+    test_factors = y_test[:, None]
+    if n_classes > 2:
+        test_factors, _ = label_product_factors(np.eye(3)[labels_test], len(k_test))
+    for i, weight in enumerate(WEIGHTS):
+        factor = weight * np.abs(k).mean()
+        z, z_test = ((f * signs) @ factors.T for f in (factors, test_factors))
+        wanted = (k_test + factor * z_test) @ np.linalg.solve(k + factor * z, rhs)
+        found = ceiling.scores[i] if n_classes > 2 else ceiling.scores[i][:, None]
+        np.testing.assert_allclose(found, wanted, atol=1e-8)
+
+
+def test_alignment_is_the_cosine_with_the_label_product():
+    """Kernel-target alignment of K, Z and K + lambda Z follows from its definition."""
     k, k_test, y, _, x, x_test = task()
-    path = path_of("lantk-fjlt-v1", k, k_test, y, x, x_test, folds=4, seed=3)
-    correct = np.zeros(len(WEIGHTS))
-    folds = StratifiedKFold(4, shuffle=True, random_state=3).split(x, y)
-    for fit, held in folds:
-        term = lantk.label_term("lantk-fjlt-v1").fit(k[fit][:, fit], y[fit], x[fit])
-        z = term.transform(k[fit][:, fit], x[fit])
-        z_held = term.transform(k[held][:, fit], x[held])
-        for i, weight in enumerate(WEIGHTS):
-            factor = weight * np.abs(k[fit][:, fit]).mean() / np.abs(z).mean()
-            alpha = np.linalg.solve(k[fit][:, fit] + factor * z, y[fit])
-            f = (k[held][:, fit] + factor * z_held) @ alpha
-            correct[i] += np.sum(np.sign(f) == y[held])
-    np.testing.assert_array_equal(path.validation_accuracy, correct / len(y))
+    path = path_of("lantk-fjlt-v1", k, k_test, y, x, x_test)
+    z = lantk.label_term("lantk-fjlt-v1").fit(k, y, x).train_block(k)
+
+    def alignment(matrix):
+        return y @ matrix @ y / (len(y) * np.linalg.norm(matrix))
+
+    assert path.diagnostics["alignment_k"] == pytest.approx(alignment(k), rel=1e-6)
+    assert path.diagnostics["alignment_z"] == pytest.approx(alignment(z), rel=1e-6)
+    wanted = [alignment(k + factor * z) for factor in path.factors]
+    np.testing.assert_allclose(path.alignment, wanted, rtol=1e-6)
 
 
 def test_only_validated_weights_have_a_validation_accuracy():
@@ -247,8 +350,8 @@ def test_ties_go_to_the_smaller_weight():
 
 def test_no_test_label_can_reach_a_fit():
     """No function that fits, chooses or trains has an argument for test labels."""
-    functions = [predict.predict, choose_weight, network.train]
-    terms = [type(lantk.label_term(v)) for v in ("lantk-kr-v1", "lantk-fjlt-v1")]
+    functions = [predict.predict, choose_weight, training.train]
+    terms = {type(lantk.label_term(v)) for v in _ESTIMATORS}
     functions += [getattr(t, m) for t in terms for m in ("fit", "transform", "fit_transform")]
     for function in functions:
         names = set(inspect.signature(function).parameters)

@@ -1,18 +1,13 @@
-"""The result tables in the seed's layout, and the figure of accuracy against label weight."""
+"""The result tables: the seed's layout, intervals, what labels are worth, exponents."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import matplotlib
-import numpy as np
 import pandas as pd
-import pytest
-from PIL import Image
 
-from lantk import report
-from lantk.report import table_markdown, weight_figure
+from lantk.report import table_markdown
+from lantk.statistics import error_exponents
 
 PAIRS = ["deer-dog", "cat-deer", "cat-frog", "deer-frog", "bird-frog"]
 # The seed's first table, with its own averages and improvements.
@@ -27,20 +22,24 @@ PUBLISHED = """
 """
 
 
-def row(pair, variant, accuracy, *, protocol="honest", p_value=math.nan, n_train=40, n_test=100):
+def row(task, variant, accuracy, **changes):
     """Return one row of table.csv."""
     return {
-        "pair": pair,
+        "task": task,
+        "architecture": "chen2020",
+        "n_train": 40,
+        "n_test": 100,
         "variant": variant,
-        "protocol": protocol,
+        "protocol": "honest",
         "accuracy": accuracy,
+        "spread": None,
         "ci_low": accuracy - 0.05,
         "ci_high": min(accuracy + 0.05, 1.0),
-        "p_value": p_value,
-        "n_train": n_train,
-        "n_test": n_test,
+        "p_value": math.nan,
+        "label_gain": None,
         "label_weight": 0.01,
-    }
+        "ridge": None,
+    } | changes
 
 
 def cells(line: str) -> list[str]:
@@ -64,10 +63,11 @@ def test_published_table_is_reproduced():
 SMALL = """\
 ## Honest: nothing chosen on the test set
 
-Test accuracy in percent. The label weight, and for LANTK-best the variant, is chosen by \
+Test accuracy in percent. Label weight and ridge, and for LANTK-best the variant, are chosen by \
 stratified cross-validation inside the train set; the CNN is taken after its last epoch. n_train \
-= 1,000, n_test = 100 for every pair. Imp.: average accuracy minus CNTK's, in points, and as a \
-share of CNTK's error.
+= 1,000, n_test = 100 for every task.
+
+Imp.: average accuracy minus CNTK's, in points, and as a share of CNTK's error.
 
 |             | 3-8    | 1-8    | Avg    | Imp. (abs / rel.) |
 | ----------- | ------ | ------ | ------ | ----------------- |
@@ -76,7 +76,8 @@ share of CNTK's error.
 | cntk-ridge  | 100.00 | 100.00 | 100.00 | 0.00 / -          |
 
 95 % Wilson intervals of the accuracies above; p of the exact McNemar test against CNTK on the \
-same test images; mean gain over CNTK in points with its paired 95 % t-interval over the pairs.
+same test images; sd, the standard deviation over seeds where there are several (p is then the \
+first seed's); mean gain over CNTK in points with its paired 95 % t-interval over the tasks.
 
 |             | 3-8                        | 1-8                        | Mean gain     |
 | ----------- | -------------------------- | -------------------------- | ------------- |
@@ -97,7 +98,7 @@ def test_table_without_errors_to_reduce():
         row("1-8", "lantk-kr-v1", 0.98, p_value=0.5, **size),
         row("1-8", "cntk", 1.0, **size),
     ]
-    assert table_markdown(pd.DataFrame(rows)) == SMALL
+    assert table_markdown(pd.DataFrame(rows)).startswith(SMALL)
 
 
 def test_oracle_comes_second_and_is_named_optimistic():
@@ -111,7 +112,7 @@ def test_oracle_comes_second_and_is_named_optimistic():
 
 
 def test_incomplete_rows_have_no_average():
-    """A variant that lacks a pair shows a dash there and has no average, improvement or gain."""
+    """A variant that lacks a task shows a dash there and has no average, improvement or gain."""
     rows = [row("3-8", "cntk", 0.8), row("1-8", "cntk", 0.7), row("1-8", "cnn", 0.9)]
     text = table_markdown(pd.DataFrame(rows))
     assert [cells(s) for s in text.splitlines() if s.startswith("| CNN")] == [
@@ -128,14 +129,14 @@ def test_table_without_cntk():
 
 
 def test_unequal_sizes_are_listed():
-    """Where the pairs have unequal numbers of images, each pair's are given."""
+    """Where the tasks have unequal numbers of images, each task's are given."""
     rows = [row("3-8", "cntk", 0.8, n_test=317), row("1-8", "cntk", 0.7, n_test=2000)]
     text = table_markdown(pd.DataFrame(rows))
     assert "3-8: n_train = 40, n_test = 317; 1-8: n_train = 40, n_test = 2,000." in text
 
 
 def test_mean_gain_has_a_student_interval():
-    """The mean gain is the mean paired difference, with Student's t of (pairs - 1) degrees."""
+    """The mean gain is the mean paired difference, with Student's t of (tasks - 1) degrees."""
     gains = [0.01, 0.02, 0.06]
     rows = [row(f"p{i}", "cntk", 0.5 + i / 10) for i in range(3)]
     rows += [row(f"p{i}", "cnn", 0.5 + i / 10 + gain) for i, gain in enumerate(gains)]
@@ -144,151 +145,106 @@ def test_mean_gain_has_a_student_interval():
     assert f"+3.00 ± {half:.2f}" in table_markdown(pd.DataFrame(rows))
 
 
-def evaluation(variant, accuracy=0.8, *, pair="3-8", curve=None, protocols=("honest", "oracle")):
-    """Return what one evaluation file holds, as far as a figure reads it."""
-    is_network = variant == "cnn"
-    choice = {
-        "accuracy": accuracy,
-        "label_weight": 0.01 if variant.startswith("lantk") else None,
-        "validation_accuracy": None if is_network else accuracy - 0.02,
-    }
-    points = [(0.0, 0.80, 0.79), (0.001, 0.81, 0.80), (0.01, accuracy, 0.82), (0.1, 0.78, None)]
-    keys = ("label_weight", "test_accuracy", "validation_accuracy")
-    weights = [dict(zip(keys, point, strict=True)) for point in points]
-    if curve is None:
-        curve = [{"epoch": 1, "test_accuracy": 0.5}] if is_network else weights
-    return {
-        "pair": pair,
-        "variant": variant,
-        "n_train": 1000,
-        "n_test": 400,
-        "curve": curve,
-        "protocols": dict.fromkeys(protocols, choice),
-    }
+def table_of(text: str, first_cell: str) -> list[list[str]]:
+    """Return the cells of the first table whose header begins with a text, header included."""
+    lines = text.splitlines()
+    start = next(i for i, s in enumerate(lines) if s.startswith("|") and first_cell in s)
+    end = next((i for i, s in enumerate(lines[start:]) if not s.startswith("|")), len(lines))
+    return [cells(line) for line in lines[start : start + end] if "---" not in line]
 
 
-TERMS = ["lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2"]
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"), dtype=int)
-
-
-def test_figure_is_the_same_file_every_time(tmp_path):
-    """The same evaluations give the same bytes, whatever the reader's own plot settings are."""
-    found = [
-        evaluation(variant, 0.8 + i / 100) for i, variant in enumerate([*TERMS, "cntk", "cnn"])
+def test_label_worth_stands_beside_every_control():
+    """Gain, shuffled twin, label gain and the controls of Z stand in one row, each paired."""
+    rows = []
+    for i, task in enumerate(PAIRS[:3]):
+        base = 0.5 + i / 10
+        gains = {"cntk": 0, "cntk-ridge": 0.005, "cntk-rbf": 0.02, "lantk-kr-v1": 0.03}
+        gains |= {"lantk-kr-v1-shuffled": 0.01, "lantk-kr-v1-diagonal": 0.004}
+        rows += [row(task, variant, base + gain) for variant, gain in gains.items()]
+        rows[-3]["label_gain"] = 0.02 + (i - 1) / 1000
+    found = table_of(table_markdown(pd.DataFrame(rows)), "Label gain")
+    half = 4.302653 * 0.1 / math.sqrt(3)  # of 1.9, 2.0 and 2.1 points
+    assert found[1:] == [
+        ["LANTK-KR-V1", "+3.00 ± 0.00", "+1.00 ± 0.00", f"+2.00 ± {half:.2f}", "+0.40 ± 0.00"],
+        ["cntk-ridge", "+0.50 ± 0.00"],
+        ["cntk-rbf", "+2.00 ± 0.00"],
     ]
-    weight_figure(found, tmp_path / "first.png")
-    with matplotlib.rc_context({"axes.facecolor": "red", "xtick.labelsize": 30}):
-        weight_figure(found[::-1], tmp_path / "second.png")
-        assert matplotlib.rcParams["xtick.labelsize"] == 30
-    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"first.png", "second.png"}
-    with Image.open(tmp_path / "first.png") as image:
-        assert set(image.info) == {"dpi"}
 
 
-def changed_panels(tmp_path, before: list, after: list) -> tuple[bool, bool]:
-    """Return whether the left and the right panel of a figure differ."""
-    weight_figure(before, tmp_path / "before.png")
-    weight_figure(after, tmp_path / "after.png")
-    differs = pixels(tmp_path / "before.png") != pixels(tmp_path / "after.png")
-    above_legend = differs[:540].any(axis=(0, 2))
-    return tuple(bool(panel.any()) for panel in np.split(above_legend, [760]))
+def test_no_controls_no_table_of_label_worth():
+    """Without a control there is nothing to say about labels, and no empty table of it."""
+    rows = [row("3-8", variant, 0.8) for variant in ("cntk", "lantk-kr-v1", "cnn")]
+    assert "labels are worth" not in table_markdown(pd.DataFrame(rows))
 
 
-def test_figure_shows_validation_left_and_test_right(tmp_path):
-    """A validation accuracy moves the left panel only, a test accuracy the right panel only."""
-    frame = evaluation("cnn", 0.95)  # keeps the limits of the axes where they are
-    frame["protocols"]["honest"] = frame["protocols"]["honest"] | {"validation_accuracy": 0.5}
-    for key, panels in (("validation_accuracy", (True, False)), ("test_accuracy", (False, True))):
-        term, moved = evaluation("lantk-kr-v1"), evaluation("lantk-kr-v1")
-        moved["curve"][1][key] += 0.01
-        assert changed_panels(tmp_path, [frame, term], [frame, moved]) == panels
-        line, moved = evaluation("cntk"), evaluation("cntk")
-        name = {"validation_accuracy": key, "test_accuracy": "accuracy"}[key]
-        moved["protocols"]["honest"] = moved["protocols"]["honest"] | {name: 0.79}
-        assert changed_panels(tmp_path, [frame, line], [frame, moved]) == panels
+def test_several_n_of_one_task_are_columns():
+    """One task at several n has a column for each n, no average, and gains in each column."""
+    rows = []
+    for n in (2000, 5000):
+        rows.append(row("all", "cntk", 0.5, n_train=n))
+        rows.append(row("all", "lantk-kr-v1", 0.52, n_train=n, label_gain=0.01))
+        rows.append(row("all", "lantk-kr-v1-shuffled", 0.51, n_train=n, spread=0.002))
+    text = table_markdown(pd.DataFrame(rows))
+    assert table_of(text, "n = 2,000")[0] == ["n = 2,000", "n = 5,000"]
+    assert "45.00" not in text.split("95 % Wilson")[0]
+    assert table_of(text, "gain / label gain")[1:] == [
+        ["LANTK-KR-V1", "+2.00 / +1.00", "+2.00 / +1.00"],
+        ["lantk-kr-v1-shuffled", "+1.00", "+1.00"],
+    ]
+    assert "sd 0.20" in text
 
 
-def test_choices_are_marked(tmp_path):
-    """The honest choice is marked in both panels, the oracle's on the test side only."""
-    for protocol, panels in (("honest", (True, True)), ("oracle", (False, True))):
-        term, moved = evaluation("lantk-kr-v1"), evaluation("lantk-kr-v1")
-        choice = moved["protocols"][protocol]
-        moved["protocols"][protocol] = choice | {"label_weight": 0.001}
-        assert changed_panels(tmp_path, [term], [moved]) == panels
+def test_several_n_of_several_tasks_are_tables():
+    """With several tasks each n has its own table, so that averages are over tasks."""
+    rows = [row(task, "cntk", 0.5, n_train=n) for task in ("3-8", "1-8") for n in (40, 80)]
+    lines = table_markdown(pd.DataFrame(rows)).splitlines()
+    assert [line for line in lines if line.startswith("###")] == ["### n = 40", "### n = 80"]
 
 
-def test_every_term_is_drawn_in_its_colour(tmp_path):
-    """Each label term leaves pixels of its own colour, and so do CNTK's and CNN's lines."""
-    shown = [evaluation(variant, 0.81 + i / 50) for i, variant in enumerate(TERMS)]
-    weight_figure([*shown, evaluation("cntk", 0.8), evaluation("cnn", 0.9)], tmp_path / "a.png")
-    image = pixels(tmp_path / "a.png")
-    for colour, _ in report._STYLES[: len(TERMS)]:
-        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        assert (image == wanted).all(axis=-1).sum() > 50, colour
+def test_several_architectures_are_columns_or_tables():
+    """Depths of one task are columns; of several n and depths, each depth has a table of its n."""
+    names = ["arora2019-gap-3", "arora2019-gap-4"]
+    rows = [row("all", "cntk", 0.5, architecture=name) for name in names]
+    assert table_of(table_markdown(pd.DataFrame(rows)), "arora")[0] == names
+    rows += [row("all", "cntk", 0.6, architecture=name, n_train=80) for name in names]
+    text = table_markdown(pd.DataFrame(rows))
+    assert [s for s in text.splitlines() if s.startswith("###")] == [f"### {s}" for s in names]
+    assert table_of(text, "n = 40")[0] == ["n = 40", "n = 80"]
 
 
-def test_terms_differ_without_colour():
-    """No two label terms share a marker, so that the figure can be read in grey."""
-    markers = [marker for _, marker in report._STYLES]
-    assert len(set(markers)) == len(markers) >= len(TERMS)
+def test_exponents_are_a_section_of_their_own():
+    """Slopes stand for each task, with their mean, CNTK's subtracted, and the error against it."""
+    rows = [
+        row(task, variant, 1 - factor * n**slope, n_train=n)
+        for task, slope in (("3-8", -0.2), ("1-8", -0.3))
+        for variant, factor in (("cntk", 1.0), ("lantk-kr-v1", 0.9))
+        for n in (500, 1000, 2000)
+    ]
+    table = pd.DataFrame(rows)
+    text = table_markdown(table, error_exponents(table))
+    half = 12.706205 * 0.1 / math.sqrt(2) / math.sqrt(2)
+    assert table_of(text, "Slope minus") == [
+        ["3-8", "1-8", "Mean", "Slope minus CNTK's", "Error against CNTK's"],
+        ["CNTK", "-0.200", "-0.300", f"-0.250 ± {half:.3f}", "-", "-"],
+        [
+            "LANTK-KR-V1",
+            "-0.200",
+            "-0.300",
+            f"-0.250 ± {half:.3f}",
+            "+0.000 ± 0.000",
+            "-10.0 % (-10.0 to -10.0)",
+        ],
+    ]
+    assert "Error against n" not in table_markdown(table[table["n_train"] == 500])
 
 
-def test_collapsed_curves_are_cut_off(tmp_path):
-    """A point that fell to 50 % changes nothing but its curve: the scale stays with the others."""
-    term, collapsed = evaluation("lantk-kr-v1"), evaluation("lantk-kr-v1")
-    term["curve"][3]["test_accuracy"], collapsed["curve"][3]["test_accuracy"] = 0.6, 0.5
-    weight_figure([term], tmp_path / "a.png")
-    weight_figure([collapsed], tmp_path / "b.png")
-    differs = (pixels(tmp_path / "a.png") != pixels(tmp_path / "b.png")).any(axis=(0, 2))
-    assert 0 < differs.sum() < 100
-    assert not differs[:1000].any()
-
-
-def test_cut_is_announced(tmp_path):
-    """A figure that leaves points out says so in its panels; one that shows all does not."""
-    term, collapsed = evaluation("lantk-kr-v1"), evaluation("lantk-kr-v1")
-    collapsed["curve"][3]["test_accuracy"] = 0.5
-    for shown, is_announced in ((term, False), (collapsed, True)):
-        weight_figure([shown], tmp_path / "a.png")
-        title_of_left_panel = pixels(tmp_path / "a.png")[44:72, 80:740]
-        inked = np.flatnonzero((title_of_left_panel.max(axis=-1) < 0x80).any(axis=0))
-        assert (np.ptp(inked) > 400) == is_announced
-
-
-def test_equal_curves_stay_visible(tmp_path):
-    """Label terms with the same accuracies are drawn side by side, each in its colour."""
-    weight_figure([evaluation(variant) for variant in TERMS], tmp_path / "a.png")
-    image = pixels(tmp_path / "a.png")[:540]  # without the legend
-    for colour, _ in report._STYLES[: len(TERMS)]:
-        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        assert (image == wanted).all(axis=-1).sum() > 500, colour
-
-
-@pytest.mark.parametrize(
-    "found",
-    [
-        [evaluation("cntk")],
-        [evaluation("cnn")],
-        [evaluation("lantk-kr-v1", protocols=("oracle",))],
-        [evaluation("lantk-kr-v1", curve=[{"label_weight": 0.0, "test_accuracy": 0.5}])],
-        [evaluation("cnn"), evaluation("cnn", 0.9), evaluation("cntk", protocols=())],
-    ],
-)
-def test_figure_of_what_there_is(tmp_path, found):
-    """Missing variants, protocols and validation leave a figure of the rest."""
-    weight_figure(found, tmp_path / "a.png")
-    assert pixels(tmp_path / "a.png").shape == (720, 1440, 3)
-
-
-def test_figure_refuses_two_pairs_and_none(tmp_path):
-    """A figure shows exactly one pair; another number is refused and nothing is written."""
-    with pytest.raises(ValueError, match="one pair, found no evaluation"):
-        weight_figure([], tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"found \['1-8', '3-8'\]"):
-        weight_figure([evaluation("cntk"), evaluation("cntk", pair="1-8")], tmp_path / "a.png")
-    assert not list(tmp_path.iterdir())
+def test_columns_line_up_on_a_terminal():
+    """All lines of a table are equally long."""
+    rows = [row(task, v, 0.8) for task in PAIRS for v in ("cntk", "lantk-fjlt-v1-offdiagonal")]
+    lengths: list[set[int]] = [set()]
+    for line in table_markdown(pd.DataFrame(rows)).splitlines():
+        if line.startswith("|"):
+            lengths[-1].add(len(line))
+        elif lengths[-1]:
+            lengths.append(set())
+    assert [len(found) for found in lengths if found] == [1] * 3

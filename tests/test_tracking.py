@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shlex
 import shutil
@@ -16,78 +15,58 @@ import time
 from pathlib import Path
 from urllib.parse import parse_qs
 
+import pandas as pd
 import pytest
+from records import make_record, write_record
 
 from lantk import tracking
+from lantk.leaderboard import TABLE_COLUMNS
 from lantk.tracking import TrackingError, dashboard_hint, read_runs, sync
 
 CONFIG = {"results": "results/digits", "cnn": {"seeds": [0, 1]}}
-WEIGHTS = [0.0, 0.001, 0.01]
 
 
-def write_evaluation(results: Path, variant: str, *, pair="3-8", seed=None, accuracy=0.75) -> Path:
+def write_evaluation(results: Path, variant: str, accuracy=0.75, **changes) -> Path:
     """Write the files of one evaluation as the workflow does; return the JSON file."""
-    is_network = variant == "cnn"
-    choice = {
-        "accuracy": accuracy,
-        "ci_low": accuracy - 0.05,
-        "ci_high": accuracy + 0.05,
-        "label_weight": None if is_network else 0.01,
-        "epoch": 2 if is_network else None,
-        "validation_accuracy": None if is_network else 0.72,
-    }
-    if is_network:
-        curve = [{"epoch": e, "train_loss": 1 / e, "test_accuracy": 0.5 + e / 10} for e in (1, 2)]
-    else:
-        curve = [
-            {
-                "label_weight": w,
-                "label_factor": 2 * w,
-                "validation_accuracy": 0.7 + w if w else None,
-                "test_accuracy": accuracy - w,
-                "relative_residual": 1e-12,
-            }
-            for w in WEIGHTS
-        ]
-    evaluation = {
-        "pair": pair,
-        "classes": pair.split("-"),
-        "variant": variant,
-        "seed": seed,
-        "n_train": 40,
-        "n_test": 300,
-        "data": {"source": "digits", "digest": "d" * 64},
-        "architecture": {"digest": "a" * 16, "layers": ["flatten", "dense"]},
-        "settings": {"epochs": 2} if is_network else {"folds": 5, "channels": None},
-        "protocols": {"honest": choice, "oracle": {**choice, "accuracy": accuracy + 0.1}},
-        "curve": curve,
-        "diagnostics": {"smallest_eigenvalue": math.nan, "solves": 11, "solver": "lu"},
-        "provenance": {"commit": "abc123", "code": "c" * 16, "versions": {"numpy": "2.4"}},
-    }
-    name = variant if seed is None else f"{variant}-seed{seed}"
-    path = results / "evaluations" / pair / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(evaluation))
+    record = make_record(variant, accuracy, n_test=300, validation=0.72, **changes)
+    record["protocols"]["oracle"] = record["protocols"]["oracle"] | {"accuracy": accuracy + 0.1}
+    path = write_record(results, record)
     path.with_suffix(".csv").write_text("index,label,honest,oracle\n0,1,0.5,0.25\n")
     return path
 
 
-def write_results(results: Path, pairs: tuple[str, ...] = ("3-8",)) -> Path:
-    """Write a results folder with two kernel variants, two networks, LANTK-best, for each pair."""
-    rows = ["pair,variant,protocol,accuracy,ci_low,ci_high,p_value,n_train,n_test,label_weight"]
-    for pair in pairs:
+TABLE_VALUES = {
+    "n_train": 40,
+    "n_test": 300,
+    "accuracy": 0.75,
+    "spread": None,
+    "ci_low": 0.7,
+    "ci_high": 0.8,
+    "p_value": 0.125,
+    "label_gain": None,
+    "label_weight": 0.01,
+    "ridge": None,
+}
+
+
+def write_results(results: Path, tasks: tuple[str, ...] = ("3-8",)) -> Path:
+    """Write a results folder with two kernel variants, two networks, LANTK-best, for each task."""
+    rows = []
+    for task in tasks:
         for variant in ("cntk", "lantk-kr-v1"):
-            write_evaluation(results, variant, pair=pair)
+            write_evaluation(results, variant, task=task)
         for seed in (0, 1):
-            write_evaluation(results, "cnn", pair=pair, seed=seed)
+            write_evaluation(results, "cnn", task=task, seed=seed)
         for variant in ("cntk", "lantk-best", "lantk-kr-v1", "cnn"):
-            for protocol in ("honest", "oracle"):
-                p_value = "" if variant == "cntk" else "0.125"
-                rows.append(f"{pair},{variant},{protocol},0.75,0.7,0.8,{p_value},40,300,0.01")
-        figure = results / "figures" / f"{pair}.png"
+            row = TABLE_VALUES | {"task": task, "architecture": "chen2020", "variant": variant}
+            row["p_value"] = None if variant == "cntk" else 0.125
+            row["spread"] = 0.02 if variant == "cnn" else None
+            row["label_gain"] = 0.01 if variant.startswith("lantk") else None
+            rows += [row | {"protocol": protocol} for protocol in ("honest", "oracle")]
+        figure = results / "figures" / f"{task}.png"
         figure.parent.mkdir(exist_ok=True)
         figure.write_bytes(b"\x89PNG")
-    (results / "table.csv").write_text("\n".join(rows) + "\n")
+    pd.DataFrame(rows)[TABLE_COLUMNS].to_csv(results / "table.csv", index=False)
     (results / "table.md").write_text("| | 3-8 |\n")
     return results
 
@@ -168,8 +147,14 @@ def test_names_and_types_agree_between_runs(tmp_path):
             "n_train": 40,
             "n_test": 300,
             "architecture": "a" * 16,
+            "architecture_name": "chen2020",
         }.items() <= run.params.items()
-        assert {"pair": "3-8", "source": "digits", "commit": "abc123"}.items() <= run.tags.items()
+        assert {
+            "task": "3-8",
+            "case": "3-8",
+            "source": "digits",
+            "commit": "abc123",
+        }.items() <= run.tags.items()
     assert runs["3-8 cnn seed 1"].tags["seed"] == "1"
     assert runs["3-8 lantk-kr-v1"].metrics["validation_accuracy"] == 0.72
     assert runs["3-8 lantk-kr-v1"].metrics["label_weight_honest"] == 0.01
@@ -181,8 +166,10 @@ def test_missing_values_are_left_out(tmp_path):
     assert run.metrics["solves"] == 11
     assert not {"smallest_eigenvalue", "solver", "epoch_honest"} & set(run.metrics)
     assert "channels" not in run.params
-    assert run.curves["curve_validation_accuracy"] == ((1, 0.701), (2, 0.71))
-    assert run.curves["curve_label_weight"] == ((0, 0.0), (1, 0.001), (2, 0.01))
+    steps = [step for step, _ in run.curves["curve_validation_accuracy"]]
+    assert steps == [0, 1, 2]  # the fourth weight was not validated
+    weights = ((0, 0.0), (1, 0.001), (2, 0.01), (3, 0.1))
+    assert run.curves["curve_label_weight"] == weights
 
 
 @pytest.mark.parametrize(
@@ -193,6 +180,54 @@ def test_p_value_belongs_to_the_first_seed(tmp_path, seeds, name):
     runs = read_runs(write_results(tmp_path), seeds=seeds)
     tested = [run.name for run in runs if run.variant == "cnn" and "p_value_honest" in run.metrics]
     assert tested == [f"3-8 cnn {name}"]
+
+
+def test_what_only_the_table_knows_is_logged(tmp_path):
+    """Label gain and spread over seeds are read from the table, the spread with the first seed."""
+    runs = {run.name: run.metrics for run in read_runs(write_results(tmp_path))}
+    assert runs["3-8 lantk-kr-v1"]["label_gain_honest"] == 0.01
+    assert runs["3-8 lantk-best"]["label_gain_oracle"] == 0.01
+    assert runs["3-8 cnn seed 0"]["spread_honest"] == 0.02
+    assert "spread_honest" not in runs["3-8 cnn seed 1"]
+    assert "label_gain_honest" not in runs["3-8 cntk"]
+
+
+def test_ridge_is_a_metric_and_its_grid_a_curve(tmp_path):
+    """The chosen ridge is logged for each protocol, and the ridges tried are a curve."""
+    write_evaluation(tmp_path, "cntk-ridge")
+    (run,) = read_runs(tmp_path)
+    assert run.metrics["ridge_honest"] == 0.01
+    assert [value for _, value in run.curves["curve_ridge"]] == [0.0, 0.001, 0.01, 0.1]
+    assert "label_weight_honest" not in run.metrics
+
+
+def test_shuffled_seeds_follow_the_number_of_permutations(tmp_path):
+    """Shuffled twins are runs of their own, as many as the configuration asks for."""
+    for seed in (0, 1, 5):
+        write_evaluation(tmp_path, "lantk-kr-v1-shuffled", seed=seed)
+        write_evaluation(tmp_path, "cnn", seed=seed)
+    names = [run.name for run in read_runs(tmp_path, seeds=[5], permutations=2)]
+    shuffled = [f"3-8 lantk-kr-v1-shuffled seed {seed}" for seed in (0, 1)]
+    assert names == ["3-8 cnn seed 5", *shuffled]
+    assert len(read_runs(tmp_path)) == 6
+
+
+def test_cases_of_one_task_are_kept_apart(tmp_path):
+    """Several n of one task are cases of their own: each with its name, rows and derived run."""
+    rows = []
+    for n in (40, 80):
+        write_evaluation(tmp_path, "lantk-kr-v1", n_train=n, case=f"3-8.n{n}")
+        row = TABLE_VALUES | {"task": "3-8", "architecture": "chen2020", "protocol": "honest"}
+        for variant in ("lantk-kr-v1", "lantk-best"):
+            rows.append(row | {"variant": variant, "n_train": n, "p_value": n / 1000})
+    pd.DataFrame(rows)[TABLE_COLUMNS].to_csv(tmp_path / "table.csv", index=False)
+    found = {run.name: run.metrics["p_value_honest"] for run in read_runs(tmp_path)}
+    assert found == {
+        "3-8.n40 lantk-best": 0.04,
+        "3-8.n40 lantk-kr-v1": 0.04,
+        "3-8.n80 lantk-best": 0.08,
+        "3-8.n80 lantk-kr-v1": 0.08,
+    }
 
 
 def test_leftover_evaluations_are_not_read(tmp_path):
@@ -242,7 +277,7 @@ def test_fingerprint_follows_content_but_not_time(tmp_path):
 
 
 def test_first_sync_logs_every_run_and_second_nothing(results, to):
-    """The first sync logs each pair, variant and seed once; the second changes nothing."""
+    """The first sync logs each task, variant and seed once; the second changes nothing."""
     first = sync(results, **to)
     assert counts(first) == (5, 0, 0, 0)
     before = runs_of(first)
@@ -260,13 +295,15 @@ def test_content_is_read_back(results, to, shared_store):
     """Parameters, metrics, curves, times, data set and files of a run come back as they went in."""
     path = results / "evaluations" / "3-8" / "lantk-kr-v1.json"
     os.utime(path, (1000, 1000))
+    points = json.loads(path.read_text())["curve"]
+    curve = enumerate(point["test_accuracy"] for point in points)
     report = sync(results, **to)
     client, run = client_of(report), runs_of(report)["3-8 lantk-kr-v1"]
     assert run.data.params["folds"] == "5"
     assert run.data.metrics["accuracy_oracle"] == 0.85
     assert (run.info.status, run.info.end_time) == ("FINISHED", 1_000_000)
     history = client.get_metric_history(run.info.run_id, "curve_test_accuracy")
-    assert [(m.step, m.value) for m in history] == [(0, 0.75), (1, 0.749), (2, 0.74)]
+    assert [(m.step, m.value) for m in history] == list(curve)
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("digits 3-8", "d" * 36)
     folder = Path(client.download_artifacts(run.info.run_id, ""))
@@ -524,8 +561,8 @@ def test_unreadable_results(tmp_path):
     path.write_text(path.read_text()[:100])
     with pytest.raises(TrackingError, match=r"cntk\.json cannot be read"):
         read_runs(tmp_path)
-    path.write_text('{"pair": "3-8"}')
-    with pytest.raises(TrackingError, match=r"cntk\.json is not an evaluation.*'variant'"):
+    path.write_text('{"task": "3-8"}')
+    with pytest.raises(TrackingError, match=r"cntk\.json is not an evaluation.*'architecture'"):
         read_runs(tmp_path)
 
 

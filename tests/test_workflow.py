@@ -14,19 +14,26 @@ import pandas as pd
 import pytest
 
 import lantk
-from lantk.data import describe, load_split, resolve_pair, split_pair
+from lantk.data import describe, load_split, split_pair
 from lantk.evaluate import assess
 from lantk.label_terms import image_vectors
-from lantk.network import Network, train
-from lantk.predict import predict
+from lantk.network import Network
+from lantk.predict import Member, predict
+from lantk.tasks import resolve_pair
+from lantk.training import train
 
 ROOT = Path(__file__).parents[1]
 PARTS = ["Snakefile", "config.yaml", "rules", "lantk", "envs", "profiles", "experiments"]
 
 TINY = {
     "task": {"pairs": [[3, 8], ["8", 1]], "n_train": 20, "n_test": 30, "seed": 7},
-    "variants": ["cntk", "lantk-kr-v1", "lantk-fjlt-v1", "cnn"],
+    "variants": [
+        *("cntk", "cntk-ridge", "oracle-label", "lantk-kr-v1", "lantk-kr-v1-shuffled"),
+        *("lantk-fjlt-v1", "lantk-fjlt-v1-diagonal", "cnn"),
+    ],
     "label_weights": {"honest": [0, 0.1], "oracle": [0.03, 1]},
+    "ridges": {"honest": [0, 0.3], "oracle": [0.01]},
+    "permutations": 2,
     "folds": 2,
     "cnn": {
         "epochs": 2,
@@ -37,9 +44,16 @@ TINY = {
     },
     "results": "out/tiny",
 }
-# Jobs of TINY: fetch; 2 pairs x (split, gram, 2 label terms, 3 evaluations, 2 networks, figure);
-# table, track, all.
-N_JOBS = 1 + 2 * (1 + 1 + 2 + 3 + 2 + 1) + 3
+# Jobs of TINY: fetch; 2 pairs x (split, gram, 2 label terms, 3 families, 2 networks, 2 figures);
+# table, 2 figures of all pairs, track, all.
+N_JOBS = 1 + 2 * (1 + 1 + 2 + 3 + 2 + 2) + 5
+N_COMPUTING = 1 + 2 * (1 + 1 + 2 + 3 + 2)
+# Files of evaluations of a pair: cntk-ridge and oracle-label, seeds of what is shuffled, networks.
+STEMS = {
+    *("cntk", "cntk-ridge", "oracle-label", "lantk-kr-v1", "lantk-fjlt-v1"),
+    *("lantk-fjlt-v1-diagonal", "lantk-kr-v1-shuffled-seed0", "lantk-kr-v1-shuffled-seed1"),
+    *("cnn-seed0", "cnn-seed1"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +112,33 @@ def test_prints_the_table_and_how_to_open_the_dashboard(finished):
     assert "http://127.0.0.1:5000/#/experiments/" in output
 
 
-def test_table_has_every_pair_variant_and_protocol(finished):
-    """table.csv has one row for each pair, variant (lantk-best among them) and protocol."""
+def test_table_has_every_task_variant_and_protocol(finished):
+    """table.csv has one row for each task, variant (lantk-best among them) and protocol."""
     table = pd.read_csv(finished[0] / "out/tiny/table.csv")
-    assert set(table["pair"]) == {"3-8", "1-8"}
-    assert len(table) == 2 * 5 * 2
+    assert set(table["task"]) == {"3-8", "1-8"}
+    # oracle-label has the one protocol.
+    wanted = {*TINY["variants"], "lantk-best"}
+    assert set(table["variant"]) == wanted
+    assert len(table) == 2 * (2 * len(wanted) - 1)
     assert table["accuracy"].between(0, 1).all()
     assert (table["ci_low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["ci_high"]).all()
     assert set(table["n_train"]) == {20}
     assert set(table["n_test"]) == {30}
+
+
+def test_every_evaluation_has_its_files(finished):
+    """A family writes a record and predictions for each of its variants, and for each seed."""
+    for pair in ("3-8", "1-8"):
+        folder = finished[0] / "out/tiny/evaluations" / pair
+        assert {path.name for path in folder.iterdir()} == {
+            f"{stem}.{ending}" for stem in STEMS for ending in ("json", "csv")
+        }
+        for path in folder.glob("*.json"):
+            record = json.loads(path.read_text())
+            seed = "" if record["seed"] is None else f"-seed{record['seed']}"
+            assert record["variant"] + seed == path.stem
+            assert (record["case"], record["task"]) == (pair, pair)
 
 
 def test_accuracies_follow_from_the_predictions(finished):
@@ -137,24 +168,26 @@ def test_split_is_the_one_asked_for(finished):
     assert load_split(finished[0] / "out/tiny/splits/3-8.npz").digest == wanted.digest
 
 
-@pytest.mark.parametrize("variant", TINY["variants"][1:3])
+@pytest.mark.parametrize("variant", ["lantk-kr-v1", "lantk-fjlt-v1"])
 def test_label_term_predictions_equal_the_package(finished, variant):
     """The predictions of a label term are those of a direct call, chosen on their own grids."""
     folder = finished[0] / "out/tiny"
     split = load_split(folder / "splits/3-8.npz")
     k, k_test = np.split(np.load(folder / "grams/3-8/1-of-1.npy"), [20])
-    vectors = image_vectors(split.x_train), image_vectors(split.x_test)
     weights = TINY["label_weights"]
-    path = predict(
+    member = Member(
+        variant,
+        weights["honest"] + weights["oracle"],
+        weights["honest"],
+        lambda: lantk.label_term(variant),
+    )
+    (path,) = predict(
         k,
         k_test,
         split.y_train,
-        lantk.label_term(variant).fit(k, split.y_train, vectors[0]),
-        weights=weights["honest"] + weights["oracle"],
-        validated=weights["honest"],
-        make_term=lambda: lantk.label_term(variant),
-        x_train=vectors[0],
-        x_test=vectors[1],
+        [member],
+        x_train=image_vectors(split.x_train),
+        x_test=image_vectors(split.x_test),
         folds=2,
     )
     protocols = ["honest", "oracle"]
@@ -169,6 +202,17 @@ def test_label_term_predictions_equal_the_package(finished, variant):
         assert record["protocols"][name] == results["protocols"][name]
     validated = {p["label_weight"] for p in record["curve"] if p["validation_accuracy"] is not None}
     assert validated == set(weights["honest"])
+
+
+def test_ridges_are_those_of_the_configuration(finished):
+    """cntk-ridge is validated on its own grid and has no label weight; cntk stays without."""
+    folder = finished[0] / "out/tiny/evaluations/1-8"
+    record = json.loads((folder / "cntk-ridge.json").read_text())
+    assert {point["ridge"] for point in record["curve"]} == {0, 0.01, 0.3}
+    assert record["protocols"]["oracle"]["ridge"] == 0.01
+    assert record["protocols"]["honest"]["label_weight"] is None
+    plain = json.loads((folder / "cntk.json").read_text())
+    assert plain["protocols"]["honest"]["ridge"] is None
 
 
 def test_network_predictions_equal_the_package(finished):
@@ -187,22 +231,24 @@ def test_network_predictions_equal_the_package(finished):
         seed=1,
     )
     found = pd.read_csv(finished[0] / "out/tiny/evaluations/3-8/cnn-seed1.csv")["honest"]
-    np.testing.assert_allclose(found, history.test_scores[-1], atol=1e-5)
+    np.testing.assert_allclose(found, history.test_predictions[-1], atol=1e-5)
 
 
 def test_every_run_is_in_mlflow(finished):
-    """Every (pair, variant, seed) is an MLflow run, lantk-best among them."""
+    """Every (case, variant, seed) is an MLflow run, lantk-best among them."""
     with sqlite3.connect(finished[0] / "out/mlflow.db") as database:
         names = [row[0] for row in database.execute("SELECT name FROM runs")]
-    assert len(names) == len(set(names)) == 2 * (3 + 2 + 1)
+    assert len(names) == len(set(names)) == 2 * (len(STEMS) + 1)
 
 
 def test_figures_and_timings_are_there(finished):
-    """Every pair has a figure, and every computing job a time and a peak memory."""
+    """Every pair has figures, all pairs have some, and every computing job has its time."""
     folder = finished[0] / "out/tiny"
-    assert {p.name for p in folder.glob("figures/*.png")} == {"3-8.png", "1-8.png"}
+    own = {"3-8.png", "1-8.png", "3-8/lantk-kr-v1.png", "1-8/lantk-kr-v1.png"}
+    found = {str(p.relative_to(folder / "figures")) for p in folder.glob("figures/**/*.png")}
+    assert found == own | {"gap.png", "alignment.png"}
     timings = pd.read_csv(folder / "timings.csv")
-    assert len(timings) == N_JOBS - 3 - 2  # not of figures, table, track, all
+    assert len(timings) == N_COMPUTING
     assert (timings["seconds"] > 0).all()
     assert timings["job"].is_unique
 
@@ -214,21 +260,32 @@ def test_second_run_does_nothing(finished):
     assert "Nothing to be done" in output
 
 
-LAST = {"table": 1, "figure": 2, "track": 1, "all": 1}
+FIGURES = {"figure": 2, "overview": 2}
+LAST = {"table": 1, "track": 1, "all": 1} | FIGURES
 TRACK = {"track": 1, "all": 1}
-FROM_GRAM = {"gram": 2, "label_term": 4, "evaluate": 6, "cnn": 4}
+CNTK = {"evaluate_cntk": 2}
+KR, FJLT = {"evaluate_lantk_kr_v1": 2}, {"evaluate_lantk_fjlt_v1": 2}
+# The heat map is of the first label term, and is drawn anew with its fit or its record.
+EVALUATE = CNTK | KR | FJLT | {"heat_map": 2}
+FROM_GRAM = {"gram": 2, "label_term": 4, "cnn": 4} | EVALUATE
 WEIGHTS = {"honest": [0, 0.3], "oracle": [0.03, 1]}
 # What is edited -> (the new value, jobs that depend on it; None where only MLflow hears of it).
 EDITS = {
-    "a label weight": ({"label_weights": WEIGHTS}, {"evaluate": 6}),
+    "a label weight": ({"label_weights": WEIGHTS}, EVALUATE),
+    "a ridge": ({"ridges": WEIGHTS}, CNTK),
+    "permutations": ({"permutations": 1}, KR | {"heat_map": 2}),
+    "the estimator": ({"estimator": "fjlt"}, FJLT | {"label_term": 2}),
     "an architecture": ({"architecture": "arora2019-vanilla-8"}, FROM_GRAM),
+    "the scaling": ({"data": {"scaling": "standard"}}, {"split": 2} | FROM_GRAM),
     "epochs": ({"cnn": TINY["cnn"] | {"epochs": 3}}, {"cnn": 4}),
+    "the loss": ({"cnn": TINY["cnn"] | {"loss": "cross-entropy"}}, {"cnn": 4}),
     "a seed": ({"cnn": TINY["cnn"] | {"seeds": [0, 1, 2]}}, {"cnn": 2}),
-    "folds": ({"folds": 3}, {"evaluate": 6}),
-    "bands": ({"kernel": {"bands": 3}}, {"gram": 6, "label_term": 4, "evaluate": 6}),
+    "no networks": ({"cnn": TINY["cnn"] | {"seeds": []}}, {}),
+    "folds": ({"folds": 3}, EVALUATE),
+    "bands": ({"kernel": {"bands": 3}}, {"gram": 6, "label_term": 4} | EVALUATE),
     "memory": ({"kernel": {"memory_mb": 64}}, None),
     "n_test": ({"task": TINY["task"] | {"n_test": 40}}, {"split": 2} | FROM_GRAM),
-    "a variant less": ({"variants": ["cntk", "cnn"]}, {}),
+    "families less": ({"variants": TINY["variants"][:5]}, {}),
 }
 
 
@@ -243,7 +300,7 @@ def test_bands_give_the_same_table(finished):
     """Gram matrices in five bands, each a job, give the results of one band, byte for byte."""
     tree = finished[0]
     config = TINY | {"kernel": {"bands": 5}, "results": "out/bands"}
-    config |= {"variants": ["cntk", "lantk-kr-v1"]}
+    config |= {"variants": TINY["variants"][:5]}
     status, output = snakemake(tree, "--cores", "2", config=config)
     assert status == 0, output[-3000:]
     assert len(list(tree.glob("out/bands/grams/3-8/*-of-5.npy"))) == 5
@@ -262,9 +319,9 @@ def test_tracking_is_redone_alone(finished):
 @pytest.mark.parametrize(
     ("file", "jobs"),
     [
-        ("lantk/label_terms.py", {"label_term": 4, "evaluate": 6} | LAST),
+        ("lantk/label_terms.py", {"label_term": 4} | EVALUATE | LAST),
         ("lantk/network.py", {"cnn": 4} | LAST),
-        ("lantk/report.py", LAST),
+        ("lantk/report.py", LAST | {"heat_map": 2}),
         ("lantk/__init__.py", {}),
     ],
 )
@@ -284,6 +341,8 @@ REFUSALS = {
     "a misspelt key": ({"fold": 5}, "has no key 'fold'"),
     "a mistyped value": ({"folds": "five"}, "folds is 'five': wanted a whole number"),
     "an unknown class": ({"task": {"pairs": [[3, "cat"]]}}, "unknown class 'cat'"),
+    "an unknown variant": ({"variants": ["lantk-kr-v9"]}, "unknown variant 'lantk-kr-v9'"),
+    "an own term that is not there": ({"variants": ["nowhere:Term"]}, "nowhere:Term"),
     "missing data": ({"data": {"source": "npz", "path": "nowhere.npz"}}, "nowhere.npz"),
 }
 
@@ -298,6 +357,93 @@ def test_bad_configuration_is_refused_before_any_job(finished, case):
     assert message in output
     assert "Traceback" not in output
     assert (finished[0] / "out/tiny/table.csv").read_bytes() == before
+
+
+OWN_TERM = """
+from lantk.label_terms import LabelTerm, label_product_factors
+
+
+class ParzenWindow(LabelTerm):
+    fitted_names = ("labels_", "signs_", "means_")
+
+    def fit(self, k_train_train, y, x=None, solve=None):
+        self.labels_, self.signs_ = label_product_factors(y, len(k_train_train))
+        self.means_ = k_train_train @ self.labels_ / len(k_train_train)
+        return self
+
+    def transform(self, k, x=None):
+        return (k @ self.labels_ / len(self.labels_) * self.signs_) @ self.means_.T
+"""
+GRID = {
+    "data": {"scaling": "standard"},
+    "task": {"pairs": None, "classes": [0, 8, 3], "n_train": [15, 30], "n_test": 30}
+    | {"targets": [-0.1, 0.9]},
+    "architecture": ["arora2019-vanilla-4", "arora2019-vanilla-3"],
+    "variants": ["cntk", "cntk-ridge", "lantk-fjlt-v1", "own_term:ParzenWindow-shuffled"],
+    "permutations": 1,
+    "folds": 2,
+    "results": "out/grid",
+}
+
+
+@pytest.fixture(scope="module")
+def grid(tree):
+    """Return the tree after a run on classes, two architectures and two n, with a term of ours."""
+    (tree / "own_term.py").write_text(OWN_TERM)
+    status, output = snakemake(tree, "--cores", "2", config=GRID)
+    assert status == 0, output[-5000:]
+    return tree
+
+
+def test_lists_make_a_row_of_results_each(grid):
+    """Two architectures and two n make four cases, of one split and one Gram job."""
+    table = pd.read_csv(grid / "out/grid/table.csv")
+    cases = {f"0-3-8.arora2019-vanilla-{d}.n{n}" for d in (4, 3) for n in (15, 30)}
+    assert {p.name for p in (grid / "out/grid/evaluations").iterdir()} == cases
+    variants = {"cntk", "cntk-ridge", "lantk-fjlt-v1", "lantk-best"}
+    variants.add("lantk-parzen-window-shuffled")
+    rows = table.groupby(["architecture", "n_train"])["variant"].agg(set)
+    assert len(rows) == 4
+    assert all(found == variants for found in rows)
+    timings = pd.read_csv(grid / "out/grid/timings.csv")
+    assert timings["job"].str.startswith(("split/", "gram/")).sum() == 2
+
+
+def test_cases_are_the_first_rows_of_one_gram_matrix(grid):
+    """A smaller n is regressed on the leading block, on the configured targets, by argmax."""
+    folder = grid / "out/grid"
+    split = load_split(folder / "splits/0-3-8.npz")
+    assert split.scaling == "standard"
+    onehot = np.where(np.eye(3)[split.y_train] > 0, 0.9, -0.1)
+    for depth in (3, 4):
+        name = f"arora2019-vanilla-{depth}"
+        whole = np.load(folder / f"grams/0-3-8.{name}/1-of-1.npy")
+        np.testing.assert_array_equal(whole[:30], lantk.gram(name, split.x_train))
+        k, k_test = np.split(whole.astype(float), [30])
+        for n in (15, 30):
+            scores = k_test[:, :n] @ np.linalg.solve(k[:n, :n], onehot[:n])
+            found = pd.read_csv(folder / f"evaluations/0-3-8.{name}.n{n}/cntk.csv")
+            assert found["honest"].tolist() == scores.argmax(axis=1).tolist()
+            assert found["label"].tolist() == split.y_test.tolist()
+            assert found["index"].tolist() == split.index_test.tolist()
+
+
+def test_an_edit_of_a_list_computes_what_is_new(grid):
+    """A case less computes nothing; a smaller n more is evaluated on the kernels that are there."""
+    first = ["table", "overview", "track", "all"]
+    assert "gram" not in planned(grid, GRID | {"task": GRID["task"] | {"n_train": [30, 12, 15]}})
+    less = planned(grid, GRID | {"variants": GRID["variants"][:3]})
+    assert set(less) <= {*first, "figure", "heat_map"}
+
+
+def test_an_edit_of_an_own_term_runs_it_again(grid):
+    """The file of the user's label term is an input of what fits and evaluates it."""
+    (grid / "own_term.py").write_text(OWN_TERM + "# edited\n")
+    jobs = planned(grid, GRID)
+    (grid / "own_term.py").write_text(OWN_TERM)
+    assert (jobs["label_term"], jobs["evaluate_lantk_parzen_window"]) == (4, 4)
+    assert "evaluate_lantk_fjlt_v1" not in jobs
+    assert planned(grid, GRID) == {}
 
 
 def test_text_of_the_configuration_is_no_command(finished):

@@ -48,10 +48,13 @@ class Band(NamedTuple):
         return n_rows * n_columns - n * (n - 1) // 2
 
 
-def count_visits(architecture: Any, height: int, width: int) -> int:
-    """Return how many pairs of positions one entry visits: what it costs, whatever the machine."""
-    (plan,) = make_plans([parse_architecture(architecture)], "ntk", height, width)
-    return plan.n_visits
+def count_visits(architectures: Sequence[Any], height: int, width: int) -> int:
+    """Return how many pairs of positions one entry visits: what it costs, whatever the machine.
+
+    Layers that several architectures share count once, as `lantk.gram_taps` computes them.
+    """
+    networks = [parse_architecture(architecture) for architecture in architectures]
+    return sum(plan.n_visits for plan in make_plans(networks, "ntk", height, width))
 
 
 def count_bands(n_train: int, n_test: int, visits: int, device: str) -> int:

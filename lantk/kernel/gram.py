@@ -220,27 +220,27 @@ def uses_gpu(device: str) -> bool:
 
 
 def gram_band(
-    architecture: Any,
+    architectures: Sequence[Any],
     x_train: ArrayLike,
     x_test: ArrayLike,
     band: Band,
-    out: NDArray[Any],
+    out: Sequence[NDArray[Any]],
     *,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> None:
-    """Write one band of the Gram matrices of a split into `out`.
+    """Write one band of the Gram matrices of a split into `out`, for one architecture or several.
 
     Parameters
     ----------
-    architecture : str, list or Architecture
-        What `parse_architecture` reads.
+    architectures : sequence of str, list or Architecture
+        What `parse_architecture` reads; layers that they share are walked once (`gram_taps`).
     x_train, x_test : array_like of floats, (n_train or n_test, channels, height, width)
         All images of the split.
     band : Band
         Which rows.
-    out : ndarray, shape ``band.shape(n_train)``
-        Where to write.
+    out : sequence of ndarray, shape ``band.shape(n_train)``
+        Where to write, one for each architecture.
     progress : callable, optional
         Called now and then as ``progress(n_done, n_total)``, numbers of different entries.
     options
@@ -249,29 +249,33 @@ def gram_band(
     Raises
     ------
     KernelError, ArchitectureError
-        As `gram` does.
+        As `gram_taps` does.
     """
     x_train, x_test = np.asarray(x_train), np.asarray(x_test)
     n_train = len(x_train)
     rows = x_train[band.start : band.stop]
     n, n_done, total = len(rows), 0, band.n_entries(n_train)
     # The square on the diagonal, what lies right of it, and the rows of test images.
-    pieces: list[tuple[Any, Any, NDArray[Any]]] = [
-        (rows, None, out[:n, band.start - band.first : band.start - band.first + n]),
-        (rows, x_train[band.stop :], out[:n, band.stop - band.first :]),
-        (x_test[max(band.start - n_train, 0) : max(band.stop - n_train, 0)], x_train, out[n:]),
+    left, right = band.start - band.first, band.stop - band.first
+    x_lower = x_test[max(band.start - n_train, 0) : max(band.stop - n_train, 0)]
+    pieces: list[tuple[Any, Any, tuple[slice, slice]]] = [
+        (rows, None, (slice(n), slice(left, left + n))),
+        (rows, x_train[band.stop :], (slice(n), slice(right, None))),
+        (x_lower, x_train, (slice(n, None), slice(None))),
     ]
-    for x1, x2, piece in pieces:
-        if piece.size == 0:
+    for x1, x2, where in pieces:
+        parts = [block[where] for block in out]
+        if parts[0].size == 0:
             continue
         # Of a symmetric piece only the different entries cost time.
-        n_different = piece.size if x2 is not None else n * (n + 1) // 2
+        n_different = parts[0].size if x2 is not None else n * (n + 1) // 2
 
         def tick(done: int, n_all: int, before: int = n_done, n: int = n_different) -> None:
             if progress is not None:
                 progress(before + done * n // n_all, total)
 
-        gram(architecture, x1, x2, dtype=out.dtype.name, progress=tick, out=piece, **options)
+        dtype = parts[0].dtype.name
+        gram_taps(architectures, x1, x2, dtype=dtype, progress=tick, out=parts, **options)
         n_done += n_different
 
 

@@ -1,0 +1,350 @@
+"""Figures of a whole results folder, and of Gram matrices.
+
+All are readable in grey and by colour-blind readers, and equal results give equal bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from lantk.errors import LantkError
+from lantk.figure_style import GREY, REFERENCES, saving, variant_styles
+from lantk.report import blocks
+from lantk.statistics import PROTOCOLS, log_slope, mean_with_interval
+from lantk.tables import ROWS, Block, order_variants
+from lantk.variants import split_control
+
+# Beyond this many images a heat map shows averages of blocks.
+_MOST_PIXELS = 500
+
+
+def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Draw what each variant gains over CNTK, with and without the true labels.
+
+    One row of panels a protocol, one panel a task (or an n, or an architecture), and one for their
+    mean with its paired 95 % t-interval where they are tasks. Above a panel stands what share of
+    the gap from CNTK to the CNN a gain closes, where the CNN is better.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The leaderboard. Of several n beside several tasks, the largest is drawn.
+    path : path-like
+        Where the PNG file goes.
+
+    Raises
+    ------
+    LantkError
+        If nothing can be compared with ``cntk``.
+    """
+    drawn = {}
+    for protocol in PROTOCOLS:
+        found = [block for _, block in blocks(table[table["protocol"] == protocol])]
+        if found:
+            drawn[protocol] = max(found, key=lambda block: block.frame["n_train"].max())
+    rows = [
+        variant
+        for variant in order_variants(table["variant"])
+        if variant not in ("cntk", "cnn", "oracle-label") and split_control(variant)[1] is None
+    ]
+    if not rows or "cntk" not in set(table["variant"]):
+        raise LantkError("a figure of gains wants results of cntk and of another variant")
+    first = next(iter(drawn.values()))
+    n_panels = len(first.columns) + (first.is_over_tasks and len(first.columns) > 1)
+    height = len(drawn) * (1.0 + 0.2 * len(rows)) + 0.6
+    with saving(path, max(4.0, 1.3 + 1.45 * n_panels), height) as figure:
+        grid = figure.subplots(len(drawn), n_panels, sharey=True, sharex=True, squeeze=False)
+        for panels, (protocol, block) in zip(grid, drawn.items(), strict=True):
+            _draw_gaps(panels, block, rows)
+            panels[0].set_ylabel(protocol)
+            panels[0].set_yticks(range(len(rows)), [ROWS.get(v, v) for v in rows])
+        grid[0, 0].invert_yaxis()  # shared by all
+        figure.supxlabel("gain over CNTK (points of test accuracy)", fontsize=8)
+        marks: dict[str, dict[str, Any]] = {
+            "gain": {"marker": "o", "mfc": "black"},
+            "with shuffled labels (mean)": {"marker": "o", "mfc": "white"},
+            "diagonal of Z only": {"marker": "|"},
+        }
+        handles = [
+            Line2D([], [], ls="none", mec="black", mew=1, label=label, **mark)
+            for label, mark in marks.items()
+        ]
+        handles.append(Line2D([], [], color=GREY, lw=3, alpha=0.4, label="label gain"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=4)
+
+
+def _draw_gaps(panels: Sequence[Axes], block: Block, rows: Sequence[str]) -> None:
+    accuracy = 100 * block.values("accuracy")
+    gains = accuracy - accuracy.loc["cntk"]
+    means = gains.mean(axis="columns", skipna=False)
+    wanted = [*block.columns, *["mean"] * (len(panels) > len(block.columns))]
+    for axes, column in zip(panels, wanted, strict=True):
+        shown = means if column == "mean" else gains[column]
+        gap = shown.get("cnn", math.nan)
+        axes.set_title(column if math.isnan(gap) else f"{column}\nCNN {gap:+.2f}")
+        axes.axvline(0, color="black", lw=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        if gap > 0:
+            _add_share_of_gap(axes, gap)
+        for i, variant in enumerate(rows):
+            gain, twin = shown.get(variant, math.nan), shown.get(f"{variant}-shuffled", math.nan)
+            axes.plot([twin, gain], [i, i], color=GREY, lw=3, alpha=0.4, solid_capstyle="butt")
+            if column == "mean" and variant in gains.index:
+                _, half = mean_with_interval(gains.loc[variant])
+                axes.plot([gain - half, gain + half], [i, i], color="black", lw=0.8)
+            circle: dict[str, Any] = {"marker": "o", "ms": 5, "mec": "black", "mew": 1}
+            axes.plot(twin, i, mfc="white", **circle)
+            axes.plot(shown.get(f"{variant}-diagonal", math.nan), i, "|", ms=8, mec="black", mew=1)
+            axes.plot(gain, i, mfc="black", **circle)
+
+
+def _add_share_of_gap(axes: Axes, gap: float) -> None:
+    """Add an axis above that reads a gain in percent of the gap to the CNN."""
+
+    def share(points: Any) -> Any:
+        return 100 * points / gap
+
+    def points(share: Any) -> Any:
+        return share * gap / 100
+
+    above = axes.secondary_xaxis("top", functions=(share, points))
+    above.xaxis.set_major_locator(MaxNLocator(3))
+    above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    above.tick_params(labelsize=6.5, colors=GREY)
+
+
+def growth_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Draw the error against n on log axes with fitted slopes, and against CNTK's below.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The leaderboard; errors are geometric means over the tasks that have every n. Of several
+        architectures the first is drawn.
+    path : path-like
+        Where the PNG file goes.
+
+    Raises
+    ------
+    LantkError
+        If no variant has three n.
+    """
+    shown = table[table["architecture"] == table["architecture"].iloc[0]]
+    errors = {
+        protocol: _errors_by_n(shown[shown["protocol"] == protocol]) for protocol in PROTOCOLS
+    }
+    errors = {protocol: wide for protocol, wide in errors.items() if not wide.empty}
+    if not errors:
+        raise LantkError("a figure of the growth wants three n_train or more, of one variant")
+    names = order_variants(variant for wide in errors.values() for variant in wide)
+    styles = variant_styles(names)
+    with saving(path, 3.7 * len(errors), 5.0) as figure:
+        options: dict[str, Any] = {"sharex": True, "sharey": "row", "squeeze": False}
+        grid = figure.subplots(2, len(errors), height_ratios=[2, 1], **options)
+        for (above, below), (protocol, wide) in zip(grid.T, errors.items(), strict=True):
+            _draw_errors(above, below, wide, styles)
+            above.set_title(f"{protocol} (slope in brackets)")
+        grid[0, 0].set_ylabel("test error (%)")
+        grid[1, 0].set_ylabel("error against\nCNTK's (%)")
+        figure.supxlabel("train images", fontsize=8)
+        n_tasks = shown["task"].nunique()
+        figure.suptitle(
+            f"{shown['task'].iloc[0]}" if n_tasks == 1 else f"geometric mean over {n_tasks} tasks"
+        )
+
+
+def _errors_by_n(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return geometric mean errors in percent, n by variants, controls of label terms left out."""
+    is_shown = [
+        split_control(v)[1] is None and v not in ("oracle-label", "cntk-ridge", "cntk-rbf")
+        for v in frame["variant"]
+    ]
+    frame = frame[is_shown].assign(error=lambda f: np.log(100 * (1 - f["accuracy"])))
+    wide = frame.pivot(index="n_train", columns=["variant", "task"], values="error")
+    means = wide.T.groupby(level="variant").mean().T
+    counts = wide.notna().T.groupby(level="variant").sum().T
+    means = np.exp(means[counts == frame["task"].nunique()])
+    return means.loc[:, means.notna().sum() >= 3]
+
+
+def _draw_errors(
+    above: Axes, below: Axes, wide: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]
+) -> None:
+    for variant in order_variants(wide):
+        error, style = wide[variant].dropna(), styles[variant]
+        n = error.index.to_numpy(float)
+        slope = log_slope(n, error)[0]
+        label = f"{ROWS.get(variant, variant)} ({slope:.3f})"
+        above.plot(
+            n, error, ls="none", ms=7 if variant in REFERENCES else 4.5, label=label, **style
+        )
+        centre = np.exp(np.log(error).mean() + slope * (np.log(n) - np.log(n).mean()))
+        above.plot(n, centre, color=style["color"], lw=0.8)
+        if "cntk" in wide:
+            below.plot(n, 100 * (error / wide.loc[error.index, "cntk"] - 1), **style)
+    above.legend(loc="lower left", fontsize=6.5)
+    ticks = wide.index.to_numpy(float)
+    for axes in (above, below):
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{n:,.0f}" for n in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+    above.set_yscale("log")
+    low, high = wide.min().min(), wide.max().max()
+    steps = [step * 10.0**k for k in range(-3, 2) for step in (1, 1.5, 2, 3, 4, 5, 6, 8)]
+    above.set_yticks([t for t in steps if low / 1.1 < t < 1.1 * high])
+    above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    above.yaxis.set_minor_locator(NullLocator())
+
+
+def alignment_figure(
+    evaluations: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
+) -> None:
+    """Draw the kernel-target alignment of K, of Z and of K + lambda Z at the honest choice.
+
+    Parameters
+    ----------
+    evaluations : sequence of mapping
+        Evaluations of any cases and variants. Controls of label terms, the ceiling and
+        evaluations without an alignment of Z are left out.
+    path : path-like
+        Where the PNG file goes.
+
+    Raises
+    ------
+    LantkError
+        If no evaluation has an alignment.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for evaluation in evaluations:
+        values = _alignments(evaluation)
+        variant = evaluation["variant"]
+        # The true label products are aligned by definition.
+        if "z" in values and split_control(variant)[1] is None and variant != "oracle-label":
+            found.setdefault(evaluation["case"], {})[variant] = values
+    if not found:
+        raise LantkError("no evaluation has a kernel-target alignment: evaluate again")
+    rows = order_variants(variant for values in found.values() for variant in values)
+    marks = {"z": ("s", "white", "Z"), "sum": ("o", "black", "K + λZ, honest choice")}
+    with saving(path, max(4.0, 1.3 + 1.5 * len(found)), 1.2 + 0.2 * len(rows)) as figure:
+        panels = figure.subplots(1, len(found), sharey=True, sharex=True, squeeze=False)[0]
+        for axes, (case, alignments) in zip(panels, found.items(), strict=True):
+            axes.set_title(case)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            for plain in {v["k"] for v in alignments.values() if "k" in v}:
+                axes.axvline(plain, color="black", ls="--", lw=1.1)
+            for i, variant in enumerate(rows):
+                for key, (marker, face, _) in marks.items():
+                    place = alignments.get(variant, {}).get(key, math.nan)
+                    axes.plot(place, i, marker=marker, mfc=face, mec="black", mew=1, ms=5)
+        panels[0].set_yticks(range(len(rows)), [ROWS.get(v, v) for v in rows])
+        panels[0].invert_yaxis()
+        figure.supxlabel("kernel-target alignment", fontsize=8)
+        handles = [Line2D([], [], color="black", ls="--", lw=1.1, label="K")]
+        handles += [
+            Line2D([], [], ls="none", marker=m, mfc=face, mec="black", mew=1, label=label)
+            for m, face, label in marks.values()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3)
+
+
+def _alignments(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the alignments of K (``k``), Z (``z``) and their sum, as far as they are there."""
+    diagnostics = evaluation.get("diagnostics") or {}
+    choice = evaluation["protocols"].get("honest") or evaluation["protocols"].get("oracle") or {}
+    chosen = [
+        point.get("alignment")
+        for point in evaluation["curve"]
+        if (point.get("label_weight"), point.get("ridge"))
+        == (choice.get("label_weight"), choice.get("ridge"))
+    ]
+    values = {
+        "k": diagnostics.get("alignment_k"),
+        "z": diagnostics.get("alignment_z"),
+        "sum": chosen[0] if chosen and "epoch" not in evaluation["curve"][0] else None,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def gram_figure(
+    matrices: Mapping[str, NDArray],
+    labels: NDArray,
+    path: str | os.PathLike[str],
+    title: str = "",
+    names: Sequence[str] | None = None,
+) -> None:
+    """Draw heat maps of Gram matrices whose rows and columns are sorted by class.
+
+    Parameters
+    ----------
+    matrices : mapping of str to (n, n) array
+        Heading -> Gram matrix, such as those of K, Z and K + lambda Z. The colours of each span
+        the middle 96 % of its values off the diagonal. Above 500 images, blocks are averaged.
+    labels : (n,) array
+        One label an image; rows keep their order within a class.
+    path : path-like
+        Where the PNG file goes.
+    title : str
+        Above all maps.
+    names : sequence of str, optional
+        Names of the classes, in the order of their labels; the labels themselves if absent.
+
+    Raises
+    ------
+    ValueError
+        If there is no matrix, or one is not as long and wide as there are labels.
+    """
+    labels = np.asarray(labels)
+    shapes = {heading: np.shape(matrix) for heading, matrix in matrices.items()}
+    if not matrices or any(shape != (labels.size,) * 2 for shape in shapes.values()):
+        raise ValueError(f"wanted (n, n) matrices of {labels.size} images, found {shapes}")
+    classes, counts = np.unique(labels, return_counts=True)
+    names = [str(label) for label in classes] if names is None else list(names)
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum(counts)
+    with saving(path, 0.6 + 2.9 * len(matrices), 3.1) as figure:
+        if title:
+            figure.suptitle(title)
+        panels = figure.subplots(1, len(matrices), squeeze=False)[0]
+        for axes, (heading, matrix) in zip(panels, matrices.items(), strict=True):
+            _draw_heat_map(axes, np.asarray(matrix)[np.ix_(order, order)])
+            axes.set_title(heading)
+            for end in ends[:-1]:
+                axes.axhline(end, color="white", lw=0.6)
+                axes.axvline(end, color="white", lw=0.6)
+            axes.grid(visible=False)
+            middles = ends - counts / 2
+            rotation = 90 if len(names) > 4 else 0
+            axes.set_xticks(middles, names, rotation=rotation, fontsize=7)
+            axes.set_yticks(middles, names if axes is panels[0] else [""] * len(names), fontsize=7)
+            axes.tick_params(length=0)
+
+
+def _draw_heat_map(axes: Axes, matrix: NDArray) -> None:
+    n = len(matrix)
+    shown = matrix.astype(float)
+    if n > _MOST_PIXELS:
+        # Blocks differ in size by at most one image.
+        starts = np.linspace(0, n, _MOST_PIXELS, endpoint=False).astype(int)
+        sizes = np.diff([*starts, n])
+        sums = np.add.reduceat(np.add.reduceat(shown, starts, axis=0), starts, axis=1)
+        shown = sums / np.outer(sizes, sizes)
+    others = shown[~np.eye(len(shown), dtype=bool)]
+    low, high = np.percentile(others, [2, 98]) if others.size else (0.0, 1.0)
+    image = axes.imshow(
+        shown, cmap="cividis", vmin=low, vmax=high, extent=(0, n, n, 0), interpolation="nearest"
+    )
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.85, extend="both")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=6.5)
+    bar.locator = MaxNLocator(4)
+    bar.update_ticks()

@@ -1,0 +1,124 @@
+"""The leaderboard: one row for every case, variant and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lantk.statistics import PROTOCOLS, accuracy_with_interval, is_correct, mcnemar_p_value
+from lantk.variants import PUBLISHED_TERMS
+
+TABLE_COLUMNS = [
+    "task",
+    "architecture",
+    "n_train",
+    "n_test",
+    "variant",
+    "protocol",
+    "accuracy",
+    "spread",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "label_gain",
+    "label_weight",
+    "ridge",
+]
+BEST = "lantk-best"
+_CASE = ["task", "architecture", "n_train"]
+_CHOSEN = ["accuracy", "label_weight", "ridge", "validation_accuracy"]
+
+
+def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
+    """Return one row for every case, variant and protocol, with `TABLE_COLUMNS`.
+
+    Several seeds of a variant make one row: mean and standard deviation of the accuracy; p-value,
+    label weight and ridge of the first seed. ``lantk-best`` is the published label term with the
+    best validation accuracy under ``honest``, with the best test accuracy under ``oracle``; the
+    earlier wins a tie. ``lantk-best-shuffled`` is, for each seed, the same choice among their
+    shuffled twins. The label gain is the accuracy minus the mean over the shuffled twins.
+
+    Parameters
+    ----------
+    evaluations : sequence of (record, predictions)
+        In the order of the table: by case, then variant, then seed. Predictions have the columns
+        ``label`` and one of scores, or of class numbers, for each protocol.
+    """
+    frame = pd.DataFrame(
+        [
+            {
+                **_case_of(record),
+                **{key: record[key] for key in ("n_test", "variant", "seed")},
+                "protocol": protocol,
+                **{key: result.get(key) for key in _CHOSEN},
+                "correct": _is_right(record, predictions, protocol),
+            }
+            for record, predictions in evaluations
+            for protocol, result in record["protocols"].items()
+        ]
+    )
+    found = []
+    for _, group in frame.groupby([*_CASE, "protocol"], sort=False):
+        group = pd.concat([group, *_best_of(group)], ignore_index=True)
+        found += _rows(group)
+    table = pd.DataFrame(found)
+    # Case by case, variant by variant, in the order of first appearance.
+    order = list(dict.fromkeys(frame[_CASE].itertuples(index=False, name=None)))
+    cases = [order.index(name) for name in table[_CASE].itertuples(index=False, name=None)]
+    names = [*dict.fromkeys(frame["variant"]), BEST, f"{BEST}-shuffled"]
+    variants = table["variant"].map({name: i for i, name in enumerate(names)})
+    protocols = table["protocol"].map({name: i for i, name in enumerate(PROTOCOLS)})
+    table = table.iloc[np.lexsort((protocols, variants, cases))]
+    return table[TABLE_COLUMNS].reset_index(drop=True)
+
+
+def _case_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a row of results is of: task, architecture (by name if it has one), n."""
+    architecture = record["architecture"]
+    name = architecture.get("name") or architecture["digest"][:8]
+    return {"task": record["task"], "architecture": name, "n_train": record["n_train"]}
+
+
+def _is_right(record: dict[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:
+    """Return where a prediction is right: the sign of a score, or the number of a class."""
+    found, label = predictions[protocol].to_numpy(), predictions["label"].to_numpy()
+    return is_correct(found, label) if len(record["classes"]) == 2 else found == label
+
+
+def _best_of(group: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of ``lantk-best`` and of its shuffled twins, of one case and protocol."""
+    by = "validation_accuracy" if group["protocol"].iloc[0] == "honest" else "accuracy"
+    terms = group[group["variant"].isin(PUBLISHED_TERMS)]
+    if terms.empty:
+        return []
+    best = [terms.loc[[terms[by].astype(float).idxmax()]].assign(variant=BEST)]
+    twins = group[group["variant"].isin(f"{name}-shuffled" for name in terms["variant"])]
+    for _, of_seed in twins.groupby("seed"):
+        # The same choice: among as many.
+        if len(of_seed) == len(terms):
+            chosen = of_seed.loc[[of_seed[by].astype(float).idxmax()]]
+            best.append(chosen.assign(variant=f"{BEST}-shuffled"))
+    return best
+
+
+def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of one case and protocol; several seeds make one."""
+    by_variant = dict(list(group.groupby("variant", sort=False)))
+    means = {variant: seeds["accuracy"].mean() for variant, seeds in by_variant.items()}
+    rows = []
+    for variant, seeds in by_variant.items():
+        first = seeds.iloc[0].to_dict()
+        row = first | {"p_value": None, "spread": None, "label_gain": None}
+        if len(seeds) > 1:
+            row["spread"] = seeds["accuracy"].std()
+        if variant != "cntk" and "cntk" in by_variant:
+            plain = by_variant["cntk"]["correct"].iloc[0]
+            row["p_value"] = mcnemar_p_value(first["correct"], plain)
+        if f"{variant}-shuffled" in means:
+            row["label_gain"] = means[variant] - means[f"{variant}-shuffled"]
+        rows.append(row | accuracy_with_interval(means[variant], first["n_test"]))
+    return rows

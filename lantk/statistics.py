@@ -1,0 +1,164 @@
+"""Intervals and tests: of one accuracy, of two on the same images, of a mean over tasks, of slopes.
+
+References
+----------
+Wilson (1927) for the interval of an accuracy; McNemar (1947) for the paired test, in its exact
+form; Student (1908) for the interval of a mean.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+PROTOCOLS = ("honest", "oracle")
+"""How the label weight, the variant and the epoch are chosen, in the order of the tables."""
+EXPONENT_COLUMNS = [
+    "task",
+    "architecture",
+    "variant",
+    "protocol",
+    "n_points",
+    "slope",
+    "slope_low",
+    "slope_high",
+    "slope_minus_cntk",
+    "log_error_minus_cntk",
+]
+_FEWEST_POINTS = 3
+
+
+def is_correct(scores: NDArray, y: NDArray) -> NDArray:
+    """Return where the sign of a score agrees with the label (a score of 0 predicts +1)."""
+    return np.where(np.asarray(scores) >= 0, 1, -1) == np.asarray(y)
+
+
+def accuracy_with_interval(accuracy: float, n: int) -> dict[str, float]:
+    """Return the accuracy and its 95 % Wilson interval as a dictionary."""
+    low, high = wilson_interval(accuracy, n)
+    return {"accuracy": float(accuracy), "ci_low": low, "ci_high": high}
+
+
+def wilson_interval(accuracy: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval for a proportion (a mean over seeds need not be k / n).
+
+    Examples
+    --------
+    >>> low, high = wilson_interval(0.5, 100)
+    >>> round(low, 4), round(high, 4)
+    (0.4038, 0.5962)
+    """
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    centre = (accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2))
+    # At 0 and 1 one end is the accuracy itself, but for rounding.
+    return float(max(0, min(centre - half, accuracy))), float(min(1, max(centre + half, accuracy)))
+
+
+def mcnemar_p_value(correct_a: NDArray, correct_b: NDArray) -> float:
+    """Return the two-sided exact McNemar p-value of two classifiers on the same images."""
+    only_a = int(np.sum(correct_a & ~correct_b))
+    only_b = int(np.sum(~correct_a & correct_b))
+    if only_a + only_b == 0:
+        return 1.0
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Return a mean and half the width of Student's interval around it.
+
+    Parameters
+    ----------
+    values : (n,) array
+        One number a task, such as a paired difference. If one is NaN, so are both results.
+    confidence : float
+        Of the interval.
+
+    Returns
+    -------
+    mean, half_width : float
+        The half-width is NaN for fewer than two values.
+
+    Examples
+    --------
+    >>> mean, half = mean_with_interval([1.0, 2.0, 6.0])
+    >>> round(mean, 2), round(half, 2)
+    (3.0, 6.57)
+    """
+    numbers = np.asarray(values, float)
+    if numbers.size == 0:
+        return math.nan, math.nan
+    if numbers.size == 1:
+        return float(numbers[0]), math.nan
+    quantile = stats.t.ppf((1 + confidence) / 2, numbers.size - 1)
+    return float(numbers.mean()), float(quantile * stats.sem(numbers))
+
+
+def log_slope(n: ArrayLike, error: ArrayLike) -> tuple[float, float, float]:
+    """Return the slope b of log(error) = a + b log(n) by least squares, with its 95 % interval.
+
+    Parameters
+    ----------
+    n : (p,) array
+        Numbers of train images.
+    error : (p,) array
+        Shares of wrong test images.
+
+    Returns
+    -------
+    slope, low, high : float
+        The interval is Student's, from the scatter around the line. All are NaN for fewer than
+        three points and where an error is 0, which has no logarithm.
+    """
+    n, error = np.asarray(n, float), np.asarray(error, float)
+    if n.size < _FEWEST_POINTS or not (error > 0).all():
+        return (math.nan,) * 3
+    fit = stats.linregress(np.log(n), np.log(error))
+    half = stats.t.ppf(0.975, n.size - 2) * fit.stderr
+    return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
+
+
+def error_exponents(table: pd.DataFrame) -> pd.DataFrame:
+    """Return how the error falls with n, for every task, architecture, variant and protocol.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The leaderboard.
+
+    Returns
+    -------
+    DataFrame
+        ``EXPONENT_COLUMNS``, of those with at least three n: the slope of log(error) on log(n) and
+        its interval; the slope minus that of ``cntk``, fitted to the n that both have; the mean of
+        log(error) minus that of ``cntk`` at the same n. Labels that move the curve change the last
+        and not the slope.
+    """
+    rows = []
+    for key, group in table.groupby(["task", "architecture", "protocol"], sort=False):
+        error = 1 - group.pivot(index="n_train", columns="variant", values="accuracy").sort_index()
+        for variant in dict.fromkeys(group["variant"]):
+            own = error[variant].dropna()
+            if own.size < _FEWEST_POINTS:
+                continue
+            slope, low, high = log_slope(own.index, own)
+            row = {"variant": variant, "n_points": own.size, "slope": slope}
+            row |= {"slope_low": low, "slope_high": high}
+            if "cntk" in error:
+                both = error[[variant, "cntk"]].set_axis(["own", "cntk"], axis=1).dropna()
+                row |= _minus_cntk(both)
+            rows.append(dict(zip(("task", "architecture", "protocol"), key, strict=True)) | row)
+    return pd.DataFrame(rows, columns=EXPONENT_COLUMNS)
+
+
+def _minus_cntk(both: pd.DataFrame) -> dict[str, float]:
+    """Return slope and mean log error of one variant minus those of CNTK at the same n."""
+    slope, cntk = (log_slope(both.index, both[name])[0] for name in ("own", "cntk"))
+    if math.isnan(slope - cntk):
+        return {}
+    ratio = np.log(both["own"] / both["cntk"]).mean()
+    return {"slope_minus_cntk": slope - cntk, "log_error_minus_cntk": float(ratio)}

@@ -1,0 +1,291 @@
+"""Result tables as lines of Markdown: accuracies, intervals, what labels are worth, exponents.
+
+A table is a `Block` of the leaderboard: one row a variant, one column a task, an n or an
+architecture. Nothing is computed here but averages, differences and their paired intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from lantk.statistics import mean_with_interval
+from lantk.variants import split_control
+
+ROWS = {
+    "cntk": "CNTK",
+    "lantk-best": "LANTK-best",
+    "lantk-kr-v1": "LANTK-KR-V1",
+    "lantk-kr-v2": "LANTK-KR-V2",
+    "lantk-fjlt-v1": "LANTK-FJLT-V1",
+    "lantk-fjlt-v2": "LANTK-FJLT-V2",
+    "cnn": "CNN",
+}
+"""Variant -> its row in the seed's table, in the seed's order. Others follow under their names."""
+_LAST = ("cntk-ridge", "cntk-rbf", "oracle-label")
+_CONTROLS = {
+    "shuffled": "With shuffled labels",
+    "diagonal": "Diagonal of Z",
+    "offdiagonal": "Fitted off the diagonal",
+}
+
+INTERVALS = (
+    "95 % Wilson intervals of the accuracies above; p of the exact McNemar test against CNTK on the"
+    " same test images; sd, the standard deviation over seeds where there are several (p is then"
+    " the first seed's)"
+)
+_GAIN = "mean gain over CNTK in points with its paired 95 % t-interval over the tasks"
+LABELS = (
+    "What labels are worth, in points: gain over CNTK; the same with the labels that Z is fitted"
+    " to shuffled; and the label gain, which is the difference of the two"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Results of one protocol that make one table."""
+
+    frame: pd.DataFrame
+    """Rows of the leaderboard, with the name of their column in the table as ``column``."""
+    variants: Sequence[str]
+    columns: Sequence[str]
+    is_over_tasks: bool = True
+    """Whether columns are tasks, over which averages and paired intervals make sense."""
+    missing: str = "-"
+    """What stands where there is no result."""
+    published: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
+    """Variant -> column -> accuracy in percent, or a word; shown in brackets."""
+
+    def values(self, key: str) -> pd.DataFrame:
+        """Return one quantity, variants by columns, NaN where there is none."""
+        wide = self.frame.pivot(index="variant", columns="column", values=key).astype(float)
+        return wide.reindex(index=list(self.variants), columns=list(self.columns))
+
+
+def block_lines(block: Block) -> list[str]:
+    """Return the lines of all tables of a block: accuracies, intervals, what labels are worth."""
+    imp = "Imp.: average accuracy minus CNTK's, in points, and as a share of CNTK's error."
+    intervals = f"{INTERVALS}; {_GAIN}." if block.is_over_tasks else f"{INTERVALS}."
+    lines = [f"{imp}\n"] if block.is_over_tasks else []
+    lines += [*accuracy_lines(block), f"\n{intervals}\n", *interval_lines(block), ""]
+    worth = label_lines(block)
+    if worth:
+        over = " Means over the tasks with paired 95 % t-intervals."
+        lines += [f"{LABELS}.{over * block.is_over_tasks}\n", *worth, ""]
+    return lines
+
+
+def accuracy_lines(block: Block) -> list[str]:
+    """Return the accuracies in percent, with average and improvement where columns are tasks."""
+    accuracy = 100 * block.values("accuracy")
+    published = pd.DataFrame(block.published).T.reindex(index=accuracy.index, columns=block.columns)
+    rows = []
+    for variant in block.variants:
+        ours = [_number(value, block.missing) for value in accuracy.loc[variant]]
+        if block.is_over_tasks:
+            ours += _average_and_improvement(accuracy, variant, block.missing)
+        theirs = [_number(value, "") for value in published.loc[variant]]
+        if block.is_over_tasks:
+            theirs += _average_and_improvement(published, variant, "")
+        cells = [f"{a} ({b})" if b else a for a, b in zip(ours, theirs, strict=True)]
+        rows.append([ROWS.get(variant, variant), *cells])
+    header = ["", *block.columns, *["Avg", "Imp. (abs / rel.)"] * block.is_over_tasks]
+    return markdown_rows(header, rows)
+
+
+def _average_and_improvement(percent: pd.DataFrame, variant: str, missing: str) -> list[str]:
+    """Return the last two cells of a row; there is no average of a row that is not full."""
+    averages = percent.apply(pd.to_numeric, errors="coerce").mean(axis="columns", skipna=False)
+    average, cntk = averages[variant], averages.get("cntk", math.nan)
+    if variant == "cntk":
+        return [_number(average, missing), "-" if missing else ""]
+    if math.isnan(average) or math.isnan(cntk):
+        return [_number(average, missing), missing]
+    points = f"{round(average - cntk, 2) + 0.0:.2f}"  # no "-0.00"
+    share = "-" if cntk >= 100 else f"{round(100 * (average - cntk) / (100 - cntk), 1) + 0.0:.1f} %"
+    return [_number(average, missing), f"{points} / {share}"]
+
+
+def interval_lines(block: Block) -> list[str]:
+    """Return the intervals and p-values, with the mean gain where columns are tasks."""
+    cells = {(row.variant, row.column): _interval(row) for row in block.frame.itertuples()}
+    accuracy = 100 * block.values("accuracy")
+    rows = []
+    for variant in block.variants:
+        found = [cells.get((variant, column), block.missing) for column in block.columns]
+        gain = [_mean(_gains(accuracy, variant), block.missing)] if block.is_over_tasks else []
+        gain = ["-"] if gain and variant == "cntk" else gain
+        rows.append([ROWS.get(variant, variant), *found, *gain])
+    return markdown_rows(["", *block.columns, *["Mean gain"] * block.is_over_tasks], rows)
+
+
+def _interval(row: Any) -> str:
+    text = f"{100 * row.ci_low:.2f} to {100 * row.ci_high:.2f}"
+    if row.variant != "cntk" and not pd.isna(row.p_value):
+        text += ", p < 0.001" if row.p_value < 0.001 else f", p = {row.p_value:.3f}"
+    return text if pd.isna(row.spread) else f"{text}, sd {100 * row.spread:.2f}"
+
+
+def label_lines(block: Block) -> list[str]:
+    """Return what each label term and control gains and what labels are worth in it; or nothing.
+
+    Where columns are tasks, a label term's controls stand beside it. Elsewhere a cell holds the
+    gain over CNTK and, where there are shuffled twins, the label gain.
+    """
+    accuracy, label_gain = 100 * block.values("accuracy"), 100 * block.values("label_gain")
+    if all(split_control(v)[1] is None and v not in _LAST for v in block.variants):
+        return []
+    if not block.is_over_tasks:
+        return _label_lines_by_column(block, accuracy, label_gain)
+    header = ["", "Gain over CNTK", _CONTROLS["shuffled"], "Label gain"]
+    header += [_CONTROLS["diagonal"], _CONTROLS["offdiagonal"]]
+    rows = []
+    for variant in block.variants:
+        if variant in ("cntk", "cnn") or split_control(variant)[1] is not None:
+            continue
+        twins = [_gains(accuracy, f"{variant}-{control}") for control in _CONTROLS]
+        shuffled, *others = (_mean(gains, "") for gains in twins)
+        gain = _mean(_gains(accuracy, variant), block.missing)
+        if f"{variant}-shuffled" in block.variants:
+            shuffled = shuffled or block.missing
+            worth = _mean(label_gain.loc[variant], block.missing)
+        else:
+            worth = ""
+        rows.append([ROWS.get(variant, variant), gain, shuffled, worth, *others])
+    return markdown_rows(header, rows)
+
+
+def _label_lines_by_column(
+    block: Block, accuracy: pd.DataFrame, label_gain: pd.DataFrame
+) -> list[str]:
+    rows = []
+    for variant in block.variants:
+        gains = _gains(accuracy, variant)
+        if variant == "cntk" or gains is None:
+            continue
+        cells = [
+            block.missing if math.isnan(gain) else _signed(gain) + _and_label_gain(worth)
+            for gain, worth in zip(gains, label_gain.loc[variant], strict=True)
+        ]
+        rows.append([ROWS.get(variant, variant), *cells])
+    return markdown_rows(["gain / label gain", *block.columns], rows)
+
+
+def _and_label_gain(worth: float) -> str:
+    return "" if math.isnan(worth) else f" / {_signed(worth)}"
+
+
+def _gains(accuracy: pd.DataFrame, variant: str) -> pd.Series | None:
+    """Return the accuracies of a variant minus CNTK's, in points; None without either."""
+    if variant == "cntk" or not {variant, "cntk"} <= set(accuracy.index):
+        return None
+    return accuracy.loc[variant] - accuracy.loc["cntk"]
+
+
+def _mean(gains: pd.Series | None, missing: str = "-", digits: int = 2) -> str:
+    """Return a mean over tasks with its interval, the mean alone if it is of one task."""
+    mean, half = mean_with_interval([math.nan] if gains is None else gains)
+    if math.isnan(mean):
+        return missing
+    text = _signed(mean, digits)
+    return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
+
+
+def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
+    """Return the slopes of log(error) on log(n), for each protocol and architecture a table.
+
+    Parameters
+    ----------
+    exponents : pandas.DataFrame
+        What `statistics.error_exponents` returned.
+    missing : str
+        What stands where there is none.
+    """
+    tasks = list(exponents["task"].unique())
+    over = " over the tasks" if len(tasks) > 1 else ""
+    lines = [
+        "Slope b of log(error) = a + b log(n) for each task"
+        + (
+            ", its mean with a 95 % t-interval over the tasks"
+            if over
+            else " with its 95 % interval"
+        )
+        + f"; the slope minus CNTK's; and the error against CNTK's at the same n (mean of the"
+        f" logarithms{', both with paired intervals' + over if over else ''}). What moves the curve"
+        " changes the last and not the slope.\n"
+    ]
+    for (protocol, architecture), group in exponents.groupby(
+        ["protocol", "architecture"], sort=False
+    ):
+        lines += [f"### {protocol}, {architecture}\n"]
+        header = ["", *tasks, *["Mean"] * bool(over), "Slope minus CNTK's", "Error against CNTK's"]
+        variants = order_variants(group["variant"].unique())
+        rows = [_exponent_row(group, variant, tasks, missing) for variant in variants]
+        lines += [*markdown_rows(header, rows), ""]
+    return lines
+
+
+def _exponent_row(
+    group: pd.DataFrame, variant: str, tasks: Sequence[str], missing: str
+) -> list[str]:
+    found = group[group["variant"] == variant].set_index("task").reindex(tasks)
+    slopes = [missing if math.isnan(b) else _signed(b, 3) for b in found["slope"]]
+    if len(tasks) > 1:
+        slopes.append(_mean(found["slope"], missing, 3))
+    elif not math.isnan(found["slope"].iloc[0]):
+        low, high = found[["slope_low", "slope_high"]].iloc[0]
+        slopes[0] += f" ({_signed(low, 3)} to {_signed(high, 3)})"
+    if variant == "cntk":
+        return [ROWS[variant], *slopes, "-", "-"]
+    difference = _mean(found["slope_minus_cntk"].astype(float), missing, 3)
+    mean, half = mean_with_interval(found["log_error_minus_cntk"].astype(float))
+    ratios = [_signed(100 * math.expm1(mean + side * half), 1) for side in (-1, 1)]
+    ratio = missing if math.isnan(mean) else f"{_signed(100 * math.expm1(mean), 1)} %"
+    ratio += "" if math.isnan(half) else f" ({' to '.join(ratios)})"
+    return [ROWS.get(variant, variant), *slopes, difference, ratio]
+
+
+def order_variants(variants: Iterable[str]) -> list[str]:
+    """Return the seed's rows in the seed's order, other terms, controls by parent, then the rest.
+
+    Examples
+    --------
+    >>> order_variants(["cntk-ridge", "lantk-kr-v1-shuffled", "lantk-plugin", "cnn", "cntk"])
+    ['cntk', 'cnn', 'lantk-plugin', 'lantk-kr-v1-shuffled', 'cntk-ridge']
+    """
+    found = list(dict.fromkeys(variants))
+    parents = {v: split_control(v)[0] for v in found if split_control(v)[1] is not None}
+    others = [v for v in found if v not in ROWS and v not in _LAST and v not in parents]
+    grouped = [*ROWS, *others, *parents.values()]
+    kinds = [*_CONTROLS]
+    controls = sorted(
+        parents, key=lambda v: (grouped.index(parents[v]), kinds.index(v.rpartition("-")[2]))
+    )
+    return [*(v for v in ROWS if v in found), *others, *controls, *(v for v in _LAST if v in found)]
+
+
+def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table whose columns also line up on a terminal."""
+    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * width for width in widths]
+    return [
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in (header, rule, *rows)
+    ]
+
+
+def _number(value: Any, missing: str) -> str:
+    """Return a number with two decimals; a word stays one."""
+    if isinstance(value, str):
+        return value
+    return missing if pd.isna(value) else f"{value:.2f}"
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no "-0.00"

@@ -1,0 +1,160 @@
+"""Names of variants: label terms, their controls, the families they form, the files they fill.
+
+A variant is a name in the configuration and in the table. A label term of the user's own is written
+``module:Class`` and has a name made of its class, so that it can stand in paths and tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lantk.errors import LantkError
+
+PUBLISHED_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2")
+"""Label terms of Chen et al. (2020), among which ``lantk-best`` chooses."""
+BEST = "lantk-best"
+"""The best of them, derived for the table; no variant of its own."""
+TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin")
+CONTROLS = ("shuffled", "diagonal", "offdiagonal")
+"""Endings that make a control of a label term; ``offdiagonal`` is for ``lantk-fjlt-*`` only."""
+CNTK_FAMILY = ("cntk", "cntk-ridge", "oracle-label")
+PLAIN_VARIANTS = (*CNTK_FAMILY, "cntk-rbf", "cnn")
+"""Variants that are neither label terms nor controls of one."""
+
+_OWN_TERM = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
+
+
+class VariantError(LantkError):
+    """A name that is no variant; the message lists those that are."""
+
+
+def is_own_term(variant: str) -> bool:
+    """Return whether a variant is a label term of the user's own, ``module:Class``."""
+    return _OWN_TERM.fullmatch(variant) is not None
+
+
+def is_term(variant: str) -> bool:
+    """Return whether a variant is a label term, of ours or of the user's own."""
+    return variant in TERMS or is_own_term(variant)
+
+
+def split_control(variant: str) -> tuple[str, str | None]:
+    """Return the label term that a variant is a control of, and which; or itself and None.
+
+    Examples
+    --------
+    >>> split_control("lantk-kr-v1-shuffled"), split_control("cntk-ridge")
+    (('lantk-kr-v1', 'shuffled'), ('cntk-ridge', None))
+    """
+    parent, _, ending = variant.rpartition("-")
+    return (parent, ending) if ending in CONTROLS else (variant, None)
+
+
+def family_of(variant: str) -> str:
+    """Return the family of a variant: what shares factors and features, so is one job.
+
+    It is ``cntk`` for ``cntk``, ``cntk-ridge`` and ``oracle-label``, the label term for a label
+    term and its controls, and the variant itself for any other.
+
+    Raises
+    ------
+    VariantError
+        If there is no such variant.
+
+    Examples
+    --------
+    >>> family_of("oracle-label"), family_of("lantk-fjlt-v1-offdiagonal")
+    ('cntk', 'lantk-fjlt-v1')
+    """
+    parent, control = split_control(variant)
+    if variant in CNTK_FAMILY:
+        return "cntk"
+    if variant in PLAIN_VARIANTS:
+        return variant
+    if not is_term(parent):
+        raise VariantError(
+            f"unknown variant {variant!r}: wanted {', '.join(PLAIN_VARIANTS)}, a label term"
+            f" ({', '.join(TERMS)}, or module:Class of your own), or one of these with"
+            f" {', '.join(f'-{name}' for name in CONTROLS)}"
+        )
+    if control == "offdiagonal" and not parent.startswith("lantk-fjlt-"):
+        raise VariantError(
+            f"{variant} is no variant: only lantk-fjlt-* are fitted entry by entry, so that the"
+            " diagonal can be left out"
+        )
+    return parent
+
+
+def families(variants: Iterable[str]) -> dict[str, list[str]]:
+    """Return family -> its variants, both in the order in which they come.
+
+    Raises
+    ------
+    VariantError
+        If a variant is unknown.
+    """
+    found: dict[str, list[str]] = {}
+    for variant in variants:
+        found.setdefault(family_of(variant), []).append(variant)
+    return found
+
+
+def is_seeded(variant: str) -> bool:
+    """Return whether a variant has one result a seed: networks, and shuffled labels."""
+    return variant == "cnn" or split_control(variant)[1] == "shuffled"
+
+
+def variant_name(variant: str) -> str:
+    """Return the name of a variant in paths and tables: itself, but for the user's own.
+
+    Examples
+    --------
+    >>> variant_name("cntk"), variant_name("my_terms:NearestMean-shuffled")
+    ('cntk', 'lantk-nearest-mean-shuffled')
+    """
+    parent, control = split_control(variant)
+    own = _OWN_TERM.fullmatch(parent)
+    if own is None:
+        return variant
+    words = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+", own[2])
+    return "-".join(["lantk", *map(str.lower, words)] + ([control] if control else []))
+
+
+def own_file(variant: str) -> list[str]:
+    """Return the file of the user's own label term, if it lies in the folder where jobs run.
+
+    Parameters
+    ----------
+    variant : str
+        Any variant; only ``module:Class`` has such a file.
+    """
+    own = _OWN_TERM.fullmatch(split_control(variant)[0])
+    file = Path(f"{own[1].replace('.', '/')}.py") if own else Path()
+    return [str(file)] if file.is_file() else []
+
+
+def stems(variants: Iterable[str], permutations: int, seeds: Sequence[int]) -> list[str]:
+    """Return the names, without ending, of the files that hold the results of variants.
+
+    Parameters
+    ----------
+    variants : iterable of str
+        Variants, in the order wanted.
+    permutations : int
+        Number of label permutations of ``*-shuffled``, numbered from 0.
+    seeds : sequence of int
+        Seeds of the networks.
+
+    Examples
+    --------
+    >>> stems(["cntk", "lantk-kr-v1-shuffled", "cnn"], 2, [7])
+    ['cntk', 'lantk-kr-v1-shuffled-seed0', 'lantk-kr-v1-shuffled-seed1', 'cnn-seed7']
+    """
+    found = []
+    for variant in variants:
+        name = variant_name(variant)
+        numbers = seeds if variant == "cnn" else range(permutations)
+        found += [f"{name}-seed{i}" for i in numbers] if is_seeded(variant) else [name]
+    return found
