@@ -151,7 +151,7 @@ def test_large_weights_are_solved_directly():
         solved=lambda: solved.append(1),
     )
     assert path.n_factorizations[0] == 1
-    assert path.n_steps[0] <= 2 * 300 / 70 + 1
+    assert path.n_steps[0] <= 2 * 300 / 30 + 1
     assert len(solved) == 2
     assert path.relative_residuals.max() < 1e-9
 
