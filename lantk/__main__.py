@@ -178,7 +178,9 @@ def label_term(args: argparse.Namespace) -> None:
     term.fit(k_train_train, _label_array(drawn), vectors)
     with writing(args.out) as temporary:
         origin = _origin(args, args.variant, record)
-        np.savez(temporary, allow_pickle=False, origin=origin, **term.fitted())
+        # A prefix, so that no learned name is one of savez's own.
+        fitted = {f"fitted.{name}": value for name, value in term.fitted().items()}
+        np.savez(temporary, allow_pickle=False, origin=origin, **fitted)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -223,32 +225,18 @@ def evaluate(args: argparse.Namespace) -> None:
             k_test_train,
             _label_array(drawn),
             members,
-            targets=tuple(args.targets),
             folds=args.folds,
             seed=args.fold_seed,
             device=solver,
             progress=progress,
             **vectors,
         )
-    seconds = time.perf_counter() - start
-    settings = {
-        "folds": args.folds,
-        "fold_seed": args.fold_seed,
-        "honest_weights": args.honest_weights,
-        "oracle_weights": args.oracle_weights,
-        "honest_ridges": args.honest_ridges,
-        "oracle_ridges": args.oracle_ridges,
-        "targets": None if drawn.is_binary else args.targets,
-        "estimator": args.estimator,
-        "device": solver or "cpu",
-        "gram_device": "+".join(record["devices"]),
-    }
+    # The members of a family are solved together: each is given its share of the time.
+    seconds = (time.perf_counter() - start) / len(members)
     entries = [(m.name, m.permutation, path) for m, path in zip(members, paths, strict=True)]
     if "oracle-label" in args.variants and "oracle" in args.protocols:
         plain = next(path for name, _, path in entries if name == "cntk")
-        ceiling = oracle_label_path(
-            plain, drawn.y_test, args.oracle_weights, targets=tuple(args.targets)
-        )
+        ceiling = oracle_label_path(plain, drawn.y_test, args.oracle_weights)
         entries.append(("oracle-label", None, ceiling))
     for name, permutation, path in entries:
         if name not in args.variants:
@@ -261,8 +249,13 @@ def evaluate(args: argparse.Namespace) -> None:
             oracle_weights=args.oracle_ridges if is_ridge else args.oracle_weights,
             is_ridge=is_ridge,
         )
-        # The members of a family are solved together: each is given its share of the time.
-        results["diagnostics"]["seconds"] = seconds / len(members)
+        if not knows_test_labels:
+            results["diagnostics"]["seconds"] = seconds
+        settings = {
+            **_settings_of(args, name),
+            "device": solver or "cpu",
+            "gram_device": "+".join(record["devices"]),
+        }
         stem = variant_name(name) + ("" if permutation is None else f"-seed{permutation}")
         head = {"case": args.case, "variant": variant_name(name), "seed": permutation}
         head["architecture"] = _named(record["architecture"])
@@ -378,27 +371,30 @@ def results_(args: argparse.Namespace) -> None:
     Evaluations that are there are read, whether or not the workflow has finished; a cell without
     one says so.
     """
+    import shlex
+
     import yaml
 
-    from lantk.leaderboard import leaderboard
-    from lantk.results import STUDIES, Study, empty_study, results_markdown
+    from lantk.results import STUDIES, gather_study, results_markdown
     from lantk.storage import writing
 
     unknown = sorted({folder.name for folder in args.results} - set(STUDIES))
     if unknown:
         raise LantkError(f"{', '.join(unknown)}: wanted results folders of {', '.join(STUDIES)}")
     presets = {name: args.experiments / f"{name}.yaml" for name in STUDIES}
-    studies = {name: empty_study(yaml.safe_load(p.read_text())) for name, p in presets.items()}
+    studies = {name: gather_study(yaml.safe_load(p.read_text())) for name, p in presets.items()}
     for folder in args.results:
         paths = sorted(folder.glob("evaluations/*/*.json"))
         found = _read_evaluations(path for path in paths if path.name[0] != ".")
         if found:
-            records = [record for record, _ in found]
-            preset, timings = studies[folder.name].preset, _read_timings(folder)
-            studies[folder.name] = Study(preset, leaderboard(found), records, timings)
+            preset = studies[folder.name].preset
+            studies[folder.name] = gather_study(preset, found, _read_timings(folder))
     published = yaml.safe_load((args.experiments / "published" / "accuracies.yaml").read_text())
+    asked = ["--results", *args.results, "--experiments", args.experiments]
+    asked += ["--out", args.out, "--data-note", args.data_note]
+    command = shlex.join(["python", "-m", "lantk", "results", *map(str, asked)])
     with writing(args.out) as temporary:
-        temporary.write_text(results_markdown(studies, published, args.data_note))
+        temporary.write_text(results_markdown(studies, published, args.data_note, command))
 
 
 def heat_map(args: argparse.Namespace) -> None:
@@ -415,14 +411,16 @@ def heat_map(args: argparse.Namespace) -> None:
     vectors = image_vectors(drawn.x_train, append_one=drawn.is_binary) if term.needs_x else None
     term.restore(_load_fitted(args, args.variant, record), vectors)
     evaluation = json.loads(args.evaluation.read_text())
+    chosen = {name: found["label_weight"] for name, found in evaluation["protocols"].items()}
     # At weight 0, which validation may choose, there would be nothing to see.
-    chosen = [result["label_weight"] for result in evaluation["protocols"].values()]
-    weight = next(filter(None, chosen), 0)
+    protocol = next((name for name, weight in chosen.items() if weight), next(iter(chosen)))
+    weight = chosen[protocol]
     factor = next(p["label_factor"] for p in evaluation["curve"] if p["label_weight"] == weight)
     n = min(_SHOWN_IMAGES, len(drawn.y_train))
     k = np.asarray(k_train_train[:n, :n])
     z = term.train_block(k_train_train, vectors)[:n, :n]
-    matrices = {"K": k, "Z": z, f"K + lambda Z, r = {weight:g}": k + factor * z}
+    heading = f"K + lambda Z, r = {weight:g} ({protocol})"
+    matrices = {"K": k, "Z": z, heading: k + factor * z}
     title = f"{args.case}, {name}: the first {n:,} of {len(drawn.y_train):,} train images"
     gram_figure(matrices, drawn.y_train[:n], args.out, title, drawn.names)
 
@@ -501,7 +499,7 @@ def _parser() -> argparse.ArgumentParser:
     verb(gram, "split", "architectures", "device", "memory-mb", "bands", "band", "out-folders")
     verb(plan, "architecture", "device", *planned)
     verb(label_term, "split", "gram", "case-n-train", "variant", "estimator", "out")
-    family = ("case", "case-n-train", "targets", "family", "permutations", "estimator")
+    family = ("case", "case-n-train", "family", "permutations", "estimator")
     verb(evaluate, "split", "gram", *family, "label-term", *weights, "device", "out-folder")
     described = ("split", "case", "case-n-train", "architecture")
     verb(cnn, *described, *training, "device", "protocols", "variant", "out")
@@ -584,7 +582,8 @@ def _load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]
         # Splits are nested: fewer train images are the leading rows and columns.
         n = args.n_train
         drawn, k = drawn.first(n), (np.array(k[0][:n, :n]), np.array(k[1][:, :n]))
-    return drawn, *k, records[0] | {"devices": sorted(devices)}
+    found = {"devices": sorted(devices), "n_train": len(drawn.y_train)}
+    return drawn, *k, records[0] | found
 
 
 def _load_fitted(args: argparse.Namespace, term: str, gram_record: dict[str, Any]) -> Any:
@@ -593,20 +592,20 @@ def _load_fitted(args: argparse.Namespace, term: str, gram_record: dict[str, Any
 
     remedy = "fit it again with the verb label-term"
     with opening_npz(args.label_term, remedy) as archive:
-        fitted = dict(archive)
+        names = [name for name in archive if name.startswith("fitted.")]
+        fitted = {name.removeprefix("fitted."): archive[name] for name in names}
         origin = str(archive["origin"])
     if origin != _origin(args, term, gram_record):
         raise LantkError(
             f"{args.label_term} was fitted for another variant or on another Gram matrix than"
             f" {term} on {args.gram[0]}: {remedy}"
         )
-    del fitted["origin"]
     return fitted
 
 
 def _origin(args: argparse.Namespace, term: str, gram_record: dict[str, Any]) -> str:
     digest = gram_record["architecture"]["digest"]
-    return json.dumps([term, gram_record["split"], args.n_train, digest, args.estimator])
+    return json.dumps([term, gram_record["split"], gram_record["n_train"], digest, args.estimator])
 
 
 def _label_array(drawn: Any) -> Any:
@@ -625,6 +624,20 @@ def _find_term(variant: str, estimator: str) -> Callable[[], Any]:
     if is_own_term(variant):
         return load_term_class(variant)
     return functools.partial(label_term, variant, estimator=estimator)
+
+
+def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
+    """Return the settings that the results of a variant depend on."""
+    settings: dict[str, Any] = {}
+    if "honest" in args.protocols and variant != "oracle-label":
+        settings |= {"folds": args.folds, "fold_seed": args.fold_seed}
+    if variant != "cntk":
+        kind = "ridges" if variant == "cntk-ridge" else "weights"
+        names = [f"{protocol}_{kind}" for protocol in args.protocols]
+        settings |= {name: vars(args)[name] for name in names}
+    if "-fjlt-" in variant:
+        settings["estimator"] = args.estimator
+    return settings
 
 
 def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lantk.errors import LantkError
 from lantk.label_terms import LabelTerm
-from lantk.variants import is_own_term
+from lantk.variants import CONTROLS, is_own_term, split_control, variant_name
 
 # Method -> how it is called: the arguments that always come, those that may, and its declaration.
 _CALLS = {
@@ -284,6 +284,11 @@ def _look_in_working_directory(name: str) -> str:
     """Let modules be found in the working directory too; return the module's name."""
     if not is_own_term(name):
         raise ContractError(f"{name!r}: wanted module:Class, such as my_terms:ParzenWindow")
+    if split_control(variant_name(name))[1] is not None:
+        raise ContractError(
+            f"{name!r} would be the variant {variant_name(name)}, which reads as a control: wanted"
+            f" a class name that does not end in {', '.join(map(str.capitalize, CONTROLS))}"
+        )
     # At the end, so that no file there stands in for a library's.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())

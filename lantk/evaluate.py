@@ -42,8 +42,8 @@ class WeightPath:
         Mean over folds inside train; NaN where not validated.
     alignment : (p,) array
         Kernel-target alignment of K + lambda Z on train, with the label product.
-    label_gram : (m, c) array or None
-        Of the plain kernel: U^T K^-1 T, with labels U and regression targets T.
+    label_gram : (c, c) array or None
+        Of the plain kernel: U^T K^-1 U, with labels U, -1/+1 or one-hot.
     diagnostics : dict
         Scalars about K, Z and the solves.
     """
@@ -155,20 +155,14 @@ def assess(
     return results, pd.DataFrame({name: shown[i] for name, i in chosen.items()})
 
 
-def oracle_label_path(
-    plain: WeightPath,
-    y_test: NDArray,
-    weights: Sequence[float],
-    *,
-    targets: tuple[float, float] = (0.0, 1.0),
-) -> WeightPath:
+def oracle_label_path(plain: WeightPath, y_test: NDArray, weights: Sequence[float]) -> WeightPath:
     """Return the path of K + lambda Z with Z the true label product, test labels included.
 
     The ceiling of every label term, to be assessed under ``oracle`` only. With labels U (-1/+1,
     or one-hot) the label product is U C U^T (C = 1, or 2 I - 1 1^T), so the solve follows from the
-    plain kernel's: with G = U^T K^-1 U and regression targets T = U B,
+    plain kernel's: with G = U^T K^-1 U,
 
-        (K + lambda U C U^T)^-1 T = K^-1 U (I + lambda C G)^-1 B.
+        (K + lambda U C U^T)^-1 U = K^-1 U (I + lambda C G)^-1.
 
     Parameters
     ----------
@@ -178,28 +172,20 @@ def oracle_label_path(
         Test labels -1/+1, or class numbers.
     weights : sequence of float
         Label weights; mean|Z| is 1.
-    targets : (low, high)
-        As for `predict`.
     """
     grid = np.array(sorted(set(weights)), np.float64)
     factors = grid * plain.diagnostics["mean_abs_k"]
-    if plain.label_gram is None:
+    gram = plain.label_gram
+    if gram is None:
         raise ValueError("the ceiling follows from the path of the plain kernel, at weight 0")
-    if plain.scores.ndim == 2:
-        gram, scores, labels = plain.label_gram, plain.scores[0][:, None], y_test[:, None]
-        product = base = np.eye(1)
-    else:
-        k = plain.scores.shape[2]
-        low, high = targets
-        base = low + (high - low) * np.eye(k)
-        # The last label factor is the column of ones; the others are one-hot times sqrt(2).
-        gram = plain.label_gram[:k] / np.sqrt(2) @ np.linalg.inv(base)
-        scores = plain.scores[0] @ np.linalg.inv(base)
-        labels, product = np.eye(k)[y_test], 2 * np.eye(k) - 1
+    k = len(gram)
+    scores = plain.scores[0].reshape(-1, k)
+    labels = y_test[:, None] if k == 1 else np.eye(k)[y_test]
+    product = np.eye(1) if k == 1 else 2 * np.eye(k) - 1
     path = []
     for factor in factors:
-        inner = np.linalg.inv(np.eye(len(gram)) + factor * product @ gram)
-        path.append((scores + factor * labels @ product @ gram) @ inner @ base)
+        inner = np.linalg.inv(np.eye(k) + factor * product @ gram)
+        path.append((scores + factor * labels @ product @ gram) @ inner)
     stacked = np.stack(path)
     unknown = np.full(len(grid), np.nan)
     return WeightPath(

@@ -209,7 +209,9 @@ def _draw_errors(
 def alignment_figure(
     evaluations: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
 ) -> None:
-    """Draw the kernel-target alignment of K, of Z and of K + lambda Z at the honest choice.
+    """Draw the kernel-target alignment of K, of Z and of K + lambda Z on the train images.
+
+    The label weight is the honest choice, or the oracle's where only that was run.
 
     Parameters
     ----------
@@ -225,16 +227,19 @@ def alignment_figure(
         If no evaluation has an alignment.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
+    choices = set()
     for evaluation in evaluations:
         values = _alignments(evaluation)
         variant = evaluation["variant"]
         # The true label products are aligned by definition.
         if "z" in values and split_control(variant)[1] is None and variant != "oracle-label":
             found.setdefault(evaluation["case"], {})[variant] = values
+            choices.add(_shown_protocol(evaluation))
     if not found:
         raise LantkError("no evaluation has a kernel-target alignment: evaluate again")
     rows = order_variants(variant for values in found.values() for variant in values)
-    marks = {"z": ("s", "white", "Z"), "sum": ("o", "black", "K + λZ, honest choice")}
+    chosen = " or ".join(protocol for protocol in PROTOCOLS if protocol in choices)
+    marks = {"z": ("s", "white", "Z"), "sum": ("o", "black", f"K + λZ, {chosen} choice")}
     with saving(path, max(4.0, 1.3 + 1.5 * len(found)), 1.2 + 0.2 * len(rows)) as figure:
         panels = figure.subplots(1, len(found), sharey=True, sharex=True, squeeze=False)[0]
         for axes, (case, alignments) in zip(panels, found.items(), strict=True):
@@ -248,7 +253,8 @@ def alignment_figure(
                     axes.plot(place, i, marker=marker, mfc=face, mec="black", mew=1, ms=5)
         panels[0].set_yticks(range(len(rows)), [ROWS.get(v, v) for v in rows])
         panels[0].invert_yaxis()
-        figure.supxlabel("kernel-target alignment", fontsize=8)
+        where = "kernel-target alignment\non the train images, where Z was fitted"
+        figure.supxlabel(where, fontsize=8)
         handles = [Line2D([], [], color="black", ls="--", lw=1.1, label="K")]
         handles += [
             Line2D([], [], ls="none", marker=m, mfc=face, mec="black", mew=1, label=label)
@@ -257,10 +263,14 @@ def alignment_figure(
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
 
 
+def _shown_protocol(evaluation: Mapping[str, Any]) -> str:
+    return next(protocol for protocol in PROTOCOLS if protocol in evaluation["protocols"])
+
+
 def _alignments(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the alignments of K (``k``), Z (``z``) and their sum, as far as they are there."""
     diagnostics = evaluation.get("diagnostics") or {}
-    choice = evaluation["protocols"].get("honest") or evaluation["protocols"].get("oracle") or {}
+    choice = evaluation["protocols"][_shown_protocol(evaluation)]
     chosen = [
         point.get("alignment")
         for point in evaluation["curve"]

@@ -9,8 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lantk.statistics import PROTOCOLS, accuracy_with_interval, is_correct, mcnemar_p_value
-from lantk.variants import PUBLISHED_TERMS
+from lantk.statistics import (
+    PROTOCOLS,
+    accuracy_with_interval,
+    is_correct,
+    mcnemar_p_value,
+    normal_half_width,
+)
+from lantk.variants import CASE_COLUMNS, DERIVED, PUBLISHED_TERMS, case_key
 
 TABLE_COLUMNS = [
     "task",
@@ -25,11 +31,11 @@ TABLE_COLUMNS = [
     "ci_high",
     "p_value",
     "label_gain",
+    "label_gain_half_width",
     "label_weight",
     "ridge",
 ]
-BEST = "lantk-best"
-_CASE = ["task", "architecture", "n_train"]
+_CASE = list(CASE_COLUMNS)
 _CHOSEN = ["accuracy", "label_weight", "ridge", "validation_accuracy"]
 
 
@@ -37,21 +43,23 @@ def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> p
     """Return one row for every case, variant and protocol, with `TABLE_COLUMNS`.
 
     Several seeds of a variant make one row: mean and standard deviation of the accuracy; p-value,
-    label weight and ridge of the first seed. ``lantk-best`` is the published label term with the
-    best validation accuracy under ``honest``, with the best test accuracy under ``oracle``; the
-    earlier wins a tie. ``lantk-best-shuffled`` is, for each seed, the same choice among their
-    shuffled twins. The label gain is the accuracy minus the mean over the shuffled twins.
+    label weight and ridge of the lowest seed. ``lantk-best``, where all `PUBLISHED_TERMS` are
+    there, is the one with the best validation accuracy under ``honest``, with the best test
+    accuracy under ``oracle``; the earlier in `PUBLISHED_TERMS` wins a tie. ``lantk-best-shuffled``
+    is, for each seed, the same choice among their shuffled twins. The label gain is the accuracy
+    minus the mean over the shuffled twins, with half the width of its paired 95 % interval over
+    the test images.
 
     Parameters
     ----------
     evaluations : sequence of (record, predictions)
-        In the order of the table: by case, then variant, then seed. Predictions have the columns
+        Cases and variants in the order of the table; seeds in any. Predictions have the columns
         ``label`` and one of scores, or of class numbers, for each protocol.
     """
     frame = pd.DataFrame(
         [
             {
-                **_case_of(record),
+                **dict(zip(_CASE, case_key(record), strict=True)),
                 **{key: record[key] for key in ("n_test", "variant", "seed")},
                 "protocol": protocol,
                 **{key: result.get(key) for key in _CHOSEN},
@@ -64,23 +72,16 @@ def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> p
     found = []
     for _, group in frame.groupby([*_CASE, "protocol"], sort=False):
         group = pd.concat([group, *_best_of(group)], ignore_index=True)
-        found += _rows(group)
+        found += _rows(group.sort_values("seed", kind="stable"))
     table = pd.DataFrame(found)
     # Case by case, variant by variant, in the order of first appearance.
     order = list(dict.fromkeys(frame[_CASE].itertuples(index=False, name=None)))
     cases = [order.index(name) for name in table[_CASE].itertuples(index=False, name=None)]
-    names = [*dict.fromkeys(frame["variant"]), BEST, f"{BEST}-shuffled"]
+    names = [*dict.fromkeys(frame["variant"]), *DERIVED]
     variants = table["variant"].map({name: i for i, name in enumerate(names)})
     protocols = table["protocol"].map({name: i for i, name in enumerate(PROTOCOLS)})
     table = table.iloc[np.lexsort((protocols, variants, cases))]
     return table[TABLE_COLUMNS].reset_index(drop=True)
-
-
-def _case_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what a row of results is of: task, architecture (by name if it has one), n."""
-    architecture = record["architecture"]
-    name = architecture.get("name") or architecture["digest"][:8]
-    return {"task": record["task"], "architecture": name, "n_train": record["n_train"]}
 
 
 def _is_right(record: dict[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:
@@ -92,16 +93,17 @@ def _is_right(record: dict[str, Any], predictions: pd.DataFrame, protocol: str) 
 def _best_of(group: pd.DataFrame) -> list[pd.DataFrame]:
     """Return the rows of ``lantk-best`` and of its shuffled twins, of one case and protocol."""
     by = "validation_accuracy" if group["protocol"].iloc[0] == "honest" else "accuracy"
-    terms = group[group["variant"].isin(PUBLISHED_TERMS)]
-    if terms.empty:
-        return []
-    best = [terms.loc[[terms[by].astype(float).idxmax()]].assign(variant=BEST)]
-    twins = group[group["variant"].isin(f"{name}-shuffled" for name in terms["variant"])]
-    for _, of_seed in twins.groupby("seed"):
-        # The same choice: among as many.
-        if len(of_seed) == len(terms):
-            chosen = of_seed.loc[[of_seed[by].astype(float).idxmax()]]
-            best.append(chosen.assign(variant=f"{BEST}-shuffled"))
+    best = []
+    for derived, ending in zip(DERIVED, ("", "-shuffled"), strict=True):
+        names = [f"{term}{ending}" for term in PUBLISHED_TERMS]
+        candidates = group[group["variant"].isin(names)]
+        for _, of_seed in candidates.groupby("seed", dropna=False):
+            # A best of fewer would be another choice.
+            if set(of_seed["variant"]) == set(names):
+                # Of equals, idxmax takes the first.
+                winner = of_seed.set_index("variant")[by].astype(float).reindex(names).idxmax()
+                chosen = of_seed[of_seed["variant"] == winner]
+                best.append(chosen.assign(variant=derived))
     return best
 
 
@@ -112,13 +114,17 @@ def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for variant, seeds in by_variant.items():
         first = seeds.iloc[0].to_dict()
-        row = first | {"p_value": None, "spread": None, "label_gain": None}
+        row = first | {"p_value": None, "spread": None}
+        row |= {"label_gain": None, "label_gain_half_width": None}
         if len(seeds) > 1:
             row["spread"] = seeds["accuracy"].std()
         if variant != "cntk" and "cntk" in by_variant:
             plain = by_variant["cntk"]["correct"].iloc[0]
             row["p_value"] = mcnemar_p_value(first["correct"], plain)
-        if f"{variant}-shuffled" in means:
-            row["label_gain"] = means[variant] - means[f"{variant}-shuffled"]
+        twins = by_variant.get(f"{variant}-shuffled")
+        if twins is not None:
+            row["label_gain"] = means[variant] - twins["accuracy"].mean()
+            own, theirs = (np.mean([*found["correct"]], axis=0) for found in (seeds, twins))
+            row["label_gain_half_width"] = normal_half_width(own - theirs)
         rows.append(row | accuracy_with_interval(means[variant], first["n_test"]))
     return rows

@@ -185,8 +185,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "nargs": 2,
         "default": [0.0, 1.0],
         "metavar": ("LOW", "HIGH"),
-        "help": "regression targets of the other classes and of the own one, for three classes or"
-        " more (default: 0 1); two are regressed on -1 and +1",
+        "help": "what squared loss trains on for the other classes and for the own one, for three"
+        " classes or more (default: 0 1); two have 0 and 1",
     },
     "permutations": {
         "type": int,
@@ -250,7 +250,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "cases": {"nargs": "+", "required": True, "help": "cases, as in the folder names"},
     "variants": {"nargs": "+", "required": True},
-    "seeds": {"nargs": "+", "type": int, "default": [0], "help": "seeds of the networks"},
+    "seeds": {"nargs": "*", "type": int, "default": [0], "help": "seeds of the networks"},
     "kind": {
         "choices": ("weight", "gap", "growth", "alignment"),
         "default": "weight",

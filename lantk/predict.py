@@ -108,7 +108,6 @@ def predict(
     y_train: NDArray,
     members: Sequence[Member],
     *,
-    targets: tuple[float, float] = (0.0, 1.0),
     x_train: Vectors | None = None,
     x_test: Vectors | None = None,
     folds: int = 5,
@@ -117,6 +116,10 @@ def predict(
     progress: Progress | None = None,
 ) -> list[WeightPath]:
     """Return, for every member, the scores of K + lambda Z on the test rows along its path.
+
+    One-hot labels are regressed on as they are. Other targets, low and high, would change no
+    prediction: the scores are linear in them, so each class gets (high - low) times its own score
+    and low times the sum of all.
 
     Parameters
     ----------
@@ -128,9 +131,6 @@ def predict(
         Train labels. No argument takes test labels.
     members : sequence of Member
         Variants to predict.
-    targets : (low, high)
-        Regression targets of the other classes and of the own one, for one-hot labels; two classes
-        are regressed on -1 and +1.
     x_train, x_test : (n, d), (n_test, d) arrays or PairedVectors
         Vectors, for label terms that need them.
     folds, seed : int
@@ -158,7 +158,7 @@ def predict(
     factor = _factor(k_train_train, device)
     additions = _fit(members, k_train_train, k_test_train, y, (x_train, x_test), factor, part=0)
     paths = _solve_members(
-        k_train_train, k_test_train, _right_sides(y, targets), members, additions, factor,
+        k_train_train, k_test_train, y.reshape(len(y), -1), members, additions, factor,
         grids=[m.grid for m in members], tolerance=_TOLERANCE, tick=tick,
     )  # fmt: skip
     results = [
@@ -168,9 +168,7 @@ def predict(
     del additions, factor
     # Last, so that a singular matrix is reported with the row numbers of the whole train set.
     if n_folds:
-        accuracies = _validate(
-            k_train_train, y, x_train, members, targets, folds, seed, device, tick
-        )
+        accuracies = _validate(k_train_train, y, x_train, members, folds, seed, device, tick)
         for path, mask, accuracy in zip(results, checked, accuracies, strict=True):
             path.validation_accuracy[mask] = accuracy
     return results
@@ -181,7 +179,6 @@ def _validate(
     y: NDArray,
     x: Vectors | None,
     members: Sequence[Member],
-    targets: tuple[float, float],
     folds: int,
     seed: int,
     device: str | None,
@@ -201,7 +198,7 @@ def _validate(
         factor = _factor(k_fit, device)
         additions = _fit(members, k_fit, k_held, y[fit], vectors, factor, part=part)
         paths = _solve_members(
-            k_fit, k_held, _right_sides(y[fit], targets), members, additions, factor,
+            k_fit, k_held, y[fit].reshape(len(fit), -1), members, additions, factor,
             grids=grids, tolerance=_VALIDATION_TOLERANCE, tick=tick,
         )  # fmt: skip
         for correct, (_, scores, _) in zip(n_correct, paths, strict=True):
@@ -278,14 +275,6 @@ def _term_key(member: Member) -> Any:
 
 def _permuted(y: NDArray, permutation: int | None, part: int) -> NDArray:
     return y if permutation is None else np.random.default_rng([permutation, part]).permutation(y)
-
-
-def _right_sides(y: NDArray, targets: tuple[float, float]) -> NDArray:
-    """Return regression targets (n, c): -1/+1 as they are, one-hot labels between `targets`."""
-    if y.ndim == 1:
-        return y[:, None]
-    low, high = targets
-    return low + (high - low) * y
 
 
 def _solve_members(
@@ -386,7 +375,7 @@ def _describe(
         np.array(eigenvalues),
         np.full(len(grid), np.nan),
         np.array([_alignment(moments, factor, len(y)) for factor in factors]),
-        labels.T @ solution.dual[0] if z is None else None,
+        y.reshape(len(y), -1).T @ solution.dual[0] if z is None else None,
         diagnostics,
     )
 

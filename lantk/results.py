@@ -5,15 +5,14 @@ What is there is shown, finished or not; a cell that no evaluation fills says ``
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from lantk.leaderboard import BEST, TABLE_COLUMNS
+from lantk.leaderboard import TABLE_COLUMNS, leaderboard
 from lantk.report import CHOICES, TITLES, sizes_text
 from lantk.statistics import PROTOCOLS, error_exponents
 from lantk.tables import (
@@ -25,7 +24,14 @@ from lantk.tables import (
     interval_lines,
     order_variants,
 )
-from lantk.variants import PUBLISHED_TERMS, is_seeded, variant_name
+from lantk.variants import (
+    DERIVED,
+    PUBLISHED_TERMS,
+    case_key,
+    is_seeded,
+    stems,
+    variant_name,
+)
 
 NOT_RUN = "not run"
 STUDIES = (
@@ -60,6 +66,9 @@ This file is written from whatever is there by
 """
 
 
+_EMPTY = pd.DataFrame(columns=TABLE_COLUMNS)
+
+
 @dataclass(frozen=True)
 class Study:
     """What one preset asks for, and what its results folder holds."""
@@ -72,43 +81,91 @@ class Study:
     """The evaluations behind it."""
     timings: pd.DataFrame | None = None
     """Jobs and their seconds."""
+    left_out: Sequence[str] = ()
+    """What the preset does not ask for of what the folder holds."""
 
     @property
     def variants(self) -> list[str]:
-        """Variants of the preset and of the results, and the best of the published terms."""
+        """Variants of the preset, and the best of the published terms."""
         names = [variant_name(variant) for variant in self.preset["variants"]]
-        best = [BEST] if set(PUBLISHED_TERMS) <= set(names) else []
-        twins = {f"{term}-shuffled" for term in PUBLISHED_TERMS}
-        best += [f"{BEST}-shuffled"] if twins <= set(names) else []
-        return order_variants([*names, *best, *self.table["variant"]])
+        for derived, ending in zip(DERIVED, ("", "-shuffled"), strict=True):
+            is_whole = {f"{term}{ending}" for term in PUBLISHED_TERMS} <= set(names)
+            names += [derived] if is_whole else []
+        return order_variants(names)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Slugs of the preset's tasks."""
+        pairs = self.preset["task"]["pairs"]
+        return ["all"] if pairs is None else ["-".join(map(str, pair)) for pair in pairs]
 
     @property
     def n_train(self) -> list[int]:
         """The n of the preset and of the results, ascending."""
-        asked = self.preset["task"]["n_train"]
-        asked = asked if isinstance(asked, list) else [] if asked is None else [asked]
-        return sorted({*asked, *self.table["n_train"]})
-
-    @property
-    def rows(self) -> pd.DataFrame:
-        """Rows of the leaderboard, without the best of fewer terms than there are."""
-        case = [self.table[name] for name in ("task", "architecture", "n_train", "protocol")]
-        is_published = self.table["variant"].isin(PUBLISHED_TERMS)
-        is_whole = is_published.groupby(case).transform("sum") == len(PUBLISHED_TERMS)
-        return self.table[is_whole | ~self.table["variant"].str.startswith(BEST)]
+        return sorted({*(_asked_n(self.preset) or []), *self.table["n_train"]})
 
     def rows_under(self, protocol: str) -> pd.DataFrame:
         """Return the rows of one protocol."""
-        return self.rows[self.rows["protocol"] == protocol]
+        return self.table[self.table["protocol"] == protocol]
 
 
-def empty_study(preset: Mapping[str, Any]) -> Study:
-    """Return what there is of a preset that was not run."""
-    return Study(preset, pd.DataFrame(columns=TABLE_COLUMNS))
+def gather_study(
+    preset: Mapping[str, Any],
+    evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]] = (),
+    timings: pd.DataFrame | None = None,
+) -> Study:
+    """Return the study of what a preset asks for among some evaluations.
+
+    Where the n of all classes are the columns of a table, an n above those of the preset is taken
+    too. Where a preset takes all images (``n_train: null``), that is the largest n of a task.
+
+    Parameters
+    ----------
+    preset : mapping
+        The configuration.
+    evaluations : sequence of (record, predictions)
+        Of one results folder; what an earlier or another configuration left there is left out.
+    timings : DataFrame, optional
+        Jobs and their seconds.
+    """
+    largest: dict[str, int] = {}
+    for record, _ in evaluations:
+        largest[record["task"]] = max(record["n_train"], largest.get(record["task"], 0))
+    strays = [_stray(Study(preset, _EMPTY), record, largest) for record, _ in evaluations]
+    kept = [found for found, stray in zip(evaluations, strays, strict=True) if not stray]
+    table = leaderboard(kept) if kept else _EMPTY
+    left_out = sorted({stray for stray in strays if stray})
+    return Study(preset, table, [record for record, _ in kept], timings, left_out)
+
+
+def _asked_n(preset: Mapping[str, Any]) -> list[int] | None:
+    """Return the n that a preset lists; None for all images."""
+    asked = preset["task"]["n_train"]
+    return asked if isinstance(asked, list) or asked is None else [asked]
+
+
+def _stray(asked: Study, record: Mapping[str, Any], largest: Mapping[str, int]) -> str:
+    """Return what a preset does not ask for in a record, in words; nothing if it asks for all."""
+    preset = asked.preset
+    task, architecture, n_train = case_key(record)
+    variant, seed = record["variant"], record["seed"]
+    if variant not in [variant_name(name) for name in preset["variants"]]:
+        return variant
+    names = stems([variant], preset["permutations"], preset["cnn"]["seeds"])
+    if seed is not None and f"{variant}-seed{seed}" not in names:
+        return f"{variant} of seed {seed}"
+    given = preset["architecture"]
+    if architecture not in (given if isinstance(given, list) else [given]):
+        return f"architecture {architecture}"
+    if task not in asked.tasks:
+        return f"task {task}"
+    ns = _asked_n(preset) or [largest[task]]
+    is_beyond = asked.tasks == ["all"] and len(ns) > 1 and n_train > max(ns)
+    return "" if n_train in ns or is_beyond else f"n = {n_train:,}"
 
 
 def results_markdown(
-    studies: Mapping[str, Study], published: Mapping[str, Any], data_note: str
+    studies: Mapping[str, Study], published: Mapping[str, Any], data_note: str, command: str
 ) -> str:
     """Return RESULTS.md.
 
@@ -121,10 +178,9 @@ def results_markdown(
         column -> percent, or a word.
     data_note : str
         What the images are, such as the official archive or a copy of it.
+    command : str
+        What writes the file again.
     """
-    folders = " ".join(f"results/{name}" for name in STUDIES)
-    command = f"python -m lantk results --results {folders} --out RESULTS.md"
-    command += f" --data-note {shlex.quote(data_note)}"
     lines = [
         _INTRODUCTION.format(note=data_note, command=command),
         *_pairs_lines(studies["chen2020"], published["chen2020"]),
@@ -137,11 +193,10 @@ def results_markdown(
 
 def _pairs_lines(study: Study, published: Mapping[str, Any]) -> list[str]:
     lines = ["## Five class pairs\n", *_facts({"chen2020": study}, published["source"])]
-    columns = ["-".join(map(str, pair)) for pair in study.preset["task"]["pairs"]]
     for protocol in PROTOCOLS:
         frame = study.rows_under(protocol)
         frame = frame.assign(column=frame["task"])
-        block = Block(frame, _shown(study, protocol), columns, missing=NOT_RUN)
+        block = Block(frame, _shown(study, protocol), study.tasks, missing=NOT_RUN)
         lines += _protocol_lines(block, protocol, published["accuracy"])
     return lines
 
@@ -158,7 +213,7 @@ def _ten_lines(study: Study, published: Mapping[str, Any]) -> list[str]:
         frame = frame.assign(column=[f"n = {n:,}" for n in frame["n_train"]])
         block = Block(frame, _shown(study, protocol), columns, False, NOT_RUN)
         lines += _protocol_lines(block, protocol, theirs)
-    exponents = error_exponents(study.rows)
+    exponents = error_exponents(study.table)
     if not exponents.empty:
         lines += ["### Error against n\n", *exponent_lines(exponents, NOT_RUN)]
     return lines
@@ -179,8 +234,17 @@ def _protocol_lines(block: Block, protocol: str, published: Mapping[str, Any]) -
 def _depth_lines(studies: Mapping[str, Study], published: Mapping[str, Any]) -> list[str]:
     asked = {name: studies[name] for name, _ in _DEPTH_COLUMNS.values()}
     lines = ["## Depths, ten classes\n", *_facts(asked, published["source"])]
-    theirs = {str(depth): row for depth, row in published["accuracy"].items()}
     for protocol in PROTOCOLS:
+        # The networks' epoch and learning rate may have been chosen on the test set.
+        compared = [
+            column
+            for column, (_, variant) in _DEPTH_COLUMNS.items()
+            if protocol == "oracle" or variant == "cntk"
+        ]
+        theirs = {
+            str(depth): {column: row[column] for column in compared}
+            for depth, row in published["accuracy"].items()
+        }
         frames = []
         for column, (name, variant) in _DEPTH_COLUMNS.items():
             frame = studies[name].rows_under(protocol)
@@ -196,7 +260,7 @@ def _depth_lines(studies: Mapping[str, Study], published: Mapping[str, Any]) -> 
 
 def _growth_lines(study: Study) -> list[str]:
     lines = ["## Error against n, five class pairs\n", *_facts({"growth": study})]
-    tasks = ["-".join(map(str, pair)) for pair in study.preset["task"]["pairs"]]
+    tasks = study.tasks
     columns = [f"n = {n:,}" for n in study.n_train]
     for protocol in PROTOCOLS:
         variants = _shown(study, protocol)
@@ -206,7 +270,7 @@ def _growth_lines(study: Study) -> list[str]:
         lines += [f"### {TITLES[protocol]}\n\n{CHOICES[protocol]}\n"]
         lines += [f"Average accuracy over {', '.join(tasks)}.\n"]
         lines += [*accuracy_lines(Block(frame, variants, columns, False, NOT_RUN)), ""]
-    found = error_exponents(study.rows)
+    found = error_exponents(study.table)
     found = found[found["n_points"] == len(columns)]
     grid = {"architecture": study.preset["architecture"]}
     wanted = pd.DataFrame(
@@ -235,6 +299,8 @@ def _facts(studies: Mapping[str, Study], source: str | None = None) -> list[str]
         "Data": _joined(data),
         "Images": sizes_text(table).rstrip(".") if len(table) else NOT_RUN,
         "Seeds": _seeds(records),
+        "Unlike the preset": _of_each(studies, _differences),
+        "Left out, not in the preset": _of_each(studies, lambda study: study.left_out),
         "Hardware": _joined(_hardware(record) for record in records),
         "Commit": _joined(map(_commit, records)),
         "Time": _joined(times.values()),
@@ -243,7 +309,37 @@ def _facts(studies: Mapping[str, Study], source: str | None = None) -> list[str]
     return [*(f"- {name}: {text}" for name, text in facts.items() if text), ""]
 
 
-_EMPTY = pd.DataFrame(columns=TABLE_COLUMNS)
+def _of_each(studies: Mapping[str, Study], texts: Callable[[Study], Sequence[str]]) -> str:
+    """Return what is to be said of the studies in one line; each by its name if several."""
+    found = {name: ", ".join(texts(study)) for name, study in studies.items()}
+    several = len(studies) > 1
+    return "; ".join(f"{k}: {text}" if several else text for k, text in found.items() if text)
+
+
+def _differences(study: Study) -> list[str]:
+    """Return which settings behind a table are not the preset's, in words."""
+    preset, cnn = study.preset, study.preset["cnn"]
+    rates = cnn["learning_rate"]
+    wanted: dict[str, Any] = {key: cnn[key] for key in ("epochs", "batch_size", "loss")}
+    wanted["learning_rates"] = rates if isinstance(rates, list) else [rates]
+    wanted |= {key: preset[key] for key in ("folds", "estimator")}
+    for protocol in PROTOCOLS:
+        wanted[f"{protocol}_weights"] = preset["label_weights"][protocol]
+        wanted[f"{protocol}_ridges"] = preset["ridges"][protocol]
+    found: dict[str, list[Any]] = {key: [] for key in (*wanted, "permutations", "number of seeds")}
+    for record in study.records:
+        settings = record.get("settings") or {}
+        for key in wanted.keys() & settings.keys():
+            found[key].append(settings[key])
+    wanted |= {"permutations": preset["permutations"], "number of seeds": len(cnn["seeds"])}
+    for kind, counts in _seed_counts(study.records).items():
+        found["number of seeds" if kind == "networks" else "permutations"] += counts
+    unlike = {key: {str(v) for v in found[key] if v != value} for key, value in wanted.items()}
+    return [
+        f"{key} {' or '.join(sorted(values))} (preset: {wanted[key]})"
+        for key, values in unlike.items()
+        if values
+    ]
 
 
 def _commit(record: Mapping[str, Any]) -> str:
@@ -259,16 +355,21 @@ def _joined(texts: Iterable[str]) -> str:
 
 def _seeds(records: Sequence[Mapping[str, Any]]) -> str:
     """Return how many seeds stand behind one cell, of networks and of shuffled labels."""
+    texts = []
+    for kind, found in _seed_counts(records).items():
+        low, high = min(found), max(found)
+        texts.append(f"{low if low == high else f'{low} to {high}'} {kind} a cell")
+    return ", ".join(texts)
+
+
+def _seed_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Return the numbers of seeds of all cells, of networks and of shuffled labels."""
     counts: dict[str, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
     for record in records:
         if is_seeded(record["variant"]):
             kind = "networks" if record["variant"] == "cnn" else "label permutations"
             counts[kind][record["case"], record["variant"]] += 1
-    texts = []
-    for kind, found in counts.items():
-        low, high = min(found.values()), max(found.values())
-        texts.append(f"{low if low == high else f'{low} to {high}'} {kind} a cell")
-    return ", ".join(texts)
+    return {kind: list(found.values()) for kind, found in counts.items()}
 
 
 def _hardware(record: Mapping[str, Any]) -> str:

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
+from lantk.variants import CASE_COLUMNS, DERIVED, case_key
 
-# Variants that have rows in table.csv but no evaluation file of their own.
-_DERIVED_VARIANTS = ("lantk-best", "lantk-best-shuffled")
 # What only the table knows: it takes other variants or several seeds.
-_OF_TABLE = ("p_value", "spread", "label_gain")
+_OF_TABLE = ("p_value", "spread", "label_gain", "label_gain_half_width")
 # Metrics that a clock or the machine's load decides: logged, but no part of the fingerprint.
 _MEASURED_BY_CLOCK = ("seconds", "peak_memory_mb")
 
@@ -82,7 +81,7 @@ def read_runs(
         The folder with ``evaluations/CASE/*.json`` and, usually, ``table.csv``. An evaluation that
         the table does not list is left over from an earlier configuration and is not read.
     seeds : sequence of int, optional
-        The networks that belong to the results; the table's p-value is about the first of them.
+        The networks that belong to the results; the table's p-value is about the lowest of them.
         If absent, all that are there, in ascending order.
     permutations : int, optional
         How many label permutations belong to the results, numbered from 0. If absent, all that
@@ -117,7 +116,7 @@ def read_runs(
             + ". Run the workflow first, or check `results` in the configuration"
         )
     for case, first in {run.case: run for run in reversed(runs)}.items():
-        for variant in _DERIVED_VARIANTS:
+        for variant in DERIVED:
             if (*keys[case], variant) in table:
                 derived = table[(*keys[case], variant)]
                 runs.append(_run_from_table(results, variant, derived, first))
@@ -127,9 +126,8 @@ def read_runs(
 
 def _row_key(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what identifies the rows of an evaluation in the table."""
-    architecture = evaluation["architecture"]
-    name = architecture.get("name") or architecture["digest"][:8]
-    return evaluation["task"], name, str(evaluation["n_train"]), evaluation["variant"]
+    task, architecture, n_train = case_key(evaluation)
+    return task, architecture, str(n_train), evaluation["variant"]
 
 
 def _wanted_seeds(
@@ -143,7 +141,7 @@ def _wanted_seeds(
         return [None]
     is_network = evaluation["variant"] == "cnn"
     if is_network and seeds is not None:
-        return list(seeds)
+        return [*sorted(seeds)]
     if not is_network and permutations is not None:
         return list(range(permutations))
     found = {e.get("seed") for e in evaluations if e.get("variant") == evaluation["variant"]}
@@ -174,7 +172,7 @@ def _read_table(path: Path) -> dict[tuple[str, ...], dict[str, dict[str, Any]]]:
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                key = tuple(row[name] for name in ("task", "architecture", "n_train", "variant"))
+                key = tuple(row[name] for name in (*CASE_COLUMNS, "variant"))
                 table[key][row["protocol"]] = row
     return dict(table)
 

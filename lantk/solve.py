@@ -21,8 +21,8 @@ from lantk.products import multiply
 
 # Below this reciprocal condition number a float64 solution has no correct digit left.
 RCOND_MIN = 1e-15
-# One LU factorization takes as long as some n / 40 steps of Lanczos' method with two threads, n / 23
-# with one (n = 8,000): 2/3 n^3 operations against 3/2 n^2 numbers read from memory.
+# One LU factorization takes as long as some n / 40 steps of Lanczos' method with two threads, and
+# n / 23 with one (n = 8,000): 2/3 n^3 operations against 3/2 n^2 numbers read from memory.
 _STEPS_PER_FACTORIZATION = 1 / 30
 
 

@@ -28,6 +28,7 @@ EXPONENT_COLUMNS = [
     "slope_high",
     "slope_minus_cntk",
     "log_error_minus_cntk",
+    "slope_minus_shuffled",
 ]
 _FEWEST_POINTS = 3
 
@@ -98,6 +99,24 @@ def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[flo
     return float(numbers.mean()), float(quantile * stats.sem(numbers))
 
 
+def normal_half_width(values: ArrayLike, confidence: float = 0.95) -> float:
+    """Return half the width of the normal interval around the mean of many values.
+
+    Parameters
+    ----------
+    values : (n,) array
+        One number a test image, such as a paired difference.
+    confidence : float
+        Of the interval.
+
+    Examples
+    --------
+    >>> round(normal_half_width([1, 0, 0, -1] * 100), 4)
+    0.0694
+    """
+    return float(stats.norm.ppf((1 + confidence) / 2) * stats.sem(np.asarray(values, float)))
+
+
 def log_slope(n: ArrayLike, error: ArrayLike) -> tuple[float, float, float]:
     """Return the slope b of log(error) = a + b log(n) by least squares, with its 95 % interval.
 
@@ -135,8 +154,8 @@ def error_exponents(table: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``EXPONENT_COLUMNS``, of those with at least three n: the slope of log(error) on log(n) and
         its interval; the slope minus that of ``cntk``, fitted to the n that both have; the mean of
-        log(error) minus that of ``cntk`` at the same n. Labels that move the curve change the last
-        and not the slope.
+        log(error) minus that of ``cntk`` at the same n; the slope minus that of the shuffled twin.
+        Only the last is what labels change: against ``cntk`` it is what all of Z does.
     """
     rows = []
     for key, group in table.groupby(["task", "architecture", "protocol"], sort=False):
@@ -148,17 +167,18 @@ def error_exponents(table: pd.DataFrame) -> pd.DataFrame:
             slope, low, high = log_slope(own.index, own)
             row = {"variant": variant, "n_points": own.size, "slope": slope}
             row |= {"slope_low": low, "slope_high": high}
-            if "cntk" in error:
-                both = error[[variant, "cntk"]].set_axis(["own", "cntk"], axis=1).dropna()
-                row |= _minus_cntk(both)
+            row["slope_minus_cntk"], row["log_error_minus_cntk"] = _minus(error, variant, "cntk")
+            row["slope_minus_shuffled"], _ = _minus(error, variant, f"{variant}-shuffled")
             rows.append(dict(zip(("task", "architecture", "protocol"), key, strict=True)) | row)
     return pd.DataFrame(rows, columns=EXPONENT_COLUMNS)
 
 
-def _minus_cntk(both: pd.DataFrame) -> dict[str, float]:
-    """Return slope and mean log error of one variant minus those of CNTK at the same n."""
-    slope, cntk = (log_slope(both.index, both[name])[0] for name in ("own", "cntk"))
-    if math.isnan(slope - cntk):
-        return {}
-    ratio = np.log(both["own"] / both["cntk"]).mean()
-    return {"slope_minus_cntk": slope - cntk, "log_error_minus_cntk": float(ratio)}
+def _minus(error: pd.DataFrame, variant: str, other: str) -> tuple[float, float]:
+    """Return slope and mean log error of one variant minus those of another at the same n."""
+    if other not in error:
+        return math.nan, math.nan
+    both = error[[variant, other]].set_axis(["own", "other"], axis=1).dropna()
+    slope, base = (log_slope(both.index, both[name])[0] for name in both)
+    if math.isnan(slope - base):
+        return math.nan, math.nan
+    return slope - base, float(np.log(both["own"] / both["other"]).mean())

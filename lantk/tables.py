@@ -43,6 +43,15 @@ LABELS = (
     "What labels are worth, in points: gain over CNTK; the same with the labels that Z is fitted"
     " to shuffled; and the label gain, which is the difference of the two"
 )
+_OVER_TASKS = (
+    " Means over the tasks with paired 95 % t-intervals. Pairs with a class in common share its"
+    " images, and the same label permutations are used in every task, so the tasks are not"
+    " independent."
+)
+_OVER_IMAGES = (
+    " The interval of a label gain is a paired 95 % interval over the test images (normal"
+    " approximation), of right or wrong minus the mean over the label permutations."
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,11 @@ class Block:
     published: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
     """Variant -> column -> accuracy in percent, or a word; shown in brackets."""
 
+    @property
+    def has_several_tasks(self) -> bool:
+        """Whether there are means over tasks; else intervals are over test images."""
+        return self.is_over_tasks and len(self.columns) > 1
+
     def values(self, key: str) -> pd.DataFrame:
         """Return one quantity, variants by columns, NaN where there is none."""
         wide = self.frame.pivot(index="variant", columns="column", values=key).astype(float)
@@ -74,8 +88,8 @@ def block_lines(block: Block) -> list[str]:
     lines += [*accuracy_lines(block), f"\n{intervals}\n", *interval_lines(block), ""]
     worth = label_lines(block)
     if worth:
-        over = " Means over the tasks with paired 95 % t-intervals."
-        lines += [f"{LABELS}.{over * block.is_over_tasks}\n", *worth, ""]
+        lines += [f"{LABELS}.{_OVER_TASKS if block.has_several_tasks else _OVER_IMAGES}\n"]
+        lines += [*worth, ""]
     return lines
 
 
@@ -134,13 +148,15 @@ def label_lines(block: Block) -> list[str]:
     """Return what each label term and control gains and what labels are worth in it; or nothing.
 
     Where columns are tasks, a label term's controls stand beside it. Elsewhere a cell holds the
-    gain over CNTK and, where there are shuffled twins, the label gain.
+    gain over CNTK and, where there are shuffled twins, the label gain. Its interval is over the
+    tasks where there are several, else over the test images.
     """
-    accuracy, label_gain = 100 * block.values("accuracy"), 100 * block.values("label_gain")
     if all(split_control(v)[1] is None and v not in _LAST for v in block.variants):
         return []
+    keys = ("accuracy", "label_gain", "label_gain_half_width")
+    accuracy, label_gain, halves = (100 * block.values(key) for key in keys)
     if not block.is_over_tasks:
-        return _label_lines_by_column(block, accuracy, label_gain)
+        return _label_lines_by_column(block, accuracy, label_gain, halves)
     header = ["", "Gain over CNTK", _CONTROLS["shuffled"], "Label gain"]
     header += [_CONTROLS["diagonal"], _CONTROLS["offdiagonal"]]
     rows = []
@@ -153,6 +169,8 @@ def label_lines(block: Block) -> list[str]:
         if f"{variant}-shuffled" in block.variants:
             shuffled = shuffled or block.missing
             worth = _mean(label_gain.loc[variant], block.missing)
+            if not block.has_several_tasks and worth != block.missing:
+                worth = _with_half(label_gain.loc[variant].iloc[0], halves.loc[variant].iloc[0])
         else:
             worth = ""
         rows.append([ROWS.get(variant, variant), gain, shuffled, worth, *others])
@@ -160,7 +178,7 @@ def label_lines(block: Block) -> list[str]:
 
 
 def _label_lines_by_column(
-    block: Block, accuracy: pd.DataFrame, label_gain: pd.DataFrame
+    block: Block, accuracy: pd.DataFrame, label_gain: pd.DataFrame, halves: pd.DataFrame
 ) -> list[str]:
     rows = []
     for variant in block.variants:
@@ -168,15 +186,21 @@ def _label_lines_by_column(
         if variant == "cntk" or gains is None:
             continue
         cells = [
-            block.missing if math.isnan(gain) else _signed(gain) + _and_label_gain(worth)
-            for gain, worth in zip(gains, label_gain.loc[variant], strict=True)
+            block.missing if math.isnan(gain) else _signed(gain) + _and_label_gain(worth, half)
+            for gain, worth, half in zip(
+                gains, label_gain.loc[variant], halves.loc[variant], strict=True
+            )
         ]
         rows.append([ROWS.get(variant, variant), *cells])
-    return markdown_rows(["gain / label gain", *block.columns], rows)
+    return markdown_rows(["gain / label gain ± half-width", *block.columns], rows)
 
 
-def _and_label_gain(worth: float) -> str:
-    return "" if math.isnan(worth) else f" / {_signed(worth)}"
+def _and_label_gain(worth: float, half: float) -> str:
+    return "" if math.isnan(worth) else f" / {_with_half(worth, half)}"
+
+
+def _with_half(value: float, half: float, digits: int = 2) -> str:
+    return _signed(value, digits) + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 
 def _gains(accuracy: pd.DataFrame, variant: str) -> pd.Series | None:
@@ -191,8 +215,7 @@ def _mean(gains: pd.Series | None, missing: str = "-", digits: int = 2) -> str:
     mean, half = mean_with_interval([math.nan] if gains is None else gains)
     if math.isnan(mean):
         return missing
-    text = _signed(mean, digits)
-    return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
+    return _with_half(mean, half, digits)
 
 
 def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
@@ -207,6 +230,7 @@ def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
     """
     tasks = list(exponents["task"].unique())
     over = " over the tasks" if len(tasks) > 1 else ""
+    has_twins = bool(exponents["slope_minus_shuffled"].notna().any())
     lines = [
         "Slope b of log(error) = a + b log(n) for each task"
         + (
@@ -215,26 +239,29 @@ def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
             else " with its 95 % interval"
         )
         + f"; the slope minus CNTK's; and the error against CNTK's at the same n (mean of the"
-        f" logarithms{', both with paired intervals' + over if over else ''}). What moves the curve"
-        " changes the last and not the slope.\n"
+        f" logarithms{', both with paired intervals' + over if over else ''}). For a label term"
+        " these differences are what Z adds; what of it is labels, only the difference from its"
+        " shuffled twin says.\n"
     ]
     for (protocol, architecture), group in exponents.groupby(
         ["protocol", "architecture"], sort=False
     ):
         lines += [f"### {protocol}, {architecture}\n"]
         header = ["", *tasks, *["Mean"] * bool(over), "Slope minus CNTK's", "Error against CNTK's"]
+        header += ["Slope minus twin's"] * has_twins
         variants = order_variants(group["variant"].unique())
-        rows = [_exponent_row(group, variant, tasks, missing) for variant in variants]
+        rows = []
+        for variant in variants:
+            found = group[group["variant"] == variant].set_index("task").reindex(tasks)
+            twin = [_mean(found["slope_minus_shuffled"].astype(float), "", 3)] * has_twins
+            rows.append(_exponent_row(found, variant, missing) + twin)
         lines += [*markdown_rows(header, rows), ""]
     return lines
 
 
-def _exponent_row(
-    group: pd.DataFrame, variant: str, tasks: Sequence[str], missing: str
-) -> list[str]:
-    found = group[group["variant"] == variant].set_index("task").reindex(tasks)
+def _exponent_row(found: pd.DataFrame, variant: str, missing: str) -> list[str]:
     slopes = [missing if math.isnan(b) else _signed(b, 3) for b in found["slope"]]
-    if len(tasks) > 1:
+    if len(found) > 1:
         slopes.append(_mean(found["slope"], missing, 3))
     elif not math.isnan(found["slope"].iloc[0]):
         low, high = found[["slope_low", "slope_high"]].iloc[0]

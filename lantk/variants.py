@@ -1,4 +1,4 @@
-"""Names of variants: label terms, their controls, the families they form, the files they fill.
+"""Names of variants: label terms, their controls, their families, the files and rows they fill.
 
 A variant is a name in the configuration and in the table. A label term of the user's own is written
 ``module:Class`` and has a name made of its class, so that it can stand in paths and tables.
@@ -6,9 +6,11 @@ A variant is a name in the configuration and in the table. A label term of the u
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lantk.errors import LantkError
 
@@ -16,6 +18,10 @@ PUBLISHED_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2
 """Label terms of Chen et al. (2020), among which ``lantk-best`` chooses."""
 BEST = "lantk-best"
 """The best of them, derived for the table; no variant of its own."""
+DERIVED = (BEST, f"{BEST}-shuffled")
+"""Variants that have rows in the table and no evaluation of their own."""
+CASE_COLUMNS = ("task", "architecture", "n_train")
+"""Columns of the table that name a case."""
 TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin")
 CONTROLS = ("shuffled", "diagonal", "offdiagonal")
 """Endings that make a control of a label term; ``offdiagonal`` is for ``lantk-fjlt-*`` only."""
@@ -74,9 +80,12 @@ def family_of(variant: str) -> str:
     if variant in PLAIN_VARIANTS:
         return variant
     if not is_term(parent):
+        close = difflib.get_close_matches(variant, (*PLAIN_VARIANTS, *TERMS), n=1)
         raise VariantError(
-            f"unknown variant {variant!r}: wanted {', '.join(PLAIN_VARIANTS)}, a label term"
-            f" ({', '.join(TERMS)}, or module:Class of your own), or one of these with"
+            f"unknown variant {variant!r}: "
+            + (f"did you mean {close[0]!r}? " if close else "")
+            + f"There are {', '.join(PLAIN_VARIANTS)}, the label terms {', '.join(TERMS)} and"
+            " module:Class of your own, and a label term with"
             f" {', '.join(f'-{name}' for name in CONTROLS)}"
         )
     if control == "offdiagonal" and not parent.startswith("lantk-fjlt-"):
@@ -158,3 +167,13 @@ def stems(variants: Iterable[str], permutations: int, seeds: Sequence[int]) -> l
         numbers = seeds if variant == "cnn" else range(permutations)
         found += [f"{name}-seed{i}" for i in numbers] if is_seeded(variant) else [name]
     return found
+
+
+def case_key(record: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Return the values of `CASE_COLUMNS` in the rows that a record fills.
+
+    An architecture without a name has the first eight digits of its digest.
+    """
+    architecture = record["architecture"]
+    name = architecture.get("name") or architecture["digest"][:8]
+    return record["task"], name, record["n_train"]

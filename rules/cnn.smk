@@ -28,7 +28,8 @@ rule cnn:
         CONDA
     threads: THREADS
     resources:
-        mem_mb=4000,
+        # Images in float32, twice while a learning rate is chosen, beside activations of a batch.
+        mem_mb=lambda wildcards: 6000 + CASES[wildcards.case].n_train // 20,
         runtime=480,
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,

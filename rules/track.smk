@@ -9,6 +9,7 @@ rule track:
             "lantk/runs.py",
             "lantk/storage.py",
             "lantk/tracking.py",
+            "lantk/variants.py",
         ],
     output:
         f"{RESULTS}/tracking.json",

@@ -32,6 +32,18 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def three_classes(folder, tmp_path_factory):
+    """Return a results folder with a split of three classes and its Gram matrices."""
+    other = tmp_path_factory.mktemp("three")
+    options = ("--classes", "3", "8", "1", "--n-train", 21, "--n-test", 30)
+    assert run("split", "--source", "digits", *options, "--out", other / "split.npz") == 0
+    layers = json.dumps(json.loads((folder / "1-of-1.json").read_text())["architecture"]["layers"])
+    gram = ("gram", "--split", other / "split.npz", "--architecture", layers)
+    assert run(*gram, "--out", other) == 0
+    return other
+
+
 def inputs(folder):
     return ("--split", folder / "split.npz", "--gram", folder / "1-of-1.json")
 
@@ -62,8 +74,8 @@ def test_verbs_chain_by_hand(folder):
     assert run("track", "--results", folder, "--out", folder / "tracking.json") == 0
     assert run("show", "--results", folder) == 0
     table = pd.read_csv(folder / "table.csv")
-    wanted = {"cntk", "lantk-kr-v2", "lantk-kr-v2-shuffled", "cnn", "lantk-best"}
-    assert wanted <= set(table["variant"])
+    wanted = {"cntk", "cntk-ridge", "oracle-label", "lantk-kr-v2", "lantk-kr-v2-shuffled", "cnn"}
+    assert wanted - {"cntk-ridge", "oracle-label"} == set(table["variant"])
 
 
 @pytest.mark.parametrize(
@@ -76,8 +88,12 @@ def test_verbs_chain_by_hand(folder):
         ("lantk-plugin",),
     ],
 )
-def test_test_labels_change_no_honest_prediction(folder, tmp_path, variants):
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_test_labels_change_no_honest_prediction(
+    folder, three_classes, tmp_path, n_classes, variants
+):
     """With all test labels permuted, honest choices and predictions are the same bytes."""
+    folder = folder if n_classes == 2 else three_classes
     drawn = load_split(folder / "split.npz")
     other = dataclasses.replace(drawn, y_test=np.random.default_rng(0).permutation(drawn.y_test))
     save_split(tmp_path / "split.npz", other)
@@ -104,6 +120,40 @@ def test_test_labels_change_no_honest_prediction(folder, tmp_path, variants):
 
 
 KEYS = ("label_weight", "ridge", "validation_accuracy")
+
+OWN_TERM = '''
+from lantk.label_terms import LabelTerm, label_product_factors
+
+
+class Linear(LabelTerm):
+    """Z(x, x') = x.x' times the label products' mean."""
+
+    needs_x = True
+    fitted_names = ("mean_",)
+
+    def fit(self, k_train_train, y, x=None, solve=None):
+        labels, signs = label_product_factors(y, len(k_train_train))
+        self.mean_ = 1 + signs @ (labels.mean(axis=0) ** 2)
+        self.x_train_ = x
+        return self
+
+    def transform(self, k, x=None):
+        return self.mean_ * (x @ self.x_train_.T)
+'''
+
+
+def test_a_term_of_ones_own_is_given_vectors(folder, tmp_path, monkeypatch):
+    """A label term of the user's own that wants vectors gets arrays, in folds and restored."""
+    (tmp_path / "linear_terms.py").write_text(OWN_TERM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    own, term = "linear_terms:Linear", tmp_path / "term.npz"
+    assert run("label-term", *inputs(folder), "--variant", own, "--out", term) == 0
+    options = ("--variants", own, f"{own}-shuffled", "--permutations", 1, "--case", "3-8")
+    out = ("--label-term", term, "--folds", 2, "--out", tmp_path / "e")
+    assert run("evaluate", *inputs(folder), *options, *out) == 0
+    names = {path.stem for path in (tmp_path / "e").glob("*.json")}
+    assert names == {"lantk-linear", "lantk-linear-shuffled-seed0"}
 
 
 @pytest.mark.parametrize("n_train", [12, 18])

@@ -224,6 +224,13 @@ def test_other_names_are_refused(name):
             function(name)
 
 
+def test_a_class_named_like_a_control_is_refused(write):
+    """A class whose variant name would read as a control of another term is refused."""
+    name = write(EXAMPLE.replace("ParzenWindow", "ParzenShuffled"))
+    with pytest.raises(ContractError, match="lantk-parzen-shuffled, which reads as a control"):
+        load_term_class(f"{name}:ParzenShuffled")
+
+
 @pytest.mark.parametrize("name", ["nowhere_at_all:Term", "nowhere_at_all.terms:Term"])
 def test_a_missing_module_is_said(name, tmp_path, monkeypatch):
     """A module that is not there is named, with the folder where it was looked for."""

@@ -1,6 +1,7 @@
 """The configuration: what is refused, and how clearly."""
 
 import copy
+import dataclasses
 import re
 from pathlib import Path
 
@@ -127,6 +128,17 @@ def test_only_figures_that_show_something_are_asked_for(change, kinds):
     assert overview_kinds(experiment) == kinds
 
 
+def test_errors_against_n_want_three_n_of_every_task():
+    """Three pairs of unequal sizes have three n, but one each: there is no curve to draw."""
+    config = edited("variants", ["cntk"], task__pairs=[[3, 8], [1, 8], [4, 7]])
+    experiment = resolve_experiment(config)
+    unequal = {
+        name: dataclasses.replace(case, n_train=100 * (i + 1))
+        for i, (name, case) in enumerate(experiment.cases.items())
+    }
+    assert overview_kinds(dataclasses.replace(experiment, cases=unequal)) == []
+
+
 def test_a_family_depends_on_what_it_reads():
     """Options that a family's variants do not read are left out of its command."""
     config = edited("permutations", 7, folds=3, estimator="fjlt")
@@ -144,8 +156,6 @@ def test_a_family_depends_on_what_it_reads():
     shuffled = flags("my:Term-shuffled")
     assert shuffled == common | weights | {"--permutations"}
     assert flags("lantk-fjlt-v1") == common | weights | {"--estimator"}
-    config["task"] |= {"pairs": None, "classes": "all", "targets": [-0.1, 0.9]}
-    assert evaluate_options(config, ["cntk"])[-3:] == ["--targets", "-0.1", "0.9"]
 
 
 def test_every_key_has_a_description_and_a_default():
@@ -250,7 +260,8 @@ def test_schema_messages(key, value, message):
         ("architecture", [{"pool": 2}, "dense"], "layer 0 is {'pool': 2}"),
         ("architecture", ["chen2020", "resnet"], "unknown architecture 'resnet'"),
         ("architecture", ["chen2020", "chen2020"], "architecture names one twice"),
-        ("variants", ["lantk-kr-v9"], "unknown variant 'lantk-kr-v9': wanted cntk"),
+        ("variants", ["lantk-kr-v9"], "did you mean 'lantk-kr-v2'? There are cntk"),
+        ("estimator", "fjlt", "sketch takes 175 or more"),
         ("variants", ["my:Best"], "the name 'lantk-best'"),
         ("variants", ["my:Term", "your:Term"], "the name 'lantk-term'"),
         ("ridges.honest", [float("nan")], "wanted finite numbers"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +13,7 @@ from records import make_predictions, make_record
 
 from lantk import figures
 from lantk.errors import LantkError
-from lantk.figure_style import STYLES
+from lantk.figure_style import STYLES, saving
 from lantk.figures import alignment_figure, gap_figure, gram_figure, growth_figure
 from lantk.leaderboard import leaderboard
 from lantk.weight_figure import weight_figure
@@ -247,6 +248,27 @@ def test_overviews_are_the_same_file_every_time(tmp_path, draw):
         draw(tmp_path / "second.png")
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
     assert len(np.unique(pixels(tmp_path / "first.png"))) > 2
+
+
+@pytest.mark.parametrize("protocols", [["honest", "oracle"], ["oracle"]])
+def test_alignment_figure_names_the_choice_and_the_images(tmp_path, monkeypatch, protocols):
+    """The legend names the protocol whose weight is shown, the axis that images are of train."""
+    drawn = []
+
+    @contextmanager
+    def keeping(*arguments):
+        with saving(*arguments) as figure:
+            yield figure
+            drawn.append(figure)
+
+    monkeypatch.setattr(figures, "saving", keeping)
+    found = make_aligned()
+    for record in found:
+        record["protocols"] = {name: record["protocols"][name] for name in protocols}
+    alignment_figure(found, tmp_path / "a.png")
+    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert texts == ["K", "Z", f"K + λZ, {protocols[0]} choice"]
+    assert "on the train images, where Z was fitted" in drawn[0].get_supxlabel()
 
 
 @pytest.mark.parametrize("variant", ["lantk-kr-v1", "lantk-kr-v1-shuffled", "cnn"])

@@ -7,6 +7,7 @@ from records import make_predictions, make_record
 
 from lantk.leaderboard import TABLE_COLUMNS, leaderboard
 from lantk.statistics import wilson_interval
+from lantk.variants import PUBLISHED_TERMS
 
 Y_TEST = np.array([1, 1, 1, 1, -1, -1, -1, -1])
 
@@ -35,6 +36,8 @@ EVALUATIONS = [
     evaluation("cntk", [0, 1, 2, 3], validation=0.9),
     evaluation("lantk-kr-v1", [0, 1, 2, 3, 4], validation=0.8),
     evaluation("lantk-kr-v2", [0, 1, 2, 3, 4, 5], validation=0.7),
+    evaluation("lantk-fjlt-v1", [0, 1], validation=0.6),
+    evaluation("lantk-fjlt-v2", [0, 2], validation=0.6),
     evaluation("cnn", [0, 1, 2, 3, 4, 5, 6, 7], seed=0),
     evaluation("cnn", [0, 1, 2, 3], seed=1),
 ]
@@ -58,11 +61,11 @@ def test_seeds_are_averaged_and_the_first_one_is_tested():
 def test_table_has_one_row_for_each_task_variant_and_protocol_in_order():
     """Rows follow the order of the evaluations, honest before oracle, lantk-best last."""
     other = [
-        evaluation(r["variant"], [0], validation=0.5, task="cat-deer") for r, _ in EVALUATIONS[:3]
+        evaluation(r["variant"], [0], validation=0.5, task="cat-deer") for r, _ in EVALUATIONS[:5]
     ]
     table = leaderboard(EVALUATIONS + other)
     assert list(table.columns) == TABLE_COLUMNS
-    names = ["cntk", "lantk-kr-v1", "lantk-kr-v2", "cnn", "lantk-best"]
+    names = ["cntk", *PUBLISHED_TERMS, "cnn", "lantk-best"]
     wanted = [("deer-dog", v, p) for v in names for p in ("honest", "oracle")]
     wanted += [("cat-deer", v, p) for v in names if v != "cnn" for p in ("honest", "oracle")]
     assert list(table[["task", "variant", "protocol"]].itertuples(index=False, name=None)) == wanted
@@ -71,7 +74,7 @@ def test_table_has_one_row_for_each_task_variant_and_protocol_in_order():
 
 def test_table_without_the_plain_kernel_or_label_terms():
     """Without cntk there is nothing to test against; without label terms no best."""
-    table = leaderboard([EVALUATIONS[3]])
+    table = leaderboard([EVALUATIONS[-2]])
     assert list(table["variant"]) == ["cnn", "cnn"]
     assert table["p_value"].isna().all()
 
@@ -106,6 +109,8 @@ def test_best_of_the_twins_is_chosen_as_the_best_of_the_terms():
         *EVALUATIONS,
         *twins("lantk-kr-v1", 7, 1, validation=0.2),
         *twins("lantk-kr-v2", 2, 4, validation=0.6),
+        *twins("lantk-fjlt-v1", 0, 0, validation=0.1),
+        *twins("lantk-fjlt-v2", 1, 0, validation=0.1),
     ]
     table = leaderboard(found)
     shuffled = rows_of(table, "lantk-best-shuffled")
@@ -117,10 +122,51 @@ def test_best_of_the_twins_is_chosen_as_the_best_of_the_terms():
 
 def test_best_of_the_twins_wants_a_twin_of_every_term():
     """A seed that lacks a term's twin would choose among fewer, so it is left out."""
-    found = [*EVALUATIONS, *twins("lantk-kr-v1", 7, 1), *twins("lantk-kr-v2", 2)]
+    others = [twin for term in PUBLISHED_TERMS[1:] for twin in twins(term, 2)]
+    found = [*EVALUATIONS, *twins("lantk-kr-v1", 7, 1), *others]
     shuffled = rows_of(leaderboard(found), "lantk-best-shuffled")
     assert shuffled.loc["oracle", "accuracy"] == 7 / 8
     assert "lantk-best-shuffled" not in set(leaderboard(found[:-1])["variant"])
+
+
+def test_best_wants_all_four_published_terms():
+    """Where one of the four is missing there is no lantk-best, and no best of their twins."""
+    found = [evaluation(term, [0], validation=0.5) for term in PUBLISHED_TERMS]
+    found += [twin for term in PUBLISHED_TERMS for twin in twins(term, 1)]
+    assert {"lantk-best", "lantk-best-shuffled"} <= set(leaderboard(found)["variant"])
+    assert "lantk-best" not in set(leaderboard(found[1:])["variant"])
+    assert "lantk-best-shuffled" not in set(leaderboard(found[:-1])["variant"])
+
+
+def test_the_order_of_evaluations_decides_nothing():
+    """In any order ties go to the earlier published term, p-values to the lowest seed."""
+    found = [evaluation("cntk", [0])]
+    for i, term in enumerate(PUBLISHED_TERMS):
+        found.append(evaluation(term, range(1 + i), validation=0.5))
+        found += [
+            evaluation(f"{term}-shuffled", [i], validation=0.5, seed=seed) for seed in (2, 10)
+        ]
+    found += [evaluation("cnn", range(2 + i), seed=seed) for i, seed in enumerate((10, 2))]
+    first, second = (
+        leaderboard(order).sort_values(["variant", "protocol"], ignore_index=True)
+        for order in (found, found[::-1])
+    )
+    pd.testing.assert_frame_equal(first, second)
+    assert rows_of(first, "lantk-best").loc["honest", "accuracy"] == 1 / 8
+    assert rows_of(first, "cnn").loc["honest", "p_value"] == 2 * (1 / 2) ** 2
+
+
+def test_label_gain_has_a_paired_interval_over_test_images():
+    """Its half-width is 1.96 standard errors of right or wrong minus the mean over the twins."""
+    found = [*EVALUATIONS, *twins("lantk-kr-v2", 3, 4)]
+    half = rows_of(leaderboard(found), "lantk-kr-v2")["label_gain_half_width"]
+    # Right on the first six; the twins on the first three and four.
+    difference = [0, 0, 0, 0.5, 1, 1, 0, 0]
+    wanted = 1.959964 * np.std(difference, ddof=1) / np.sqrt(8)
+    np.testing.assert_allclose(half, [wanted] * 2, rtol=1e-6)
+    # Equal predictions have no gain and no doubt about it.
+    found = [*EVALUATIONS, *twins("lantk-kr-v2", 6)]
+    assert list(rows_of(leaderboard(found), "lantk-kr-v2")["label_gain_half_width"]) == [0, 0]
 
 
 @pytest.mark.parametrize("name", ["lantk-plugin", "lantk-fjlt-v2-text", "lantk-kr-v1-diagonal"])
@@ -146,13 +192,13 @@ def test_class_numbers_are_compared_and_not_signs():
 def test_cases_of_one_task_are_compared_within_themselves():
     """Each n and each architecture has its own CNTK, its own best and rows in their order."""
     small = [
-        evaluation(r["variant"], [0, 1], validation=0.5, n_train=4) for r, _ in EVALUATIONS[:2]
+        evaluation(r["variant"], [0, 1], validation=0.5, n_train=4) for r, _ in EVALUATIONS[:5]
     ]
-    table = leaderboard([*EVALUATIONS[:2], *small])
+    table = leaderboard([*EVALUATIONS[:5], *small])
     assert list(table["n_train"].unique()) == [10, 4]
     best = table[(table["variant"] == "lantk-best") & (table["protocol"] == "oracle")]
-    assert list(best["accuracy"]) == [5 / 8, 2 / 8]
-    assert list(best["p_value"]) == [1.0, 1.0]
+    assert list(best["accuracy"]) == [6 / 8, 2 / 8]
+    assert list(best["p_value"]) == [0.5, 1.0]
 
 
 def test_architecture_is_named_or_known_by_its_digest():

@@ -267,17 +267,15 @@ def test_families_equal_their_definitions(n_classes):
     from sklearn.model_selection import StratifiedKFold
 
     k, k_test, y, _, x, x_test = task(n=42)
-    n, rhs = len(k), y[:, None]
-    classes, targets = y, (-0.1, 0.9)
+    n, rhs, classes = len(k), y[:, None], y
     if n_classes > 2:
         classes = np.arange(n) % n_classes
-        y = np.eye(n_classes)[classes]
-        rhs = y - 0.1
+        y = rhs = np.eye(n_classes)[classes]
     both, x_both = np.concatenate([k, k_test]), np.concatenate([x, x_test])
     splits = StratifiedKFold(4, shuffle=True, random_state=3).split(x, classes)
     parts = [(np.arange(n), np.arange(n, len(both))), *splits]
     members = [member_of(variant, permutation=seed) for variant, seed in CASES]
-    paths = paths_of(members, k, k_test, y, x, x_test, folds=4, seed=3, targets=targets)
+    paths = paths_of(members, k, k_test, y, x, x_test, folds=4, seed=3)
     for (variant, seed), path in zip(CASES, paths, strict=True):
         correct = np.zeros(len(WEIGHTS))
         for part, (fit, held) in enumerate(parts):
@@ -297,27 +295,35 @@ def test_families_equal_their_definitions(n_classes):
         np.testing.assert_array_equal(path.validation_accuracy, correct / n)
 
 
-@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("n_classes", [2, 3, 10])
 def test_the_ceiling_is_the_kernel_of_true_label_products(n_classes):
     """The closed form with test labels equals the solve with the whole label product as Z."""
-    k, k_test, y, y_test, x, x_test = task()
-    targets = (-0.1, 0.9)
-    rhs, labels_test = y[:, None], y_test
+    k, k_test, y, y_test, x, x_test = task(n=60)
+    labels_test, test_factors = y_test, y_test[:, None]
     if n_classes > 2:
-        y, labels_test = np.eye(3)[np.arange(len(k)) % 3], np.arange(len(k_test)) % 3
-        rhs = y - 0.1
-    plain = paths_of([member_of("cntk")], k, k_test, y, x, x_test, targets=targets)[0]
-    ceiling = oracle_label_path(plain, labels_test, WEIGHTS, targets=targets)
+        y, labels_test = (np.eye(n_classes)[np.arange(60) % n_classes], np.arange(12) % n_classes)
+        test_factors, _ = label_product_factors(np.eye(n_classes)[labels_test], 12)
+    plain = paths_of([member_of("cntk")], k, k_test, y, x, x_test)[0]
+    ceiling = oracle_label_path(plain, labels_test, WEIGHTS)
     factors, signs = label_product_factors(y, len(k))
-    test_factors = y_test[:, None]
-    if n_classes > 2:
-        test_factors, _ = label_product_factors(np.eye(3)[labels_test], len(k_test))
     for i, weight in enumerate(WEIGHTS):
         factor = weight * np.abs(k).mean()
         z, z_test = ((f * signs) @ factors.T for f in (factors, test_factors))
-        wanted = (k_test + factor * z_test) @ np.linalg.solve(k + factor * z, rhs)
-        found = ceiling.scores[i] if n_classes > 2 else ceiling.scores[i][:, None]
-        np.testing.assert_allclose(found, wanted, atol=1e-8)
+        wanted = (k_test + factor * z_test) @ np.linalg.solve(k + factor * z, y)
+        np.testing.assert_allclose(ceiling.scores[i], wanted, atol=1e-8)
+
+
+def test_targets_do_not_matter_to_the_largest_score():
+    """Regression on -0.1 and 0.9 instead of one-hot labels predicts the same classes."""
+    k, k_test, _, _, x, x_test = task()
+    y = np.eye(3)[np.arange(len(k)) % 3]
+    path = paths_of([member_of("lantk-kr-v2")], k, k_test, y, x, x_test)[0]
+    term = lantk.label_term("lantk-kr-v2").fit(k, y)
+    for factor, scores in zip(path.factors, path.scores, strict=True):
+        combined = k + factor * term.transform(k).astype(float)
+        rows = k_test + factor * term.transform(k_test).astype(float)
+        other = rows @ np.linalg.solve(combined, y - 0.1)
+        np.testing.assert_array_equal(other.argmax(axis=1), scores.argmax(axis=1))
 
 
 def test_alignment_is_the_cosine_with_the_label_product():

@@ -37,6 +37,7 @@ def row(task, variant, accuracy, **changes):
         "ci_high": min(accuracy + 0.05, 1.0),
         "p_value": math.nan,
         "label_gain": None,
+        "label_gain_half_width": None,
         "label_weight": 0.01,
         "ridge": None,
     } | changes
@@ -177,18 +178,35 @@ def test_no_controls_no_table_of_label_worth():
     assert "labels are worth" not in table_markdown(pd.DataFrame(rows))
 
 
+def test_label_gain_of_one_task_has_its_interval_over_images():
+    """With one task the interval is that over test images, with several that over tasks."""
+    rows = []
+    for task in ("3-8", "1-8"):
+        rows.append(row(task, "cntk", 0.5))
+        rows.append(row(task, "lantk-kr-v1", 0.52, label_gain=0.01, label_gain_half_width=0.004))
+        rows.append(row(task, "lantk-kr-v1-shuffled", 0.51))
+    one, two = table_markdown(pd.DataFrame(rows[:3])), table_markdown(pd.DataFrame(rows))
+    assert table_of(one, "Label gain")[1][3] == "+1.00 ± 0.40"
+    assert "interval over the test images" in one
+    assert "over the tasks with paired" not in one
+    assert table_of(two, "Label gain")[1][3] == "+1.00 ± 0.00"
+    assert "so the tasks are not independent" in two
+
+
 def test_several_n_of_one_task_are_columns():
     """One task at several n has a column for each n, no average, and gains in each column."""
     rows = []
     for n in (2000, 5000):
         rows.append(row("all", "cntk", 0.5, n_train=n))
         rows.append(row("all", "lantk-kr-v1", 0.52, n_train=n, label_gain=0.01))
+        rows[-1]["label_gain_half_width"] = n / 1e6
         rows.append(row("all", "lantk-kr-v1-shuffled", 0.51, n_train=n, spread=0.002))
     text = table_markdown(pd.DataFrame(rows))
     assert table_of(text, "n = 2,000")[0] == ["n = 2,000", "n = 5,000"]
     assert "45.00" not in text.split("95 % Wilson")[0]
-    assert table_of(text, "gain / label gain")[1:] == [
-        ["LANTK-KR-V1", "+2.00 / +1.00", "+2.00 / +1.00"],
+    assert "paired 95 % interval over the test images" in text
+    assert table_of(text, "gain / label gain ± half-width")[1:] == [
+        ["LANTK-KR-V1", "+2.00 / +1.00 ± 0.20", "+2.00 / +1.00 ± 0.50"],
         ["lantk-kr-v1-shuffled", "+1.00", "+1.00"],
     ]
     assert "sd 0.20" in text
@@ -236,6 +254,24 @@ def test_exponents_are_a_section_of_their_own():
         ],
     ]
     assert "Error against n" not in table_markdown(table[table["n_train"] == 500])
+
+
+def test_slopes_are_compared_with_the_shuffled_twin():
+    """Where a shuffled twin was run, the slope minus its own stands in a column of its own."""
+    rows = [
+        row("3-8", variant, 1 - n**slope, n_train=n)
+        for variant, slope in (
+            ("cntk", -0.2),
+            ("lantk-kr-v1", -0.3),
+            ("lantk-kr-v1-shuffled", -0.25),
+        )
+        for n in (500, 1000, 2000)
+    ]
+    table = pd.DataFrame(rows)
+    text = table_markdown(table, error_exponents(table))
+    found = table_of(text, "Slope minus twin's")
+    assert (found[0][-1], found[2][-1]) == ("Slope minus twin's", "-0.050")
+    assert "what of it is labels, only the difference from its shuffled twin says" in text
 
 
 def test_columns_line_up_on_a_terminal():

@@ -10,8 +10,7 @@ import yaml
 from records import make_predictions, make_record, write_record
 
 from lantk.__main__ import main
-from lantk.leaderboard import leaderboard
-from lantk.results import STUDIES, Study, empty_study, results_markdown
+from lantk.results import STUDIES, gather_study, results_markdown
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PUBLISHED = yaml.safe_load((EXPERIMENTS / "published" / "accuracies.yaml").read_text())
@@ -22,12 +21,12 @@ PAIRS = ["deer-dog", "cat-deer", "cat-frog", "deer-frog", "bird-frog"]
 
 def write_up(timings=None, **records_by_study) -> list[str]:
     """Return the lines of RESULTS.md for the given records, all other presets not run."""
-    studies = {name: empty_study(preset) for name, preset in PRESETS.items()}
+    studies = {name: gather_study(preset) for name, preset in PRESETS.items()}
     for key, records in records_by_study.items():
         name = key.replace("_", "-")
-        table = leaderboard([(record, make_predictions(record)) for record in records])
-        studies[name] = Study(PRESETS[name], table, records, timings)
-    return results_markdown(studies, PUBLISHED, "a test").splitlines()
+        found = [(record, make_predictions(record)) for record in records]
+        studies[name] = gather_study(PRESETS[name], found, timings)
+    return results_markdown(studies, PUBLISHED, "a test", "a command").splitlines()
 
 
 def section(lines: list[str], title: str, protocol: str = "") -> list[str]:
@@ -95,20 +94,21 @@ def test_half_a_study_shows_what_it_has():
 
 
 def test_ten_classes_have_a_column_for_every_n():
-    """The n of the preset are columns, and one that was run besides is added."""
+    """The n of the preset are columns, and a larger one that was run besides is added."""
     records = [make_record("cntk", 0.44, task="all", n_train=2000)]
-    records += [make_record("cntk", 0.65, task="all", n_train=50000)]
+    records += [make_record("cntk", 0.65, task="all", n_train=n) for n in (50000, 100)]
     ten = section(write_up(chen2020_ten=records), "Ten classes", "Honest")
     assert row(ten, "CNTK")[:2] == ["44.00 (44.01)", "not run (50.44)"]
     assert row(ten, "CNTK")[-1] == "65.00"
+    assert len(row(ten, "CNTK")) == 5
 
 
 def test_depths_take_each_column_from_its_own_study():
     """Kernel and network of each readout and n fill their own column, by depth."""
 
     def record(variant, accuracy, architecture):
-        seed = 0 if variant == "cnn" else None
-        return make_record(variant, accuracy, task="all", architecture=architecture, seed=seed)
+        sizes = {"task": "all", "n_train": 2000, "seed": 0 if variant == "cnn" else None}
+        return make_record(variant, accuracy, architecture=architecture, **sizes)
 
     gap = "arora2019-gap-6"
     lines = write_up(
@@ -125,6 +125,10 @@ def test_depths_take_each_column_from_its_own_study():
         "6": [missing, missing, missing, "83.00", "75.00", missing],
         "21": [missing, missing, missing, missing, missing, "52.00"],
     }
+    # No network's choice is known to be honest, so none stands beside ours.
+    assert row(depths, "6")[3:5] == ["83.00", "75.00 (76.73)"]
+    oracle = section(lines, "Depths, ten classes", "Oracle")
+    assert row(oracle, "6")[3:5] == ["83.00 (83.75)", "75.00 (76.73)"]
     assert "p = " in row(depths, "6", table=1)[3] or "p < " in row(depths, "6", table=1)[3]
 
 
@@ -152,8 +156,9 @@ def test_every_table_says_where_it_comes_from():
     timings = pd.DataFrame({"job": ["gram/a/1-of-1", "cnn/a/seed0"], "seconds": [90, 30]})
     records = [make_record("cnn", task="deer-dog", seed=seed) for seed in (0, 1)]
     lines = write_up(timings, chen2020=records)
-    facts = lines[lines.index("## Five class pairs") :][2:10]
-    names = ["Published", "Data", "Images", "Seeds", "Hardware", "Commit", "Time", "Again"]
+    facts = lines[lines.index("## Five class pairs") :][2:11]
+    names = ["Published", "Data", "Images", "Seeds", "Unlike the preset"]
+    names += ["Hardware", "Commit", "Time", "Again"]
     assert [fact.partition(":")[0] for fact in facts] == [f"- {name}" for name in names]
     text = "\n".join(facts)
     assert "n_train = 40, n_test = 400" in text
@@ -163,6 +168,61 @@ def test_every_table_says_where_it_comes_from():
     assert "2.0 minutes of jobs (gram 1.5, cnn 0.5)" in text
     assert "--configfile experiments/chen2020.yaml" in text
     assert "a test" in lines[4]
+    assert "    a command" in lines
+
+
+def facts_of(lines: list[str], title: str) -> dict[str, str]:
+    """Return what stands above a table, by name."""
+    found = lines[lines.index(f"## {title}") + 2 :]
+    found = found[: found.index("")]
+    return {name: text for name, _, text in (s.removeprefix("- ").partition(": ") for s in found)}
+
+
+def test_settings_unlike_the_preset_are_flagged():
+    """Folds, epochs, weights and numbers of seeds that are not the preset's are in one line."""
+    name = "Five class pairs"
+    record = make_record("lantk-kr-v1", task="deer-dog")
+    record["settings"] = {"folds": 5, "honest_weights": [0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03]}
+    record["settings"]["honest_weights"] += [0.1, 0.3, 1.0, 3.0]
+    assert "Unlike the preset" not in facts_of(write_up(chen2020=[record]), name)
+    record["settings"] |= {"folds": 2, "oracle_weights": [1.0]}
+    others = [make_record("cnn", task="deer-dog", seed=0)]
+    others += [make_record("lantk-kr-v1-shuffled", task="deer-dog", seed=0)]
+    assert facts_of(write_up(chen2020=[record, *others]), name)["Unlike the preset"] == (
+        "epochs 2 (preset: 300), folds 2 (preset: 5),"
+        " oracle_weights [1.0] (preset: [0.001, 0.01, 0.1, 1]), permutations 1 (preset: 3),"
+        " number of seeds 1 (preset: 3)"
+    )
+
+
+def test_what_a_preset_does_not_ask_for_is_left_out_and_said():
+    """Another n, variant, seed or permutation fills no cell, and one line names them all."""
+    records = [make_record("cntk", 0.8, task="deer-dog")]
+    records += [make_record("cnn", 0.9, task="deer-dog", seed=seed) for seed in (0, 7)]
+    records[2]["protocols"] = {"honest": records[2]["protocols"]["honest"] | {"accuracy": 0.1}}
+    records += [make_record("cntk", 0.7, task="deer-dog", n_train=20, case="deer-dog.n20")]
+    records += [make_record("lantk-fjlt-v2-text", task="deer-dog")]
+    records += [make_record("lantk-kr-v1-shuffled", task="deer-dog", seed=3)]
+    records += [make_record("cntk", task="deer-dog", architecture=None)]
+    records += [make_record("cntk", task="cat-dog")]
+    lines = write_up(chen2020=records)
+    pairs = section(lines, "Five class pairs", "Honest")
+    assert row(pairs, "CNTK")[0] == "80.00 (85.15)"
+    assert row(pairs, "CNN")[0] == "90.00"
+    assert not any("text" in line for line in pairs)
+    assert facts_of(lines, "Five class pairs")["Left out, not in the preset"] == (
+        "architecture aaaaaaaa, cnn of seed 7, lantk-fjlt-v2-text,"
+        " lantk-kr-v1-shuffled of seed 3, n = 20, task cat-dog"
+    )
+
+
+def test_leftovers_alone_are_no_results():
+    """A folder that holds nothing that its preset asks for is not run, but for what it holds."""
+    lines = write_up(arora2019_gap_2k=[make_record("cntk", task="all", n_train=50000)])
+    depths = section(lines, "Depths, ten classes", "Honest")
+    assert row(depths, "3")[-1] == "not run (49.71)"
+    facts = facts_of(lines, "Depths, ten classes")
+    assert facts["Left out, not in the preset"] == "arora2019-gap-2k: architecture chen2020"
 
 
 def test_the_verb_reads_folders_that_no_workflow_finished(tmp_path, monkeypatch):
@@ -176,5 +236,7 @@ def test_the_verb_reads_folders_that_no_workflow_finished(tmp_path, monkeypatch)
     text = Path(out).read_text()
     assert "| 85.00 (85.15) | not run (83.55)" in text
     assert "Data: no images." in text
+    command = f"python -m lantk results --results {' '.join(folders)} --experiments experiments"
+    assert f"\n    {command} --out {out} --data-note 'no images'\n" in text
     assert main(["results", "--results", str(tmp_path / "other"), "--out", out]) == 1
     assert Path(out).read_text() == text

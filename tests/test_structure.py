@@ -82,7 +82,7 @@ ALLOWED = {
         "lantk.solve",
         "lantk.solve_device",
     },
-    "lantk.runs": {"lantk.errors"},
+    "lantk.runs": {"lantk.errors", "lantk.variants"},
     "lantk.tracking": {"lantk.runs", "lantk.storage"},
     "lantk.leaderboard": {"lantk.statistics", "lantk.variants"},
     "lantk.tables": {"lantk.statistics", "lantk.variants"},
