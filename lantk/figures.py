@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,10 +23,12 @@ from lantk.figure_style import GREY, REFERENCES, saving, variant_styles
 from lantk.report import blocks
 from lantk.statistics import PROTOCOLS, log_slope, mean_with_interval
 from lantk.tables import ROWS, Block, order_variants
-from lantk.variants import split_control
+from lantk.variants import CASE_COLUMNS, split_control
 
 # Beyond this many images a heat map shows averages of blocks.
 _MOST_PIXELS = 500
+_TITLE_LETTERS = 20  # that fit above a panel 1.45 inches wide
+_LINE = 0.15  # inches that a line of text takes
 
 
 def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
@@ -38,7 +41,8 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     table : DataFrame
-        The leaderboard. Of several n beside several tasks, the largest is drawn.
+        The leaderboard. Of several n beside several tasks the largest is drawn, and of several
+        architectures beside them the first; the title says so.
     path : path-like
         Where the PNG file goes.
 
@@ -50,48 +54,85 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     drawn = {}
     for protocol in PROTOCOLS:
         found = [block for _, block in blocks(table[table["protocol"] == protocol])]
+        found = [block for block in found if "cntk" in block.variants]
         if found:
             drawn[protocol] = max(found, key=lambda block: block.frame["n_train"].max())
+    variants = order_variants(v for block in drawn.values() for v in block.variants)
     rows = [
         variant
-        for variant in order_variants(table["variant"])
+        for variant in variants
         if variant not in ("cntk", "cnn", "oracle-label") and split_control(variant)[1] is None
     ]
-    if not rows or "cntk" not in set(table["variant"]):
+    if not rows:
         raise LantkError("a figure of gains wants results of cntk and of another variant")
     first = next(iter(drawn.values()))
     n_panels = len(first.columns) + (first.is_over_tasks and len(first.columns) > 1)
-    height = len(drawn) * (1.0 + 0.2 * len(rows)) + 0.6
-    with saving(path, max(4.0, 1.3 + 1.45 * n_panels), height) as figure:
+    width = max(4.0, 1.3 + 1.45 * n_panels)
+    keys = ["architecture", "n_train"] if first.is_over_tasks else [*CASE_COLUMNS]
+    title = textwrap.fill(_shown_text(table, first.frame, keys), int(13 * width))
+    handles = _gap_handles(rows, variants)
+    n_columns = min(len(handles), int(width / 1.5))
+    n_lines = title.count("\n") + 1 + math.ceil(len(handles) / n_columns)
+    height = len(drawn) * (1.0 + 0.2 * len(rows)) + 0.6 + _LINE * n_lines
+    with saving(path, width, height) as figure:
         grid = figure.subplots(len(drawn), n_panels, sharey=True, sharex=True, squeeze=False)
         for panels, (protocol, block) in zip(grid, drawn.items(), strict=True):
             _draw_gaps(panels, block, rows)
             panels[0].set_ylabel(protocol)
             panels[0].set_yticks(range(len(rows)), [ROWS.get(v, v) for v in rows])
-        grid[0, 0].invert_yaxis()  # shared by all
+        grid[0, 0].set_ylim(len(rows) - 0.5, -0.5)  # shared by all
+        low, high = grid[0, 0].get_xlim()
+        grid[0, 0].set_xlim(min(low, -0.5), max(high, 0.5))
         figure.supxlabel("gain over CNTK (points of test accuracy)", fontsize=8)
-        marks: dict[str, dict[str, Any]] = {
-            "gain": {"marker": "o", "mfc": "black"},
-            "with shuffled labels (mean)": {"marker": "o", "mfc": "white"},
-            "diagonal of Z only": {"marker": "|"},
-        }
-        handles = [
-            Line2D([], [], ls="none", mec="black", mew=1, label=label, **mark)
-            for label, mark in marks.items()
-        ]
+        # A title of the figure would stand on the legend.
+        figure.legend(
+            handles=handles,
+            title=title,
+            title_fontsize=9,
+            loc="outside upper center",
+            ncols=n_columns,
+        )
+
+
+def _shown_text(table: pd.DataFrame, shown: pd.DataFrame, keys: Sequence[str]) -> str:
+    """Return which task, architecture and n are shown, and of how many of the table."""
+    parts = []
+    for key in keys:
+        found, n_found = shown[key].unique(), table[key].nunique()
+        if len(found) > 1:
+            continue  # they are the columns or the axis
+        text = f"n = {found[0]:,}" if key == "n_train" else str(found[0])
+        if n_found > 1:
+            text += f" (largest of {n_found} n)" if key == "n_train" else ""
+            text += f" (first of {n_found} {key}s)" if key != "n_train" else ""
+        parts.append(text)
+    return ", ".join(parts)
+
+
+def _gap_handles(rows: Sequence[str], variants: Sequence[str]) -> list[Line2D]:
+    """Return what the legend explains of gains: the marks that occur."""
+    ring: dict[str, Any] = {"ls": "none", "mec": "black", "mew": 1}
+    handles = [Line2D([], [], marker="o", mfc="black", label="gain", **ring)]
+    if any(f"{variant}-shuffled" in variants for variant in rows):
+        label = "with shuffled labels (mean)"
+        handles.append(Line2D([], [], marker="o", mfc="white", label=label, **ring))
         handles.append(Line2D([], [], color=GREY, lw=3, alpha=0.4, label="label gain"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    if any(f"{variant}-diagonal" in variants for variant in rows):
+        handles.append(Line2D([], [], marker="|", label="diagonal of Z only", **ring))
+    return handles
 
 
 def _draw_gaps(panels: Sequence[Axes], block: Block, rows: Sequence[str]) -> None:
     accuracy = 100 * block.values("accuracy")
-    gains = accuracy - accuracy.loc["cntk"]
-    means = gains.mean(axis="columns", skipna=False)
+    # Rounding errors of equal accuracies are no gains.
+    gains = (accuracy - accuracy.loc["cntk"]).round(9)
+    means = gains.mean(axis="columns", skipna=False).round(9)
     wanted = [*block.columns, *["mean"] * (len(panels) > len(block.columns))]
     for axes, column in zip(panels, wanted, strict=True):
         shown = means if column == "mean" else gains[column]
         gap = shown.get("cnn", math.nan)
-        axes.set_title(column if math.isnan(gap) else f"{column}\nCNN {gap:+.2f}")
+        title = _wrapped(column)
+        axes.set_title(title if math.isnan(gap) else f"{title}\nCNN {gap:+.2f}")
         axes.axvline(0, color="black", lw=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         if gap > 0:
@@ -106,6 +147,11 @@ def _draw_gaps(panels: Sequence[Axes], block: Block, rows: Sequence[str]) -> Non
             axes.plot(twin, i, mfc="white", **circle)
             axes.plot(shown.get(f"{variant}-diagonal", math.nan), i, "|", ms=8, mec="black", mew=1)
             axes.plot(gain, i, mfc="black", **circle)
+
+
+def _wrapped(name: str) -> str:
+    """Return the name of a task, case or architecture in lines that fit above a panel."""
+    return "\n".join(textwrap.fill(part, _TITLE_LETTERS) for part in name.split("."))
 
 
 def _add_share_of_gap(axes: Axes, gap: float) -> None:
@@ -130,7 +176,7 @@ def growth_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     ----------
     table : DataFrame
         The leaderboard; errors are geometric means over the tasks that have every n. Of several
-        architectures the first is drawn.
+        architectures the first is drawn; the title says so.
     path : path-like
         Where the PNG file goes.
 
@@ -158,9 +204,9 @@ def growth_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         grid[1, 0].set_ylabel("error against\nCNTK's (%)")
         figure.supxlabel("train images", fontsize=8)
         n_tasks = shown["task"].nunique()
-        figure.suptitle(
-            f"{shown['task'].iloc[0]}" if n_tasks == 1 else f"geometric mean over {n_tasks} tasks"
-        )
+        title = shown["task"].iloc[0] if n_tasks == 1 else f"geometric mean over {n_tasks} tasks"
+        title += f", {_shown_text(table, shown, ['architecture'])}"
+        figure.suptitle(textwrap.fill(title, 48 * len(errors)))
 
 
 def _errors_by_n(frame: pd.DataFrame) -> pd.DataFrame:
@@ -240,10 +286,12 @@ def alignment_figure(
     rows = order_variants(variant for values in found.values() for variant in values)
     chosen = " or ".join(protocol for protocol in PROTOCOLS if protocol in choices)
     marks = {"z": ("s", "white", "Z"), "sum": ("o", "black", f"K + λZ, {chosen} choice")}
-    with saving(path, max(4.0, 1.3 + 1.5 * len(found)), 1.2 + 0.2 * len(rows)) as figure:
+    titles = [_wrapped(case) for case in found]
+    height = 1.2 + 0.2 * len(rows) + _LINE * max(title.count("\n") for title in titles)
+    with saving(path, max(4.0, 1.3 + 1.5 * len(found)), height) as figure:
         panels = figure.subplots(1, len(found), sharey=True, sharex=True, squeeze=False)[0]
-        for axes, (case, alignments) in zip(panels, found.items(), strict=True):
-            axes.set_title(case)
+        for axes, title, alignments in zip(panels, titles, found.values(), strict=True):
+            axes.set_title(title)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             for plain in {v["k"] for v in alignments.values() if "k" in v}:
                 axes.axvline(plain, color="black", ls="--", lw=1.1)
@@ -252,7 +300,7 @@ def alignment_figure(
                     place = alignments.get(variant, {}).get(key, math.nan)
                     axes.plot(place, i, marker=marker, mfc=face, mec="black", mew=1, ms=5)
         panels[0].set_yticks(range(len(rows)), [ROWS.get(v, v) for v in rows])
-        panels[0].invert_yaxis()
+        panels[0].set_ylim(len(rows) - 0.5, -0.5)
         where = "kernel-target alignment\non the train images, where Z was fitted"
         figure.supxlabel(where, fontsize=8)
         handles = [Line2D([], [], color="black", ls="--", lw=1.1, label="K")]

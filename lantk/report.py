@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pandas as pd
@@ -14,14 +14,33 @@ TITLES = {
     "honest": "Honest: nothing chosen on the test set",
     "oracle": "Oracle: chosen on the test set, optimistic, printed to compare with the paper",
 }
+
+
+def choices_text(protocol: str, variants: Collection[str]) -> str:
+    """Return what a protocol chooses and where, as far as some variants are concerned."""
+    has_best, has_cnn = "lantk-best" in variants, "cnn" in variants
+    what = "Label weight and ridge"
+    if protocol == "honest":
+        what += ", and for LANTK-best the variant," if has_best else ""
+        epoch = "; the CNN is taken after its last epoch" if has_cnn else ""
+        return f"{what} are chosen by stratified cross-validation inside the train set{epoch}."
+    if has_best:
+        what += ", for LANTK-best the variant," if has_cnn else ", and for LANTK-best the variant,"
+    if has_cnn:
+        what += " and the CNN's epoch" if has_best else ", and the CNN's epoch"
+    ceiling = " oracle-label adds the true label products, test labels included: a ceiling."
+    return (
+        f"{what} are those with the best test accuracy (of the oracle's own weights, which need not"
+        " hold 0); intervals and p-values do not allow for that choice."
+        + (ceiling if "oracle-label" in variants else "")
+    )
+
+
 CHOICES = {
-    "honest": "Label weight and ridge, and for LANTK-best the variant, are chosen by stratified"
-    " cross-validation inside the train set; the CNN is taken after its last epoch.",
-    "oracle": "Label weight and ridge, for LANTK-best the variant, and the CNN's epoch are those"
-    " with the best test accuracy (of the oracle's own weights, which need not hold 0); intervals"
-    " and p-values do not allow for that choice. oracle-label adds the true label products, test"
-    " labels included: a ceiling.",
+    protocol: choices_text(protocol, ("lantk-best", "cnn", "oracle-label"))
+    for protocol in PROTOCOLS
 }
+"""Protocol -> what it chooses and where, in full."""
 
 
 def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -> str:
@@ -63,7 +82,8 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
             lines += [f"## {TITLES[protocol]}\n"] if i == 0 else []
             lines += [f"### {title}\n"] if title else []
             # What holds for all tables of a section is said once.
-            introduction = f"Test accuracy in percent. {CHOICES[protocol]} " if i == 0 else ""
+            choices = choices_text(protocol, set(chosen["variant"]))
+            introduction = f"Test accuracy in percent. {choices} " if i == 0 else ""
             lines += [introduction + sizes_text(block.frame) + "\n", *block_lines(block)]
     if exponents is not None and not exponents.empty:
         lines += ["## Error against n\n", *exponent_lines(exponents)]

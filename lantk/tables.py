@@ -43,6 +43,15 @@ LABELS = (
     "What labels are worth, in points: gain over CNTK; the same with the labels that Z is fitted"
     " to shuffled; and the label gain, which is the difference of the two"
 )
+_LABELS_BY_COLUMN = (
+    "What labels are worth, in points: gain over CNTK and, behind the stroke, the label gain, which"
+    " is that gain minus the same with the labels that Z is fitted to shuffled"
+)
+_NO_DIFFERENCE = "+0.00 ± 0.00"
+_NOTHING = (
+    f" {_NO_DIFFERENCE} means that no accuracy differs: label weight 0 was chosen everywhere, or"
+    " the predictions did not change, or as many became right as wrong."
+)
 _OVER_TASKS = (
     " Means over the tasks with paired 95 % t-intervals. Pairs with a class in common share its"
     " images, and the same label permutations are used in every task, so the tasks are not"
@@ -88,8 +97,10 @@ def block_lines(block: Block) -> list[str]:
     lines += [*accuracy_lines(block), f"\n{intervals}\n", *interval_lines(block), ""]
     worth = label_lines(block)
     if worth:
-        lines += [f"{LABELS}.{_OVER_TASKS if block.has_several_tasks else _OVER_IMAGES}\n"]
-        lines += [*worth, ""]
+        text = LABELS if block.is_over_tasks else _LABELS_BY_COLUMN
+        text += f".{_OVER_TASKS if block.has_several_tasks else _OVER_IMAGES}"
+        text += _NOTHING if any(_NO_DIFFERENCE in line for line in worth) else ""
+        lines += [f"{text}\n", *worth, ""]
     return lines
 
 
@@ -147,7 +158,8 @@ def _interval(row: Any) -> str:
 def label_lines(block: Block) -> list[str]:
     """Return what each label term and control gains and what labels are worth in it; or nothing.
 
-    Where columns are tasks, a label term's controls stand beside it. Elsewhere a cell holds the
+    Where columns are tasks, a label term's controls stand beside it, those of Z if there are any.
+    Elsewhere a cell holds the
     gain over CNTK and, where there are shuffled twins, the label gain. Its interval is over the
     tasks where there are several, else over the test images.
     """
@@ -158,12 +170,16 @@ def label_lines(block: Block) -> list[str]:
     if not block.is_over_tasks:
         return _label_lines_by_column(block, accuracy, label_gain, halves)
     header = ["", "Gain over CNTK", _CONTROLS["shuffled"], "Label gain"]
-    header += [_CONTROLS["diagonal"], _CONTROLS["offdiagonal"]]
+    # Controls of Z that no label term has get no column.
+    of_z = [
+        c for c in ("diagonal", "offdiagonal") if any(v.endswith(f"-{c}") for v in block.variants)
+    ]
+    header += [_CONTROLS[control] for control in of_z]
     rows = []
     for variant in block.variants:
         if variant in ("cntk", "cnn") or split_control(variant)[1] is not None:
             continue
-        twins = [_gains(accuracy, f"{variant}-{control}") for control in _CONTROLS]
+        twins = [_gains(accuracy, f"{variant}-{control}") for control in ("shuffled", *of_z)]
         shuffled, *others = (_mean(gains, "") for gains in twins)
         gain = _mean(_gains(accuracy, variant), block.missing)
         if f"{variant}-shuffled" in block.variants:
@@ -183,7 +199,7 @@ def _label_lines_by_column(
     rows = []
     for variant in block.variants:
         gains = _gains(accuracy, variant)
-        if variant == "cntk" or gains is None:
+        if gains is None or split_control(variant)[1] == "shuffled":
             continue
         cells = [
             block.missing if math.isnan(gain) else _signed(gain) + _and_label_gain(worth, half)
@@ -192,7 +208,7 @@ def _label_lines_by_column(
             )
         ]
         rows.append([ROWS.get(variant, variant), *cells])
-    return markdown_rows(["gain / label gain ± half-width", *block.columns], rows)
+    return markdown_rows(["gain / label gain ± half-width", *block.columns], rows) if rows else []
 
 
 def _and_label_gain(worth: float, half: float) -> str:

@@ -33,7 +33,8 @@ def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: str | os.PathL
 
     On the left is what the honest choice sees (validation inside the train set), on the right what
     the choices get (test). Curves stand a few points beside each other, since many are equal at
-    small weights, and what collapses at large ones is cut off. Equal evaluations give equal bytes.
+    small weights, and what collapses at large ones is cut off; the legend says which reference
+    lines lie below. Equal evaluations give equal bytes.
 
     Parameters
     ----------
@@ -67,8 +68,9 @@ def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: str | os.PathL
         if any(e["variant"].endswith("-shuffled") for e in evaluations):
             label = "with shuffled labels (mean)"
             handles.append(Line2D([], [], color="#444444", ls=_TWIN_DASHES, lw=0.8, label=label))
-        _label_axes(figure, panels, evaluations, handles)
+        _label_axes(figure, panels, evaluations, len(terms))
         _limit_accuracy(panels, evaluations)
+        _add_legend(figure, handles, evaluations)
 
 
 def _is_curve(variant: str) -> bool:
@@ -86,16 +88,18 @@ def _draw_reference_lines(
     for variant, style in (("cntk", "--"), ("cnn", ":")):
         found = [_chosen(e) for e in evaluations if e["variant"] == variant and _chosen(e)]
         label = ROWS[variant]
+        drawn = []
         for axes, key in zip(panels, ("validation_accuracy", "accuracy"), strict=True):
             known = [100 * choice[key] for choice in found if choice.get(key) is not None]
             if known:
                 mean = sum(known) / len(known)
-                axes.axhline(mean, color="black", ls=style, lw=1.1)
+                drawn.append(axes.axhline(mean, color="black", ls=style, lw=1.1))
                 label = f"{ROWS[variant]} (test {mean:.2f} %)"
         if len(found) > 1:
             label += f", {len(found)} seeds"
-        if found:
-            handles.append(Line2D([], [], color="black", ls=style, lw=1.1, label=label))
+        if drawn:
+            drawn[-1].set_label(label)
+            handles.append(drawn[-1])
         if found and variant == "cntk":
             interval = wilson_interval(found[0]["accuracy"], evaluations[0]["n_test"])
             panels[1].axhspan(*(100 * end for end in interval), color="#eeeeee", zorder=0)
@@ -174,7 +178,7 @@ def _label_axes(
     figure: Figure,
     panels: Sequence[Axes],
     evaluations: Sequence[Mapping[str, Any]],
-    handles: list[Line2D | Patch],
+    n_curves: int,
 ) -> None:
     curves = [e["curve"] for e in evaluations if _is_curve(e["variant"])]
     points = [point for curve in curves for point in curve if point.get("label_weight")]
@@ -185,7 +189,8 @@ def _label_axes(
     panels[0].set_ylabel("accuracy (%)")
     for axes, title in zip(panels, ("validation inside the train set", "test"), strict=True):
         axes.set_title(title)
-        axes.set_xlabel("label weight r (curves are shifted a little sideways)")
+        shifted = " (curves are shifted a little sideways)" if n_curves > 1 else ""
+        axes.set_xlabel(f"label weight r{shifted}")
         if weights:
             # Linear between zero and the smallest weight, so that zero has a place.
             axes.set_xscale("symlog", linthresh=weights[0], linscale=0.7)
@@ -196,6 +201,18 @@ def _label_axes(
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         else:
             axes.set_xticks([])
+
+
+def _add_legend(
+    figure: Figure, handles: list[Line2D | Patch], evaluations: Sequence[Mapping[str, Any]]
+) -> None:
+    floor = figure.axes[0].get_ylim()[0]
+    for handle in handles:
+        # Handles of curves hold no data, those of reference lines are the lines themselves.
+        if isinstance(handle, Line2D) and (np.asarray(handle.get_ydata(), float) < floor).any():
+            handle.set_label(f"{handle.get_label()} (below)")
+    curves = [e["curve"] for e in evaluations if _is_curve(e["variant"])]
+    weights = [point for curve in curves for point in curve if point.get("label_weight")]
     for protocol, mark in _MARKS.items():
         if weights and any(protocol in evaluation["protocols"] for evaluation in evaluations):
             label = f"{protocol} choice"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from records import make_predictions, make_record
 
 from lantk import figures
+from lantk import weight_figure as weight_figure_module
 from lantk.errors import LantkError
 from lantk.figure_style import STYLES, saving
 from lantk.figures import alignment_figure, gap_figure, gram_figure, growth_figure
@@ -250,24 +253,105 @@ def test_overviews_are_the_same_file_every_time(tmp_path, draw):
     assert len(np.unique(pixels(tmp_path / "first.png"))) > 2
 
 
-@pytest.mark.parametrize("protocols", [["honest", "oracle"], ["oracle"]])
-def test_alignment_figure_names_the_choice_and_the_images(tmp_path, monkeypatch, protocols):
-    """The legend names the protocol whose weight is shown, the axis that images are of train."""
+def keep_figures(monkeypatch) -> list:
+    """Return a list that every figure drawn from now on is added to."""
     drawn = []
 
     @contextmanager
     def keeping(*arguments):
         with saving(*arguments) as figure:
             yield figure
-            drawn.append(figure)
+        figure.draw_without_rendering()  # places in pixels of the figure as it is now
+        drawn.append(figure)
 
-    monkeypatch.setattr(figures, "saving", keeping)
+    for module in (figures, weight_figure_module):
+        monkeypatch.setattr(module, "saving", keeping)
+    return drawn
+
+
+def legend_texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_gap_figure_draws_no_rounding_errors(tmp_path, monkeypatch):
+    """Equal accuracies but for rounding are zero, on an axis of at least half a point each way."""
+    drawn = keep_figures(monkeypatch)
+    table = make_table()
+    table = table[table["variant"] != "cnn"]
+    gap_figure(table.assign(accuracy=0.8 + 1e-16 * np.arange(len(table))), tmp_path / "a.png")
+    axes = drawn[0].axes[0]
+    places = np.concatenate([np.ravel(line.get_xdata()) for line in axes.lines])
+    assert set(places[np.isfinite(places)]) == {0.0}
+    assert axes.get_xlim() == (-0.5, 0.5)
+
+
+def test_figures_name_what_of_several_they_show(tmp_path, monkeypatch):
+    """Titles give the architecture and n that are drawn, and of how many."""
+    drawn = keep_figures(monkeypatch)
+    table = make_table((40, 80, 160))
+    table = pd.concat([table, table.assign(architecture="other")])
+    gap_figure(table, tmp_path / "a.png")
+    growth_figure(table, tmp_path / "b.png")
+    titles = [drawn[0].legends[0].get_title().get_text(), drawn[1].get_suptitle()]
+    first = "chen2020 (first of 2 architectures)"
+    assert [" ".join(title.split()) for title in titles] == [
+        f"{first}, n = 160 (largest of 3 n)",
+        f"geometric mean over 2 tasks, {first}",
+    ]
+
+
+@pytest.mark.parametrize("control", ["shuffled", "diagonal", None])
+def test_gap_legend_holds_what_occurs_and_fits(tmp_path, monkeypatch, control):
+    """The legend explains no control that was not run and is not wider than its figure."""
+    drawn = keep_figures(monkeypatch)
+    variants = {"cntk": 0.8, "lantk-kr-v1": 0.82}
+    variants |= {f"lantk-kr-v1-{control}": 0.81} if control else {}
+    records = [make_record(variant, accuracy) for variant, accuracy in variants.items()]
+    gap_figure(leaderboard([(r, make_predictions(r)) for r in records]), tmp_path / "a.png")
+    marks = {
+        "shuffled": ["with shuffled labels (mean)", "label gain"],
+        "diagonal": ["diagonal of Z only"],
+    }
+    assert legend_texts(drawn[0]) == ["gain", *marks.get(control, [])]
+    box = drawn[0].legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= drawn[0].bbox.x1
+
+
+def test_titles_of_cases_do_not_meet(tmp_path, monkeypatch):
+    """Long names of cases are broken so that none reaches into its neighbour's."""
+    drawn = keep_figures(monkeypatch)
+    found = [
+        record | {"case": f"3-8-9.arora2019-vanilla-{depth}.n30"}
+        for record in make_aligned()
+        for depth in (3, 4, 6, 11)
+    ]
+    alignment_figure(found, tmp_path / "a.png")
+    boxes = [axes.title.get_window_extent() for axes in drawn[0].axes]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+    assert boxes[-1].x1 <= drawn[0].bbox.x1
+
+
+def test_reference_line_below_the_cut_is_announced(tmp_path, monkeypatch):
+    """The legend says which reference line lies below what is shown, and of no other."""
+    drawn = keep_figures(monkeypatch)
+    weight_figure([evaluation("lantk-kr-v1"), evaluation("cntk")], tmp_path / "a.png")
+    found = [evaluation(variant, 0.5 if variant == "cnn" else 0.8) for variant in VARIANTS]
+    weight_figure([*found, evaluation("lantk-kr-v2")], tmp_path / "b.png")
+    below = [[t for t in legend_texts(figure) if "below" in t] for figure in drawn]
+    assert below == [[], ["CNN (test 50.00 %) (below)"]]
+    assert ["sideways" in figure.axes[0].get_xlabel() for figure in drawn] == [False, True]
+
+
+@pytest.mark.parametrize("protocols", [["honest", "oracle"], ["oracle"]])
+def test_alignment_figure_names_the_choice_and_the_images(tmp_path, monkeypatch, protocols):
+    """The legend names the protocol whose weight is shown, the axis that images are of train."""
+    drawn = keep_figures(monkeypatch)
     found = make_aligned()
     for record in found:
         record["protocols"] = {name: record["protocols"][name] for name in protocols}
     alignment_figure(found, tmp_path / "a.png")
-    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert texts == ["K", "Z", f"K + λZ, {protocols[0]} choice"]
+    assert legend_texts(drawn[0]) == ["K", "Z", f"K + λZ, {protocols[0]} choice"]
     assert "on the train images, where Z was fitted" in drawn[0].get_supxlabel()
 
 
