@@ -274,7 +274,6 @@ EDITS = {
     "a label weight": ({"label_weights": WEIGHTS}, EVALUATE),
     "a ridge": ({"ridges": WEIGHTS}, CNTK),
     "permutations": ({"permutations": 1}, KR | {"heat_map": 2}),
-    "the estimator": ({"estimator": "fjlt"}, FJLT | {"label_term": 2}),
     "an architecture": ({"architecture": "arora2019-vanilla-8"}, FROM_GRAM),
     "the scaling": ({"data": {"scaling": "standard"}}, {"split": 2} | FROM_GRAM),
     "epochs": ({"cnn": TINY["cnn"] | {"epochs": 3}}, {"cnn": 4}),
