@@ -23,7 +23,7 @@ Chen, He and Su, "Label-Aware Neural Tangent Kernel", NeurIPS 2020, section 2.3 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +113,21 @@ class LabelTerm:
         return self
 
 
+class _FittedTogether(LabelTerm):
+    """A label term that states how several of its class are fitted; one is a case of that."""
+
+    def fit(
+        self,
+        k_train_train: NDArray,
+        y: NDArray,
+        x: NDArray | None = None,
+        solve: Solve | None = None,
+    ) -> Self:
+        """Learn from the train rows; see the module, and `fit_all` for what it raises."""
+        self.fit_all([self], k_train_train, [y], x, solve)
+        return self
+
+
 def fit_together(
     terms: Sequence[LabelTerm],
     k_train_train: NDArray,
@@ -153,7 +168,7 @@ def _kinds(terms: Sequence[LabelTerm]) -> Iterator[tuple[type[LabelTerm], list[i
         yield key[0], [i for i, other in enumerate(keys) if other == key]
 
 
-class KernelRegression(LabelTerm):
+class KernelRegression(_FittedTogether):
     """Nadaraya-Watson regression of label products on the kernel value (LANTK-KR).
 
     With the Epanechnikov weight ``w_ij(phi) = B - (phi - H_ij)^2``, ``B = (max H - min H)^2``,
@@ -192,14 +207,13 @@ class KernelRegression(LabelTerm):
     def __init__(self, targets: str) -> None:
         self.targets = targets
 
-    def fit(
-        self,
-        k_train_train: NDArray,
-        y: NDArray,
-        x: NDArray | None = None,
-        solve: Solve | None = None,
-    ) -> KernelRegression:
-        """Learn the moments; `solve` maps a right-hand side to H^-1 times it (V2 only).
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Learn the moments of several: the kernel matrix is visited once.
+
+        `solve` maps right-hand sides to H^-1 times them (V2 only).
 
         Raises
         ------
@@ -208,14 +222,6 @@ class KernelRegression(LabelTerm):
         SolveError
             If V2 must factor a singular Gram matrix.
         """
-        self.fit_all([self], k_train_train, [y], x, solve)
-        return self
-
-    @staticmethod
-    def fit_all(
-        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
-    ) -> None:
-        """Fit several: the kernel matrix is visited once."""
         h, n = k_train_train, len(k_train_train)
         factors = [label_product_factors(y, n) for y in ys]
         needs_solve = any(term.targets == "dual" for term in terms)
@@ -291,7 +297,7 @@ class KernelRegression(LabelTerm):
         return z
 
 
-class LeastSquares(LabelTerm):
+class LeastSquares(_FittedTogether):
     """Least squares of label products on features of the pair, without intercept (LANTK-FJLT).
 
     Rows are all n^2 ordered entries, the diagonal included. The normal equations are accumulated
@@ -347,28 +353,17 @@ class LeastSquares(LabelTerm):
         learned = [name for s in self.feature_sets for name in FEATURE_SETS[s].fitted_names]
         return ("coefficients_", *learned)
 
-    def fit(
-        self,
-        k_train_train: NDArray,
-        y: NDArray,
-        x: NDArray | None = None,
-        solve: Solve | None = None,
-    ) -> LeastSquares:
-        """Learn feature constants and coefficients.
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Learn feature constants and coefficients of several: the pairs are visited once.
 
         Raises
         ------
         LabelTermError
             If `x` is missing or does not fit, or all features are zero.
         """
-        self.fit_all([self], k_train_train, [y], x, solve)
-        return self
-
-    @staticmethod
-    def fit_all(
-        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
-    ) -> None:
-        """Fit several on the same feature sets: the pairs are visited once."""
         n = len(k_train_train)
         targets = [label_product_factors(y, n) for y in ys]
         first = terms[0]
@@ -434,7 +429,7 @@ class LeastSquares(LabelTerm):
         return x
 
 
-class PlugIn(LabelTerm):
+class PlugIn(_FittedTogether):
     """The product of estimated label expectations, Z(x, x') = sum_c s_c eta_c(x) eta_c(x').
 
     Given independent samples E[y y' | x, x'] = eta(x) eta(x') with eta(x) = E[y | x]: the best
@@ -463,28 +458,19 @@ class PlugIn(LabelTerm):
         self.folds = folds
         self.seed = seed
 
-    def fit(
-        self,
-        k_train_train: NDArray,
-        y: NDArray,
-        x: NDArray | None = None,
-        solve: Solve | None = None,
-    ) -> PlugIn:
-        """Learn the estimate; `solve` maps right-hand sides to K^-1 times them.
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Learn the estimates of several: every Gram matrix is factored once.
+
+        `solve` maps right-hand sides to K^-1 times them.
 
         Raises
         ------
         SolveError
             If a Gram matrix is singular to working accuracy.
         """
-        self.fit_all([self], k_train_train, [y], x, solve)
-        return self
-
-    @staticmethod
-    def fit_all(
-        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
-    ) -> None:
-        """Fit several: every Gram matrix is factored once."""
         k, n, first = k_train_train, len(k_train_train), terms[0]
         factors = [label_product_factors(y, n) for y in ys]
         # One-hot labels come scaled by sqrt(2), beside a column of ones.
@@ -522,21 +508,17 @@ class PlugIn(LabelTerm):
         return z
 
 
-class Ridge(LabelTerm):
+class Ridge(_FittedTogether):
     """The identity: K + lambda I sees no label. Its weight is the ridge, times K's mean diagonal.
 
     Blocks are given as the diagonal (n,) on train, and as zeros elsewhere.
     """
 
-    def fit(
-        self,
-        k_train_train: NDArray,
-        y: NDArray,
-        x: NDArray | None = None,
-        solve: Solve | None = None,
-    ) -> Ridge:
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
         """Learn nothing."""
-        return self
 
     def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
         """Return zeros, as a (0,) array that stands for them."""
