@@ -1,0 +1,203 @@
+"""What several verbs read and write: Gram matrices, label terms, evaluations, times of jobs."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from lantk.errors import LantkError
+
+
+def spell_out(architecture: Any) -> dict[str, Any]:
+    """Return the digest and the layers of an architecture."""
+    return {"digest": architecture.digest, "layers": architecture.to_list()}
+
+
+def with_name(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Return an architecture spelt out, with its name in front, null if it has none."""
+    from lantk.architecture import find_name
+
+    return {"name": find_name(architecture["layers"])} | architecture
+
+
+def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Return the split, both Gram matrices (memory-mapped if in one band) and their record."""
+    import numpy as np
+
+    from lantk.data import load_split
+    from lantk.kernel.bands import Band, assemble
+
+    drawn = load_split(args.split)
+    remedy = "compute it again with the verb gram"
+    records, bands, blocks, devices = [], [], [], set()
+    for named in args.gram:
+        path = named.with_suffix(".json")
+        try:
+            record = json.loads(path.read_text())
+            start, stop = record["rows"]
+            bands.append(Band(start, stop, record["first_column"]))
+            blocks.append(np.load(path.with_suffix(".npy"), mmap_mode="r"))
+            records.append({name: record[name] for name in ("split", "architecture")})
+            devices.add(record["device"])
+        except (ValueError, KeyError, TypeError, EOFError) as error:
+            raise LantkError(
+                f"{path}, or the block beside it, is broken ({error}): {remedy}"
+            ) from error
+        if record["split"] != drawn.digest:
+            raise LantkError(f"{path} was computed from other images than {args.split}: {remedy}")
+    if any(record != records[0] for record in records):
+        raise LantkError(
+            f"the bands {', '.join(map(str, args.gram))} are of different architectures: {remedy}"
+        )
+    try:
+        k = assemble(bands, blocks, len(drawn.y_train), len(drawn.y_test))
+    except LantkError as error:
+        raise LantkError(f"{', '.join(map(str, args.gram))}: {error}") from error
+    if args.n_train is not None and args.n_train < len(drawn.y_train):
+        # Splits are nested: fewer train images are the leading rows and columns.
+        n = args.n_train
+        drawn, k = drawn.first(n), (np.array(k[0][:n, :n]), np.array(k[1][:, :n]))
+    found = {"devices": sorted(devices), "n_train": len(drawn.y_train)}
+    return drawn, *k, records[0] | found
+
+
+def load_fitted(args: argparse.Namespace, term: str, gram_record: dict[str, Any]) -> Any:
+    """Return what a label term learned, if it is this term's on this Gram matrix."""
+    from lantk.sources import opening_npz
+
+    remedy = "fit it again with the verb label-term"
+    with opening_npz(args.label_term, remedy) as archive:
+        names = [name for name in archive if name.startswith("fitted.")]
+        fitted = {name.removeprefix("fitted."): archive[name] for name in names}
+        origin = str(archive["origin"])
+    if origin != fit_origin(args, term, gram_record):
+        raise LantkError(
+            f"{args.label_term} was fitted for another variant or on another Gram matrix than"
+            f" {term} on {args.gram[0]}: {remedy}"
+        )
+    return fitted
+
+
+def fit_origin(args: argparse.Namespace, term: str, gram_record: dict[str, Any]) -> str:
+    digest = gram_record["architecture"]["digest"]
+    return json.dumps([term, gram_record["split"], gram_record["n_train"], digest, args.estimator])
+
+
+def label_array(drawn: Any) -> Any:
+    """Return train labels as fits take them: -1 and +1, or one-hot."""
+    import numpy as np
+
+    return drawn.y_train if drawn.is_binary else np.eye(len(drawn.names))[drawn.y_train]
+
+
+def find_term(variant: str, estimator: str) -> Callable[[], Any]:
+    """Return what makes an unfitted label term, of ours or of the user's own."""
+    from lantk.contract import load_term_class
+    from lantk.label_terms import label_term
+    from lantk.variants import is_own_term
+
+    if is_own_term(variant):
+        return load_term_class(variant)
+    return functools.partial(label_term, variant, estimator=estimator)
+
+
+def write_evaluation(
+    path: Path,
+    head: dict[str, Any],
+    drawn: Any,
+    settings: dict[str, Any],
+    results: dict[str, Any],
+    predictions: Any,
+) -> None:
+    """Write predictions, then the record that says they are whole; `head` names the result."""
+    from lantk.provenance import collect_provenance
+    from lantk.storage import writing
+
+    predictions.insert(0, "index", drawn.index_test)
+    predictions.insert(1, "label", drawn.y_test)
+    with writing(path.with_suffix(".csv")) as temporary:
+        predictions.to_csv(temporary, index=False)
+    record = head | {
+        "task": drawn.slug,
+        "classes": list(drawn.names),
+        "n_train": len(drawn.y_train),
+        "n_test": len(drawn.y_test),
+        "data": {"source": drawn.source, "digest": drawn.digest, "scaling": drawn.scaling},
+        "settings": settings,
+    }
+    write_json(path, record | results | {"provenance": collect_provenance()})
+
+
+def evaluation_paths(args: argparse.Namespace) -> list[Path]:
+    """Return the records of all cases, in the order of the table."""
+    from lantk.variants import stems
+
+    names = stems(args.variants, args.permutations, args.seeds)
+    folder = args.results / "evaluations"
+    return [folder / case / f"{name}.json" for case in args.cases for name in names]
+
+
+def read_evaluations(paths: Iterable[Path]) -> list[tuple[dict[str, Any], Any]]:
+    """Return records with their predictions."""
+    import pandas as pd
+
+    return [(json.loads(path.read_text()), pd.read_csv(path.with_suffix(".csv"))) for path in paths]
+
+
+def read_benchmarks(args: argparse.Namespace) -> Any:
+    """Return seconds and peak memory of the jobs behind the table, from Snakemake's benchmarks."""
+    folder = args.results / "benchmarks"
+    return _read_jobs(
+        folder,
+        [path for path in sorted(folder.rglob("*.jsonl")) if _is_of_table(path, folder, args)],
+    )
+
+
+def _is_of_table(path: Path, folder: Path, args: argparse.Namespace) -> bool:
+    """Return whether a benchmark is of a job behind the table; others are left over."""
+    from lantk.variants import family_of, variant_name
+
+    # RULE, RULE/TASK, gram/GRAM/BAND, cnn/CASE/seedN, RULE/CASE/FAMILY.
+    rule, *job = path.relative_to(folder).with_suffix("").parts
+    known = {*args.bands, *(f"seed{seed}" for seed in args.seeds if "cnn" in args.variants)}
+    known |= {variant_name(variant) for variant in args.variants}
+    known |= {variant_name(family_of(variant)) for variant in args.variants}
+    is_whole = rule != "gram" or len(job) == 2
+    # The name of a case begins with its task and architecture.
+    is_case = not job or any(f"{case}.".startswith(f"{job[0]}.") for case in args.cases)
+    return is_case and is_whole and set(job[1:]) <= known
+
+
+def read_timings(results: Path) -> Any:
+    """Return the times of a results folder, finished or not."""
+    import pandas as pd
+
+    if (results / "timings.csv").exists():
+        return pd.read_csv(results / "timings.csv")
+    folder = results / "benchmarks"
+    return _read_jobs(folder, sorted(folder.rglob("*.jsonl")))
+
+
+def _read_jobs(folder: Path, paths: Iterable[Path]) -> Any:
+    import pandas as pd
+
+    rows = []
+    for path in paths:
+        measured = json.loads(path.read_text().splitlines()[-1])
+        seconds, memory = measured["s"], measured["max_rss"]
+        # Memory is sampled, and a job this short is over before the first sample means much.
+        memory = memory if seconds > 2 else None
+        name = str(path.relative_to(folder).with_suffix(""))
+        rows.append({"job": name, "seconds": seconds, "peak_memory_mb": memory})
+    return pd.DataFrame(rows, columns=["job", "seconds", "peak_memory_mb"])
+
+
+def write_json(path: Path, content: Any) -> None:
+    from lantk.storage import writing
+
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
