@@ -6,13 +6,27 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: run test benchmark lint format lock clean
+# What `dashboard` shows, and where it listens.
+RESULTS ?= results/digits
+PORT ?= 5000
+
+.PHONY: run test dashboard report benchmark lint format lock clean
 
 run: $(VENV)/installed
 	snakemake --cores all
 
 test: $(VENV)/installed
 	pytest
+
+# The runs in MLflow, until Ctrl-C. Of other results: make dashboard RESULTS=results/mine PORT=5001
+dashboard: $(VENV)/installed
+	python -m lantk mlflow dashboard --results '$(RESULTS)' --port $(PORT)
+
+# Of the default experiment: our report, and beside it Snakemake's own, with every job and its code.
+report: $(VENV)/installed
+	snakemake --cores all html_report
+	snakemake html_report --report results/digits/snakemake-report.html
+	@printf '%s\n' results/digits/report.html results/digits/snakemake-report.html
 
 # Us beside neural-tangents, growth, peak memory: ten minutes, into results/benchmarks.
 benchmark: $(VENV)/installed
@@ -24,7 +38,7 @@ lint: $(VENV)/installed
 	ruff format --check .
 	ruff check .
 	mypy
-	codespell Snakefile config.yaml README.md CHANGELOG.md lantk rules tests/*.py experiments benchmarks
+	codespell Snakefile config.yaml README.md CHANGELOG.md docs lantk rules tests/*.py experiments benchmarks
 	snakefmt --check Snakefile rules
 	snakemake --lint
 

@@ -1,5 +1,9 @@
 # LANTK: splits -> CNTK Gram matrices -> label terms -> evaluation, networks -> table, figures, MLflow.
+import sys
+
 from snakemake.utils import min_version
+
+from lantk.failures import inactive_environment, resume_command
 
 min_version("9.20")
 
@@ -15,6 +19,7 @@ include: "rules/evaluate.smk"
 include: "rules/cnn.smk"
 include: "rules/table.smk"
 include: "rules/track.smk"
+include: "rules/report.smk"
 
 
 localrules:
@@ -24,20 +29,38 @@ localrules:
     figure,
     overview,
     track,
+    html_report,
+
+
+# For what is printed at the end: what has results, and the command that goes on.
+TERMINAL = [*LISTING, "--cases", *CASES]
+RESUME = resume_command(sys.argv, inactive_environment())
 
 
 rule all:
     default_target: True
     input:
         tables=rules.table.output,
-        figures=expand(rules.figure.output, case=CASES),
-        overviews=expand(rules.overview.output, kind=KINDS),
-        heat_maps=expand(rules.heat_map.output, case=CASES, term=SHOWN_TERMS),
+        figures=expand(FIGURE, case=CASES),
+        overviews=expand(OVERVIEW, kind=KINDS),
+        heat_maps=expand(HEAT_MAP, case=CASES, term=SHOWN_TERMS),
         tracking=rules.track.output,
+        report=rules.html_report.output,
 
 
 onsuccess:
     # Nothing to show yet when single files were asked for.
     shell(
-        "test ! -e {rules.track.output:q} || python -m lantk show --results {RESULTS:q}"
+        "test ! -e {rules.html_report.output:q} || {{ python -m lantk table {TERMINAL:q};"
+        " printf '\\nReport, to open in a browser: %s\\n' {rules.html_report.output:q};"
+        " python -m lantk mlflow links --short --results {RESULTS:q}; }}"
+    )
+
+
+onerror:
+    # What failed, then the same in MLflow; that this fails too must not hide the first.
+    shell(
+        "python -m lantk failures {TERMINAL:q} --resume {RESUME:q} >&2 ||"
+        " python -m lantk mlflow sync {TERMINAL:q} --config {rules.track.params.config:q} >&2 ||"
+        " true"
     )

@@ -7,14 +7,17 @@ that starts threads is loaded.
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import signal
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from lantk.errors import LantkError
-from lantk.options import OPTIONS
+from lantk.options import EXAMPLES, OPTIONS
 from lantk.verbs import evaluations, kernels, store, tables
 
 _THREAD_VARIABLES = (
@@ -25,82 +28,167 @@ _THREAD_VARIABLES = (
 )
 
 
+_HELP_WIDTH = 96
+_Verb = Callable[[argparse.Namespace], int | None]
+
+_SIZES = ("n-train", "n-test", "seed")
+_PLANNED = ("plan-n-train", "plan-n-test", "image", "memory-mb", "plan-bands", "rate")
+_GRIDS = ("honest-weights", "oracle-weights", "honest-ridges", "oracle-ridges")
+_FAMILY = ("case", "case-n-train", "family", "permutations", "estimator", "label-term")
+_CHOOSING = ("protocols", *_GRIDS, "folds", "fold-seed")
+_TRAINING = ("epochs", "batch-size", "learning-rate", "loss", "targets", "channels", "seed")
+_DRAWING = ("case", "case-n-train", "variant", "estimator", "label-term", "evaluation")
+_LISTING = ("results", "cases", "variants", "seeds", "permutations")
+_KEPT = ("results", "kept-cases", "kept-variants", "kept-seeds", "kept-permutations")
+_COMPUTING = ("device", "threads")
+
+# Group -> verb -> its options, in the order of use.
+_VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
+    "From images to Gram matrices": {
+        kernels.fetch: ("source", "path", "out"),
+        kernels.split: ("source", "path", "pair", "classes", *_SIZES, "scaling", "out"),
+        kernels.plan: ("architecture", *_PLANNED, *_COMPUTING),
+        kernels.gram: (
+            *("split", "architectures", "memory-mb", "bands", "band", *_COMPUTING),
+            "out-folders",
+        ),
+    },
+    "From Gram matrices to results": {
+        evaluations.label_term: (
+            *("split", "gram", "case-n-train", "variant", "estimator", "threads"),
+            "out",
+        ),
+        evaluations.evaluate: (
+            *("split", "gram", *_FAMILY, *_CHOOSING, *_COMPUTING),
+            "out-folder",
+        ),
+        evaluations.cnn: (
+            *("split", "case", "case-n-train", "architecture", *_TRAINING, *_COMPUTING),
+            *("protocols", "variant", "out"),
+        ),
+        evaluations.heat_map: ("split", "gram", *_DRAWING, "threads", "out"),
+    },
+    "What the results say": {
+        tables.collect: (*_LISTING, "table-bands"),
+        tables.table: _KEPT,
+        tables.figure: (*_LISTING, "kind", "out"),
+        tables.report: (*_KEPT, "out"),
+        tables.failures: (*_KEPT, "resume"),
+        tables.results: ("results-folders", "keep", "experiments", "data-note", "out"),
+    },
+}
+# The same of the verbs behind `mlflow`.
+_MLFLOW_VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
+    "Runs of a results folder": {
+        store.sync: (*_KEPT, "config"),
+        store.verify: ("results",),
+        store.rebuild: ("results",),
+        store.links: ("results", "short"),
+        store.dashboard: ("results", "port"),
+    },
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit status."""
     args = _parser().parse_args(argv)
     # A scheduler's time limit ends a job this way: unwind, so that unfinished files are removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if args.threads is not None:
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    if vars(args).get("threads") is not None:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(args.threads)))
     try:
-        args.run(args)
+        return args.run(args) or 0
     except KeyboardInterrupt:
-        print(f"lantk {args.verb}: interrupted; no file is half-written", file=sys.stderr)
+        print(f"lantk {args.called}: interrupted; no file is half-written", file=sys.stderr)
         return 130
+    except _Terminated:
+        text = "ended from outside (SIGTERM), as by a time limit; no file is half-written"
+        print(f"lantk {args.called}: {text}", file=sys.stderr)
+        return 143
     except Exception as error:
         # Our own errors and the system's say what to change; anything else is a fault of ours,
         # and shows where.
         if not isinstance(error, LantkError | OSError):
             traceback.print_exc()
-        print(f"lantk {args.verb}: {error}", file=sys.stderr)
+        print(f"lantk {args.called}: {error}", file=sys.stderr)
         return 1
-    return 0
+
+
+class _Terminated(SystemExit):
+    """SIGTERM arrived."""
+
+
+def _raise_terminated(*_: object) -> None:
+    raise _Terminated(143)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lantk", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(run: Callable[[argparse.Namespace], None], *options: str) -> None:
-        text = run.__doc__ or ""
-        name = run.__name__.replace("_", "-")
-        sub = verbs.add_parser(name, help=text, description=text)
-        for option in (*options, "threads"):
-            keywords = dict(OPTIONS[option])
-            sub.add_argument(keywords.pop("flag", f"--{option}"), **keywords)
-        sub.set_defaults(run=run)
-
-    sizes = ("n-train", "n-test", "seed")
-    planned = ("plan-n-train", "plan-n-test", "image", "memory-mb", "plan-bands", "rate")
-    grids = ("honest-weights", "oracle-weights", "honest-ridges", "oracle-ridges")
-    weights = ("protocols", *grids, "folds", "fold-seed")
-    training = ("epochs", "batch-size", "learning-rate", "loss", "targets", "channels", "seed")
-    listing = ("results", "cases", "variants", "seeds", "permutations")
-    verb(kernels.fetch, "source", "path", "out")
-    verb(kernels.split, "source", "path", "pair", "classes", *sizes, "scaling", "out")
-    verb(
-        kernels.gram,
-        "split",
-        "architectures",
-        "device",
-        "memory-mb",
-        "bands",
-        "band",
-        "out-folders",
+    program = "python -m lantk"
+    parser = argparse.ArgumentParser(prog=program, usage=f"{program} VERB [options]")
+    verbs = parser.add_subparsers(
+        required=True, metavar="VERB", prog=program, help=argparse.SUPPRESS
     )
-    verb(kernels.plan, "architecture", "device", *planned)
-    verb(evaluations.label_term, "split", "gram", "case-n-train", "variant", "estimator", "out")
-    family = ("case", "case-n-train", "family", "permutations", "estimator")
-    verb(
-        evaluations.evaluate,
-        "split",
-        "gram",
-        *family,
-        "label-term",
-        *weights,
-        "device",
-        "out-folder",
+    _add_verbs(parser, verbs, _VERBS)
+    text = "Log results as MLflow runs, and look after them"
+    mlflow = verbs.add_parser("mlflow", usage=f"{program} mlflow VERB [options]")
+    inner = mlflow.add_subparsers(
+        required=True, metavar="VERB", prog=f"{program} mlflow", help=argparse.SUPPRESS
     )
-    described = ("split", "case", "case-n-train", "architecture")
-    verb(evaluations.cnn, *described, *training, "device", "protocols", "variant", "out")
-    verb(tables.table, *listing, "table-bands")
-    verb(tables.figure, *listing, "kind", "out")
-    verb(tables.results, "results-folders", "experiments", "data-note", "out")
-    drawing = ("case", "case-n-train", "variant", "estimator", "label-term", "evaluation", "out")
-    verb(evaluations.heat_map, "split", "gram", *drawing)
-    verb(store.track, "results", "config", "out")
-    verb(store.show, "results")
+    _add_verbs(mlflow, inner, _MLFLOW_VERBS, "mlflow ")
+    mlflow.description = f"{text}.\n\n{mlflow.description}"
+    parser.description = (
+        "Exact neural tangent kernels, and what labels add to them. The workflow (snakemake) runs\n"
+        "these verbs in this order; each works by hand as well. What one does and takes, with an\n"
+        f"example: {program} VERB --help\n\n{parser.description}\n\n{text}\n"
+        + "\n".join(
+            line for members in _MLFLOW_VERBS.values() for line in _list(members, "mlflow ")
+        )
+    )
     return parser
+
+
+def _add_verbs(
+    parser: argparse.ArgumentParser,
+    verbs: Any,
+    groups: dict[str, dict[_Verb, tuple[str, ...]]],
+    start: str = "",
+) -> None:
+    """Add the verbs of some groups; their list becomes the description of the parser."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    texts = []
+    for title, members in groups.items():
+        texts.append("\n".join([title, *_list(members, start)]))
+        for run, options in members.items():
+            name = _name(run)
+            paragraphs = (inspect.getdoc(run) or "").split("\n\n")
+            sub = verbs.add_parser(
+                name,
+                description="\n\n".join(textwrap.fill(text, _HELP_WIDTH) for text in paragraphs),
+                epilog=f"example:\n  python -m lantk {start}{name} {EXAMPLES[start + name]}",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            for option in options:
+                keywords = dict(OPTIONS[option])
+                sub.add_argument(keywords.pop("flag", f"--{option}"), **keywords)
+            sub.set_defaults(run=run, called=start + name)
+    parser.description = "\n\n".join(texts)
+
+
+def _list(members: Iterable[_Verb], start: str) -> list[str]:
+    """Return what verbs are for: the name of each and the first line of what it does."""
+    return [
+        textwrap.fill(
+            (run.__doc__ or "").splitlines()[0],
+            _HELP_WIDTH,
+            initial_indent=f"  {start + _name(run):<16}  ",
+            subsequent_indent=" " * 20,
+        )
+        for run in members
+    ]
+
+
+def _name(run: _Verb) -> str:
+    return run.__name__.replace("_", "-")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from lantk.architecture import parse_architecture
 from lantk.data import describe, fingerprint
 from lantk.errors import LantkError
 from lantk.kernel.bands import count_bands, count_visits, name_bands
+from lantk.passwords import find_passwords
 from lantk.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 from lantk.variants import (
     BEST,
@@ -85,6 +86,8 @@ class Experiment:
 def check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     """Raise `ConfigError` with one line on the first thing that the schema does not accept.
 
+    A password is refused first of all, so that no message repeats it.
+
     Parameters
     ----------
     config : mapping
@@ -92,6 +95,7 @@ def check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     schema : mapping
         A JSON schema (draft 2020-12). Its descriptions are part of the messages.
     """
+    _check_no_password(config.get("tracking"))
     # JSON has one kind of number, YAML two: 5.0 folds are a mistake, and true is no number.
     checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
@@ -184,6 +188,18 @@ def overview_kinds(experiment: Experiment) -> list[str]:
     has_growth = len(set.intersection(*ns)) >= 3
     asked = {"gap": has_gain, "alignment": has_term, "growth": has_growth}
     return [kind for kind, is_there in asked.items() if is_there]
+
+
+def _check_no_password(tracking: Any) -> None:
+    """Refuse what would travel through command lines, logs and the files of runs."""
+    uri = tracking.get("uri") if isinstance(tracking, Mapping) else tracking
+    if isinstance(uri, str) and find_passwords(uri):
+        raise ConfigError(
+            "tracking.uri holds a password, which would stand in command lines, logs and runs."
+            " Leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the"
+            " environment for a server; for a database set tracking.uri to null and"
+            " MLFLOW_TRACKING_URI to the whole address"
+        )
 
 
 def _as_list(value: Any) -> list[Any]:

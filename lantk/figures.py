@@ -9,6 +9,7 @@ import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,11 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     ]
     if not rows:
         raise LantkError("a figure of gains wants results of cntk and of another variant")
-    first = next(iter(drawn.values()))
-    n_panels = len(first.columns) + (first.is_over_tasks and len(first.columns) > 1)
+    # A protocol that lacks a column has an empty panel there.
+    columns = list(dict.fromkeys(c for block in drawn.values() for c in block.columns))
+    drawn = {protocol: replace(block, columns=columns) for protocol, block in drawn.items()}
+    first = max(drawn.values(), key=lambda block: len(block.frame))
+    n_panels = len(columns) + all(block.has_several_tasks for block in drawn.values())
     width = max(4.0, 1.3 + 1.45 * n_panels)
     keys = ["architecture", "n_train"] if first.is_over_tasks else [*CASE_COLUMNS]
     title = textwrap.fill(_shown_text(table, first.frame, keys), int(13 * width))

@@ -50,6 +50,8 @@ def _class_label(text: str) -> str | int:
     return int(text[1:]) if text.startswith("#") and text[1:].isdigit() else text
 
 
+_KEPT = "default: those of the last run, as tracking.json keeps them"
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "source": {"required": True, "help": "digits, cifar10, npz or images"},
     "path": {"help": "file or folder of the source (digits has none)"},
@@ -198,7 +200,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "exact",
         "help": "least squares by exact normal equations (the default), or on the published sketch",
     },
-    "protocols": {"nargs": "+", "choices": ("honest", "oracle"), "default": ["honest", "oracle"]},
+    "protocols": {
+        "nargs": "+",
+        "choices": ("honest", "oracle"),
+        "default": ["honest", "oracle"],
+        "help": "how choices are made: inside train (honest), on the test set (oracle); default:"
+        " both",
+    },
     "honest-weights": {
         "type": float,
         "nargs": "+",
@@ -225,8 +233,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "folds": {"type": int, "default": 5, "help": "validation folds (default: 5)"},
     "fold-seed": {"type": int, "default": 0, "help": "seed that shuffles the folds (default: 0)"},
-    "epochs": {"type": int, "default": 300},
-    "batch-size": {"type": int, "default": 128},
+    "epochs": {"type": int, "default": 300, "help": "passes over train (default: 300)"},
+    "batch-size": {"type": int, "default": 128, "help": "images in a step (default: 128)"},
     "learning-rate": {
         "type": float,
         "nargs": "+",
@@ -248,9 +256,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "FOLDER",
         "help": "folders of results, named as their presets; one that is missing was not run",
     },
+    "keep": {
+        "type": Path,
+        "metavar": "FOLDER",
+        "help": "copy the evaluations to FOLDER/PRESET, scores to five digits, and read them there"
+        " (default: read them where they are)",
+    },
     "cases": {"nargs": "+", "required": True, "help": "cases, as in the folder names"},
-    "variants": {"nargs": "+", "required": True},
+    "variants": {"nargs": "+", "required": True, "help": "variants, in the order of the table"},
     "seeds": {"nargs": "*", "type": int, "default": [0], "help": "seeds of the networks"},
+    # What may be left out: tracking.json keeps it.
+    "kept-cases": {"flag": "--cases", "nargs": "+", "help": f"cases ({_KEPT})"},
+    "kept-variants": {"flag": "--variants", "nargs": "+", "help": f"variants ({_KEPT})"},
+    "kept-seeds": {
+        "flag": "--seeds",
+        "nargs": "*",
+        "type": int,
+        "help": f"seeds of the networks ({_KEPT})",
+    },
+    "kept-permutations": {
+        "flag": "--permutations",
+        "type": int,
+        "help": f"permutations of the labels of each shuffled control ({_KEPT})",
+    },
     "kind": {
         "choices": ("weight", "gap", "growth", "alignment"),
         "default": "weight",
@@ -269,8 +297,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "config": {
         "type": json.loads,
         "default": {},
-        "help": "the configuration as JSON; tracking.uri and tracking.experiment say where runs go"
-        " (default: mlflow.db beside the results folder, experiment lantk)",
+        "help": "the configuration as JSON; tracking.uri and tracking.experiment say where runs go,"
+        f" without them mlflow.db beside the results folder, experiment lantk ({_KEPT})",
+    },
+    "short": {
+        "action": "store_true",
+        "help": "print only how many runs there are and the commands",
+    },
+    "resume": {"metavar": "COMMAND", "help": "command that goes on with the workflow"},
+    "port": {
+        "type": int,
+        "default": 5000,
+        "help": "port of the dashboard on this machine (default: 5000)",
     },
     "threads": {"type": int, "help": "threads to use (default: what the libraries choose)"},
     "out": {"type": Path, "required": True, "help": "file to write"},
@@ -289,3 +327,30 @@ OPTIONS: dict[str, dict[str, Any]] = {
         " architecture",
     },
 }
+
+
+_DIGITS = "--cases 3-8 1-8 8-9 --variants cntk cnn --results results/digits"
+EXAMPLES = {
+    "fetch": "--source digits --out data.json",
+    "split": "--source digits --pair 3 8 --n-train 100 --n-test 100 --out s.npz",
+    "plan": "--n-train 50000 --n-test 10000 --threads 2",
+    "gram": "--split s.npz --bands 3 --out g",
+    "label-term": "--split s.npz --gram g/*-of-3.json --variant lantk-kr-v1 --out z.npz",
+    "evaluate": "--split s.npz --gram g/*-of-3.json --case 3-8"
+    " --variants lantk-kr-v1 lantk-kr-v1-shuffled --label-term z.npz --out e",
+    "cnn": "--split s.npz --case 3-8 --epochs 20 --variant cnn --out e/cnn-seed66.json",
+    "heat-map": "--split s.npz --gram g/*-of-3.json --case 3-8 --variant lantk-kr-v1"
+    " --label-term z.npz --evaluation e/lantk-kr-v1.json --out z.png",
+    "collect": _DIGITS,
+    "table": "--results results/digits",
+    "figure": f"{_DIGITS} --kind gap --out gap.png",
+    "report": "--results results/digits --out report.html",
+    "failures": "--results results/digits",
+    "results": "--results results/chen2020 --out RESULTS.md",
+    "mlflow sync": "--results results/digits",
+    "mlflow verify": "--results results/digits",
+    "mlflow rebuild": "--results results/digits",
+    "mlflow links": "--results results/digits",
+    "mlflow dashboard": "--results results/digits --port 5001",
+}
+"""Verb -> an example of what it takes; those of kernels and results go on from each other."""

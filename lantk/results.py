@@ -138,6 +138,14 @@ def gather_study(
     return Study(preset, table, [record for record, _ in kept], timings, left_out)
 
 
+def select(
+    evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]], variants: Iterable[str]
+) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Return the evaluations of some variants."""
+    wanted = set(variants)
+    return [found for found in evaluations if found[0]["variant"] in wanted]
+
+
 def _asked_n(preset: Mapping[str, Any]) -> list[int] | None:
     """Return the n that a preset lists; None for all images."""
     asked = preset["task"]["n_train"]

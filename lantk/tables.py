@@ -7,7 +7,7 @@ architecture. Nothing is computed here but averages, differences and their paire
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +26,8 @@ ROWS = {
     "cnn": "CNN",
 }
 """Variant -> its row in the seed's table, in the seed's order. Others follow under their names."""
-_LAST = ("cntk-ridge", "cntk-rbf", "oracle-label")
-_CONTROLS = {
+REFERENCE_CONTROLS = ("cntk-ridge", "cntk-rbf", "oracle-label")
+CONTROL_TITLES = {
     "shuffled": "With shuffled labels",
     "diagonal": "Diagonal of Z",
     "offdiagonal": "Fitted off the diagonal",
@@ -112,17 +112,17 @@ def accuracy_lines(block: Block) -> list[str]:
     for variant in block.variants:
         ours = [_number(value, block.missing) for value in accuracy.loc[variant]]
         if block.is_over_tasks:
-            ours += _average_and_improvement(accuracy, variant, block.missing)
+            ours += average_and_improvement(accuracy, variant, block.missing)
         theirs = [_number(value, "") for value in published.loc[variant]]
         if block.is_over_tasks:
-            theirs += _average_and_improvement(published, variant, "")
+            theirs += average_and_improvement(published, variant, "")
         cells = [f"{a} ({b})" if b else a for a, b in zip(ours, theirs, strict=True)]
         rows.append([ROWS.get(variant, variant), *cells])
     header = ["", *block.columns, *["Avg", "Imp. (abs / rel.)"] * block.is_over_tasks]
     return markdown_rows(header, rows)
 
 
-def _average_and_improvement(percent: pd.DataFrame, variant: str, missing: str) -> list[str]:
+def average_and_improvement(percent: pd.DataFrame, variant: str, missing: str) -> list[str]:
     """Return the last two cells of a row; there is no average of a row that is not full."""
     averages = percent.apply(pd.to_numeric, errors="coerce").mean(axis="columns", skipna=False)
     average, cntk = averages[variant], averages.get("cntk", math.nan)
@@ -142,84 +142,129 @@ def interval_lines(block: Block) -> list[str]:
     rows = []
     for variant in block.variants:
         found = [cells.get((variant, column), block.missing) for column in block.columns]
-        gain = [_mean(_gains(accuracy, variant), block.missing)] if block.is_over_tasks else []
+        gain = (
+            [_mean(gains_over_cntk(accuracy, variant), block.missing)]
+            if block.is_over_tasks
+            else []
+        )
         gain = ["-"] if gain and variant == "cntk" else gain
         rows.append([ROWS.get(variant, variant), *found, *gain])
     return markdown_rows(["", *block.columns, *["Mean gain"] * block.is_over_tasks], rows)
 
 
 def _interval(row: Any) -> str:
-    text = f"{100 * row.ci_low:.2f} to {100 * row.ci_high:.2f}"
+    return ", ".join(interval_texts(row))
+
+
+def interval_texts(row: Any) -> list[str]:
+    """Return interval, p-value and spread of a row of the leaderboard, as far as it has them."""
+    texts = [f"{100 * row.ci_low:.2f} to {100 * row.ci_high:.2f}"]
     if row.variant != "cntk" and not pd.isna(row.p_value):
-        text += ", p < 0.001" if row.p_value < 0.001 else f", p = {row.p_value:.3f}"
-    return text if pd.isna(row.spread) else f"{text}, sd {100 * row.spread:.2f}"
+        texts.append(p_value_text(row.p_value))
+    return texts if pd.isna(row.spread) else [*texts, f"sd {100 * row.spread:.2f}"]
+
+
+def p_value_text(p_value: float) -> str:
+    """Return a p-value with three decimals, or that it is smaller.
+
+    Examples
+    --------
+    >>> p_value_text(0.04), p_value_text(1e-9)
+    ('p = 0.040', 'p < 0.001')
+    """
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def label_lines(block: Block) -> list[str]:
-    """Return what each label term and control gains and what labels are worth in it; or nothing.
+    """Return the lines of `label_rows`; none where there is nothing to show."""
+    header, rows = label_rows(block)
+    return markdown_rows(header, rows) if rows else []
+
+
+def label_rows(block: Block) -> tuple[list[str], list[list[str]]]:
+    """Return what each label term and control gains and what labels are worth in it.
 
     Where columns are tasks, a label term's controls stand beside it, those of Z if there are any.
-    Elsewhere a cell holds the
-    gain over CNTK and, where there are shuffled twins, the label gain. Its interval is over the
-    tasks where there are several, else over the test images.
+    Elsewhere a cell holds the gain over CNTK and, where there are shuffled twins, the label gain.
+    Its interval is over the tasks where there are several, else over the test images.
+
+    Returns
+    -------
+    header : list of str
+        Names of the columns.
+    rows : list of list of str
+        Of each variant; none where neither label terms' controls nor others were run.
     """
-    if all(split_control(v)[1] is None and v not in _LAST for v in block.variants):
-        return []
-    keys = ("accuracy", "label_gain", "label_gain_half_width")
-    accuracy, label_gain, halves = (100 * block.values(key) for key in keys)
+    if all(split_control(v)[1] is None and v not in REFERENCE_CONTROLS for v in block.variants):
+        return [], []
     if not block.is_over_tasks:
-        return _label_lines_by_column(block, accuracy, label_gain, halves)
-    header = ["", "Gain over CNTK", _CONTROLS["shuffled"], "Label gain"]
+        return _label_rows_by_column(block)
+    accuracy = 100 * block.values("accuracy")
+    header = ["", "Gain over CNTK", CONTROL_TITLES["shuffled"], "Label gain"]
     # Controls of Z that no label term has get no column.
     of_z = [
         c for c in ("diagonal", "offdiagonal") if any(v.endswith(f"-{c}") for v in block.variants)
     ]
-    header += [_CONTROLS[control] for control in of_z]
+    header += [CONTROL_TITLES[control] for control in of_z]
     rows = []
     for variant in block.variants:
         if variant in ("cntk", "cnn") or split_control(variant)[1] is not None:
             continue
-        twins = [_gains(accuracy, f"{variant}-{control}") for control in ("shuffled", *of_z)]
+        twins = [
+            gains_over_cntk(accuracy, f"{variant}-{control}") for control in ("shuffled", *of_z)
+        ]
         shuffled, *others = (_mean(gains, "") for gains in twins)
-        gain = _mean(_gains(accuracy, variant), block.missing)
+        gain, worth = _mean(gains_over_cntk(accuracy, variant), block.missing), ""
         if f"{variant}-shuffled" in block.variants:
             shuffled = shuffled or block.missing
-            worth = _mean(label_gain.loc[variant], block.missing)
-            if not block.has_several_tasks and worth != block.missing:
-                worth = _with_half(label_gain.loc[variant].iloc[0], halves.loc[variant].iloc[0])
-        else:
-            worth = ""
+            mean, half = label_gain_with_interval(block, variant)
+            worth = block.missing if math.isnan(mean) else with_half_width(mean, half)
         rows.append([ROWS.get(variant, variant), gain, shuffled, worth, *others])
-    return markdown_rows(header, rows)
+    return header, rows
 
 
-def _label_lines_by_column(
-    block: Block, accuracy: pd.DataFrame, label_gain: pd.DataFrame, halves: pd.DataFrame
-) -> list[str]:
+def label_gain_with_interval(block: Block, variant: str) -> tuple[float, float]:
+    """Return what labels are worth in a variant, in points, and half the width of its interval.
+
+    It is the mean over the tasks where there are several; of one task the interval is over the
+    test images. Both are NaN where shuffled twins are missing.
+    """
+    worth, halves = (
+        100 * block.values(key).loc[variant] for key in ("label_gain", "label_gain_half_width")
+    )
+    if block.has_several_tasks:
+        return mean_with_interval(worth)
+    return float(worth.iloc[0]), float(halves.iloc[0])
+
+
+def _label_rows_by_column(block: Block) -> tuple[list[str], list[list[str]]]:
+    keys = ("accuracy", "label_gain", "label_gain_half_width")
+    accuracy, label_gain, halves = (100 * block.values(key) for key in keys)
     rows = []
     for variant in block.variants:
-        gains = _gains(accuracy, variant)
+        gains = gains_over_cntk(accuracy, variant)
         if gains is None or split_control(variant)[1] == "shuffled":
             continue
         cells = [
-            block.missing if math.isnan(gain) else _signed(gain) + _and_label_gain(worth, half)
+            block.missing if math.isnan(gain) else signed(gain) + _and_label_gain(worth, half)
             for gain, worth, half in zip(
                 gains, label_gain.loc[variant], halves.loc[variant], strict=True
             )
         ]
         rows.append([ROWS.get(variant, variant), *cells])
-    return markdown_rows(["gain / label gain ± half-width", *block.columns], rows) if rows else []
+    return ["gain / label gain ± half-width", *block.columns], rows
 
 
 def _and_label_gain(worth: float, half: float) -> str:
-    return "" if math.isnan(worth) else f" / {_with_half(worth, half)}"
+    return "" if math.isnan(worth) else f" / {with_half_width(worth, half)}"
 
 
-def _with_half(value: float, half: float, digits: int = 2) -> str:
-    return _signed(value, digits) + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+def with_half_width(value: float, half: float, digits: int = 2) -> str:
+    """Return a number with its sign and, where there is one, half the width of its interval."""
+    return signed(value, digits) + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 
-def _gains(accuracy: pd.DataFrame, variant: str) -> pd.Series | None:
+def gains_over_cntk(accuracy: pd.DataFrame, variant: str) -> pd.Series | None:
     """Return the accuracies of a variant minus CNTK's, in points; None without either."""
     if variant == "cntk" or not {variant, "cntk"} <= set(accuracy.index):
         return None
@@ -231,7 +276,7 @@ def _mean(gains: pd.Series | None, missing: str = "-", digits: int = 2) -> str:
     mean, half = mean_with_interval([math.nan] if gains is None else gains)
     if math.isnan(mean):
         return missing
-    return _with_half(mean, half, digits)
+    return with_half_width(mean, half, digits)
 
 
 def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
@@ -244,10 +289,16 @@ def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
     missing : str
         What stands where there is none.
     """
-    tasks = list(exponents["task"].unique())
-    over = " over the tasks" if len(tasks) > 1 else ""
-    has_twins = bool(exponents["slope_minus_shuffled"].notna().any())
-    lines = [
+    lines = [f"{exponent_text(exponents)}\n"]
+    for title, header, rows in exponent_rows(exponents, missing):
+        lines += [f"### {title}\n", *markdown_rows(header, rows), ""]
+    return lines
+
+
+def exponent_text(exponents: pd.DataFrame) -> str:
+    """Return what the tables of slopes hold."""
+    over = " over the tasks" if exponents["task"].nunique() > 1 else ""
+    return (
         "Slope b of log(error) = a + b log(n) for each task"
         + (
             ", its mean with a 95 % t-interval over the tasks"
@@ -257,37 +308,42 @@ def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
         + f"; the slope minus CNTK's; and the error against CNTK's at the same n (mean of the"
         f" logarithms{', both with paired intervals' + over if over else ''}). For a label term"
         " these differences are what Z adds; what of it is labels, only the difference from its"
-        " shuffled twin says.\n"
-    ]
+        " shuffled twin says."
+    )
+
+
+def exponent_rows(
+    exponents: pd.DataFrame, missing: str = "-"
+) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield title, header and rows of the slopes of each protocol and architecture."""
+    tasks = list(exponents["task"].unique())
+    has_twins = bool(exponents["slope_minus_shuffled"].notna().any())
+    header = ["", *tasks, *["Mean"] * (len(tasks) > 1), "Slope minus CNTK's"]
+    header += ["Error against CNTK's", *["Slope minus twin's"] * has_twins]
     for (protocol, architecture), group in exponents.groupby(
         ["protocol", "architecture"], sort=False
     ):
-        lines += [f"### {protocol}, {architecture}\n"]
-        header = ["", *tasks, *["Mean"] * bool(over), "Slope minus CNTK's", "Error against CNTK's"]
-        header += ["Slope minus twin's"] * has_twins
-        variants = order_variants(group["variant"].unique())
         rows = []
-        for variant in variants:
+        for variant in order_variants(group["variant"].unique()):
             found = group[group["variant"] == variant].set_index("task").reindex(tasks)
             twin = [_mean(found["slope_minus_shuffled"].astype(float), "", 3)] * has_twins
             rows.append(_exponent_row(found, variant, missing) + twin)
-        lines += [*markdown_rows(header, rows), ""]
-    return lines
+        yield f"{protocol}, {architecture}", header, rows
 
 
 def _exponent_row(found: pd.DataFrame, variant: str, missing: str) -> list[str]:
-    slopes = [missing if math.isnan(b) else _signed(b, 3) for b in found["slope"]]
+    slopes = [missing if math.isnan(b) else signed(b, 3) for b in found["slope"]]
     if len(found) > 1:
         slopes.append(_mean(found["slope"], missing, 3))
     elif not math.isnan(found["slope"].iloc[0]):
         low, high = found[["slope_low", "slope_high"]].iloc[0]
-        slopes[0] += f" ({_signed(low, 3)} to {_signed(high, 3)})"
+        slopes[0] += f" ({signed(low, 3)} to {signed(high, 3)})"
     if variant == "cntk":
         return [ROWS[variant], *slopes, "-", "-"]
     difference = _mean(found["slope_minus_cntk"].astype(float), missing, 3)
     mean, half = mean_with_interval(found["log_error_minus_cntk"].astype(float))
-    ratios = [_signed(100 * math.expm1(mean + side * half), 1) for side in (-1, 1)]
-    ratio = missing if math.isnan(mean) else f"{_signed(100 * math.expm1(mean), 1)} %"
+    ratios = [signed(100 * math.expm1(mean + side * half), 1) for side in (-1, 1)]
+    ratio = missing if math.isnan(mean) else f"{signed(100 * math.expm1(mean), 1)} %"
     ratio += "" if math.isnan(half) else f" ({' to '.join(ratios)})"
     return [ROWS.get(variant, variant), *slopes, difference, ratio]
 
@@ -302,13 +358,20 @@ def order_variants(variants: Iterable[str]) -> list[str]:
     """
     found = list(dict.fromkeys(variants))
     parents = {v: split_control(v)[0] for v in found if split_control(v)[1] is not None}
-    others = [v for v in found if v not in ROWS and v not in _LAST and v not in parents]
+    others = [
+        v for v in found if v not in ROWS and v not in REFERENCE_CONTROLS and v not in parents
+    ]
     grouped = [*ROWS, *others, *parents.values()]
-    kinds = [*_CONTROLS]
+    kinds = [*CONTROL_TITLES]
     controls = sorted(
         parents, key=lambda v: (grouped.index(parents[v]), kinds.index(v.rpartition("-")[2]))
     )
-    return [*(v for v in ROWS if v in found), *others, *controls, *(v for v in _LAST if v in found)]
+    return [
+        *(v for v in ROWS if v in found),
+        *others,
+        *controls,
+        *(v for v in REFERENCE_CONTROLS if v in found),
+    ]
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -330,5 +393,6 @@ def _number(value: Any, missing: str) -> str:
     return missing if pd.isna(value) else f"{value:.2f}"
 
 
-def _signed(value: float, digits: int = 2) -> str:
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number with its sign; what rounds to zero is ``+0.00``."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # no "-0.00"

@@ -1,49 +1,85 @@
-"""MLflow: writes a results folder into a tracking store, one run per (case, variant, seed).
+"""MLflow: makes a tracking store agree with a results folder, one run per (case, variant, seed).
 
 The files are the truth and the store is a view of them. `read_runs` reads the files, `sync` makes
 the store agree with them, however often it is called: a run that is there with the same content is
 left alone; one whose content changed is logged anew and the old one marked superseded; one that an
-interrupt left unfinished is removed and logged again. A deleted store is rebuilt by the next call.
-
-What makes two runs the same is a fingerprint of parameters, metrics, curves, predictions and the
-digests of data and code, without times. It is the last thing written to a run, so a run without a
-fingerprint is an unfinished one. Runs are never resumed.
-
-``mlflow`` takes seconds to import, so it is imported inside the functions that need it, and nowhere
-else in the package.
+interrupt left unfinished is removed and logged again. `verify` compares without writing, `rebuild`
+begins anew. Runs are never resumed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
-import os
-import shlex
-import shutil
-import sqlite3
-import sys
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from lantk.runs import Run, TrackingError, read_runs, text_digest
-from lantk.storage import writing
+from lantk.dashboard import base_address, links
+from lantk.dashboard_views import view_tags
+from lantk.passwords import find_passwords
+from lantk.run_files import read_runs
+from lantk.runs import Listing, TrackingError
+from lantk.tracking_check import find_drift
+from lantk.tracking_runs import (
+    LoggedRun,
+    bring_up_to_date,
+    find_runs,
+    log_run,
+    mark_superseded,
+    results_id,
+)
+from lantk.tracking_store import (
+    Store,
+    connect,
+    find_damage,
+    find_experiment,
+    locate_store,
+    make_experiment,
+    put_aside,
+    using,
+)
 
-# Schemes of stores that this process opens itself: here the client says where artifacts go.
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-# Limits of MLflow: a batch holds 1,000 things, 100 of them parameters; lengths in characters.
-_PARAMS_PER_BATCH, _METRICS_PER_BATCH, _RUNS_PER_PAGE = 100, 900, 1000
-_PARAM_LENGTH, _DIGEST_LENGTH = 6000, 36
-_LOCK_TIMEOUT_SECONDS = 600.0
-_DASHBOARD = "http://127.0.0.1:5000"
+
+@dataclass(frozen=True)
+class Target:
+    """A results folder and the experiment that shows it."""
+
+    results: Path
+    listing: Listing
+    config: Mapping[str, Any]
+    """The configuration: its text ``results`` names the folder, so that runs are found again after
+    the folder was moved."""
+    uri: str | None = None
+    """``http://...`` of a server, ``sqlite:////absolute/path`` of a file. If absent, the
+    environment variable ``MLFLOW_TRACKING_URI``; if that is absent too, ``mlflow.db`` beside the
+    results folder, with artifacts in ``mlflow-artifacts`` there."""
+    experiment: str = "lantk"
+    """Name of the MLflow experiment; made if it is not there."""
+
+    @property
+    def folder_name(self) -> str:
+        """The results folder as runs name it."""
+        return str(self.config.get("results") or Path(self.results).resolve())
+
+    @property
+    def store(self) -> Store:
+        """Where the runs go."""
+        return locate_store(Path(self.results).resolve(), self.uri)
+
+    def read(self) -> list[LoggedRun]:
+        """Return what the store should hold."""
+        uri = (self.config.get("tracking") or {}).get("uri")
+        if find_passwords(uri or ""):
+            raise TrackingError(
+                "tracking.uri holds a password, which would stand in the runs: set"
+                " MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
+                " in the environment instead"
+            )
+        config_text = json.dumps(self.config, indent=2, sort_keys=True, default=str)
+        runs = read_runs(Path(self.results).resolve(), self.listing)
+        return [LoggedRun(run, self.folder_name, config_text) for run in runs]
 
 
 @dataclass(frozen=True)
@@ -52,41 +88,33 @@ class SyncReport:
 
     created: int
     unchanged: int
+    updated: int
+    """Of the unchanged, those whose tags or files were brought up to date."""
     superseded: int
     interrupted: int
     """Unfinished runs of an earlier call that were removed."""
+    failed: int
+    """Of all current runs, those of results that are missing because a job failed."""
     experiment: str
     experiment_id: str
     uri: str
+    """Without password."""
     run_ids: Mapping[str, tuple[str, ...]]
-    """Case -> ids of its current runs."""
+    """Case -> ids of its current runs that did not fail."""
     links: Mapping[str, str]
     """What is shown -> address in the dashboard."""
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs were treated how."""
+        return {name: getattr(self, name) for name in _COUNTS}
 
-def sync(
-    results: Path,
-    *,
-    uri: str | None = None,
-    experiment: str = "lantk",
-    config: Mapping[str, Any],
-) -> SyncReport:
-    """Make an MLflow store agree with a results folder.
 
-    Parameters
-    ----------
-    results : Path
-        The results folder; it is only read.
-    uri : str, optional
-        Tracking store: ``http://...`` for a server, ``sqlite:////absolute/path`` for a file. If
-        absent, the environment variable ``MLFLOW_TRACKING_URI``; if that is absent too, the file
-        ``mlflow.db`` beside the results folder, with artifacts in ``mlflow-artifacts`` there.
-    experiment : str
-        Name of the MLflow experiment; made if it is not there.
-    config : mapping
-        The configuration. Its text ``results`` names the folder, so a run is found again after the
-        folder was moved; ``cnn.seeds`` are the networks that belong to it, ``permutations`` the
-        number of label permutations.
+_COUNTS = ("created", "unchanged", "updated", "superseded", "interrupted", "failed")
+
+
+def sync(target: Target) -> SyncReport:
+    """Make an MLflow store agree with a results folder, finished or not; the folder is only read.
 
     Raises
     ------
@@ -100,41 +128,74 @@ def sync(
     results folder from two places at once: each would take the other's unfinished runs for
     interrupted ones.
     """
-    results = Path(results).resolve()
-    seeds, permutations = (config.get("cnn") or {}).get("seeds"), config.get("permutations")
-    runs = read_runs(results, seeds=seeds, permutations=permutations)
-    folder_name = str(config.get("results") or results)
-    store = _locate_store(results, uri)
-    # What is logged and reported names the store, but never its password.
-    config_text = json.dumps(config, indent=2, sort_keys=True, default=str)
-    config_text = _without_password(config_text, store.uri)
-    with _quiet_mlflow(), _reporting_failures(store), _locked(store.database):
-        client = _connect(store)
-        experiment_id = _experiment_id(client, experiment, store)
-        counts, run_ids = _sync_runs(client, experiment_id, runs, folder_name, config_text)
-    return SyncReport(
-        **counts,
-        experiment=experiment,
-        experiment_id=experiment_id,
-        uri=_without_password(store.uri, store.uri),
-        run_ids=run_ids,
-        links=_links(store.uri, experiment_id, text_digest(folder_name, 16), run_ids),
-    )
+    wanted, store = target.read(), target.store
+    with using(store):
+        return _write(target, wanted, store)
 
 
-def _sync_runs(
-    client: Any,
-    experiment_id: str,
-    runs: Sequence[Run],
-    folder_name: str,
-    config_text: str,
-) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-    """Return how many runs were treated how, and the current run ids of each case."""
-    tags = {"results": folder_name, "results_id": text_digest(folder_name, 16)}
-    tags["config"] = text_digest(config_text, 16)
-    counts = dict.fromkeys(("created", "unchanged", "superseded", "interrupted"), 0)
+def rebuild(target: Target) -> tuple[SyncReport, Path | None]:
+    """Log the runs of a results folder anew, superseded ones left out.
+
+    A missing or damaged SQLite store, or one of another schema version, is made anew; the old file
+    is put aside and never deleted. In a usable store the runs of this folder are deleted first, as
+    MLflow deletes: they stay in its bin.
+
+    Returns
+    -------
+    report : SyncReport
+        As of `sync`.
+    aside : Path or None
+        The file that could not be used, under its new name.
+    """
+    wanted, store = target.read(), target.store
+    with using(store):
+        aside = None
+        if find_damage(store, target.experiment) is not None and store.database is not None:
+            aside = put_aside(store.database)
+        else:
+            client = connect(store)
+            experiment_id = find_experiment(client, target.experiment, store)
+            if experiment_id is not None:
+                for found in find_runs(client, experiment_id, target.folder_name, all_states=True):
+                    client.delete_run(found.info.run_id)
+        return _write(target, wanted, store), aside
+
+
+def verify(target: Target) -> tuple[int, dict[str, str]]:
+    """Compare a store with the results; nothing is written.
+
+    Returns
+    -------
+    n_runs : int
+        How many runs the results describe.
+    drift : dict
+        Name of a run -> what is wrong with it; empty where store and results agree.
+
+    Raises
+    ------
+    TrackingError
+        If the results or the store cannot be read, or there is no store.
+    """
+    wanted, store = target.read(), target.store
+    if not store.exists():
+        raise TrackingError(
+            f"there is no MLflow store {store.shown}: `python -m lantk mlflow sync` makes it"
+        )
+    with using(store):
+        client = connect(store)
+        experiment_id = find_experiment(client, target.experiment, store)
+        existing = []
+        if experiment_id is not None:
+            existing = find_runs(client, experiment_id, target.folder_name, all_states=False)
+        return len(wanted), find_drift(client, existing, wanted)
+
+
+def _write(target: Target, wanted: list[LoggedRun], store: Store) -> SyncReport:
+    client = connect(store)
+    experiment_id = make_experiment(client, target.experiment, store)
+    counts = dict.fromkeys(_COUNTS, 0)
     existing: dict[str, list[Any]] = defaultdict(list)
-    for found in _find_runs(client, experiment_id, tags["results_id"]):
+    for found in find_runs(client, experiment_id, target.folder_name, all_states=False):
         if "fingerprint" in found.data.tags:
             existing[found.data.tags["identity"]].append(found)
         else:
@@ -142,349 +203,45 @@ def _sync_runs(
             counts["interrupted"] += 1
 
     run_ids: dict[str, tuple[str, ...]] = defaultdict(tuple)
-    for run in runs:
-        identity = text_digest([folder_name, run.case, run.variant, run.seed], 16)
-        earlier = existing.pop(identity, [])
-        same = [r for r in earlier if r.data.tags["fingerprint"] == run.fingerprint]
-        if same:
-            run_id = same[0].info.run_id
-            counts["unchanged"] += 1
+    for run in wanted:
+        run_id = _write_run(client, experiment_id, run, existing.pop(run.identity, []), counts)
+        if run.run.status == "FAILED":
+            counts["failed"] += 1  # a comparison shows what all its runs have: not this one
         else:
-            run_id = _log_run(
-                client, experiment_id, run, tags | {"identity": identity}, config_text
-            )
-            counts["created"] += 1
-        # Only after the new run is whole: an interrupt in between is mended by the next call.
-        for old in earlier:
-            if old.info.run_id != run_id:
-                _mark_superseded(client, old, run_id)
-                counts["superseded"] += 1
-        run_ids[run.case] += (run_id,)
+            run_ids[run.run.case] += (run_id,)
     # What is left was logged for a case, variant or seed that the results no longer have.
     for old in (run for runs_left in existing.values() for run in runs_left):
-        _mark_superseded(client, old, None)
+        mark_superseded(client, old, None)
         counts["superseded"] += 1
-    return counts, dict(run_ids)
+    base, shared = base_address(store.uri), results_id(target.folder_name)
+    for key, view in view_tags(shared).items():
+        client.set_experiment_tag(experiment_id, key, view)
+    return SyncReport(
+        **counts,
+        experiment=target.experiment,
+        experiment_id=experiment_id,
+        uri=store.shown,
+        run_ids=dict(run_ids),
+        links=links(base, experiment_id, shared, run_ids),
+    )
 
 
-def _find_runs(client: Any, experiment_id: str, results_id: str) -> list[Any]:
-    """Return the runs of one results folder, unfinished ones included, superseded ones not."""
-    wanted = f"tags.results_id = '{results_id}' and tags.state != 'superseded'"
-    runs, token = [], None
-    while True:
-        page = client.search_runs(
-            [experiment_id], wanted, max_results=_RUNS_PER_PAGE, page_token=token
-        )
-        runs += page
-        token = page.token
-        if not token:
-            return runs
-
-
-def _log_run(
-    client: Any, experiment_id: str, run: Run, tags: Mapping[str, str], config_text: str
+def _write_run(
+    client: Any, experiment_id: str, run: LoggedRun, earlier: list[Any], counts: dict[str, int]
 ) -> str:
-    from mlflow.entities import Metric, Param
-
-    end = round(run.ended * 1000)
-    created = client.create_run(
-        experiment_id,
-        start_time=end - round(run.seconds * 1000),
-        run_name=run.name,
-        tags={
-            **run.tags,
-            **tags,
-            "state": "current",
-            "mlflow.source.name": "lantk",
-            "mlflow.source.git.commit": run.tags["commit"],
-        },
-    )
-    run_id = str(created.info.run_id)
-    params = [Param(k, _param_text(v)) for k, v in run.params.items()]
-    metrics = [Metric(k, v, end, 0) for k, v in run.metrics.items()]
-    metrics += [Metric(k, v, end, step) for k, curve in run.curves.items() for step, v in curve]
-    for some_metrics, some_params in zip_longest(
-        _batches(metrics, _METRICS_PER_BATCH), _batches(params, _PARAMS_PER_BATCH), fillvalue=()
-    ):
-        client.log_batch(run_id, some_metrics, some_params, synchronous=True)
-    client.log_inputs(run_id, datasets=[_dataset_input(run)])
-    _log_artifacts(client, run_id, run, config_text)
-    client.set_terminated(run_id, "FINISHED", end_time=end)
-    client.set_tag(run_id, "fingerprint", run.fingerprint)
+    """Make sure that one run is there, and only once, and return its id."""
+    fingerprint = run.run.fingerprint
+    same = [found for found in earlier if found.data.tags["fingerprint"] == fingerprint]
+    if same:
+        run_id = str(same[0].info.run_id)
+        counts["unchanged"] += 1
+        counts["updated"] += bring_up_to_date(client, same[0], run)
+    else:
+        run_id = log_run(client, experiment_id, run)
+        counts["created"] += 1
+    # Only after the new run is whole: an interrupt in between is mended by the next call.
+    for old in earlier:
+        if old.info.run_id != run_id:
+            mark_superseded(client, old, run_id)
+            counts["superseded"] += 1
     return run_id
-
-
-def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
-
-
-def _param_text(value: Any) -> str:
-    text = str(value) if isinstance(value, str | int | float) else json.dumps(value, default=str)
-    return text[:_PARAM_LENGTH]
-
-
-def _dataset_input(run: Run) -> Any:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    dataset = Dataset(
-        name=f"{run.data['source']} {run.task}",
-        digest=run.data["digest"][:_DIGEST_LENGTH],
-        source_type="lantk",
-        source=json.dumps(dict(run.data)),
-        profile=json.dumps({key: run.params[key] for key in ("n_train", "n_test")}),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "train and test")])
-
-
-def _log_artifacts(client: Any, run_id: str, run: Run, config_text: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="lantk-") as folder:
-        for name, path in run.artifacts.items():
-            shutil.copyfile(path, Path(folder, name))
-        provenance = json.dumps(run.provenance, indent=2, sort_keys=True, default=str)
-        for name, text in (("config.json", config_text), ("provenance.json", provenance)):
-            Path(folder, name).write_text(text + "\n", encoding="utf-8")
-        client.log_artifacts(run_id, folder)
-
-
-def _mark_superseded(client: Any, old: Any, run_id: str | None) -> None:
-    from mlflow.entities import RunTag
-
-    old_id, mark = old.info.run_id, " (superseded)"
-    client.update_run(old_id, name=old.info.run_name.removesuffix(mark) + mark)
-    note = "No longer part of the results on disk."
-    if run_id is not None:
-        note = f"Superseded by run {run_id}: the results on disk changed."
-    tags = {"superseded_by": run_id or "", "mlflow.note.content": note, "state": "superseded"}
-    client.log_batch(old_id, tags=[RunTag(k, v) for k, v in tags.items()], synchronous=True)
-
-
-@dataclass(frozen=True)
-class _Store:
-    uri: str
-    database: Path | None = None
-    """The file, if it is SQLite."""
-    artifacts: Path | None = None
-    """Where files of a new experiment go; a server decides for itself."""
-
-
-def _locate_store(results: Path, uri: str | None) -> _Store:
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    scheme = urlsplit(uri).scheme.split("+")[0] if uri else "sqlite"
-    if scheme != "sqlite":
-        beside = results.with_name("mlflow-artifacts") if scheme in _DATABASES else None
-        return _Store(str(uri), artifacts=beside)
-    if uri is None:
-        database, query = results.with_name("mlflow.db"), ""
-    else:
-        text, _, query = uri.partition("://")[2].removeprefix("/").partition("?")
-        if text in ("", ":memory:"):
-            raise TrackingError(
-                f"{uri} keeps the runs in memory, where they end with this process: wanted"
-                " sqlite:////absolute/path/mlflow.db"
-            )
-        is_quoted = "uri=true" in query
-        database = Path(unquote(text.removeprefix("file:")) if is_quoted else text).absolute()
-    location = str(uri) if query else _sqlite_uri(database)
-    return _Store(location, database, database.with_name("mlflow-artifacts"))
-
-
-def _sqlite_uri(database: Path) -> str:
-    if "?" not in str(database):
-        return f"sqlite:///{database}"
-    # A question mark starts the query. SQLite's own URI can quote it; the driver is named because
-    # MLflow would otherwise make a folder called "file:" in the working directory.
-    return f"sqlite+pysqlite:///file:{quote(str(database))}?uri=true"
-
-
-def _connect(store: _Store) -> Any:
-    """Return a client of a store that answers; a missing SQLite file is made first."""
-    from mlflow.tracking import MlflowClient
-
-    if store.database is None:
-        # One short try to see whether anyone is there; logging itself is as patient as MLflow is.
-        settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    else:
-        # Without a pool no handle outlives a call, so a file that was replaced is noticed.
-        settings = {"MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool"}
-    with _environment(settings):
-        if store.database is not None:
-            if not store.database.exists() or store.database.stat().st_size == 0:
-                # Under another name first: the dozens of migrations happen wholly or not at all.
-                with writing(store.database) as unfinished:
-                    MlflowClient(_sqlite_uri(unfinished)).search_experiments(max_results=1)
-            _check_opens(store.database)
-        client = MlflowClient(store.uri, registry_uri=store.uri)
-        client.search_experiments(max_results=1)
-    return client
-
-
-def _check_opens(database: Path) -> None:
-    """Open the file once: where that fails, MLflow would try for minutes before it says so."""
-    with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True)) as connection:
-        connection.execute("PRAGMA schema_version").fetchone()
-
-
-def _experiment_id(client: Any, name: str, store: _Store) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            location = store.artifacts.as_uri() if store.artifacts else None
-            return str(client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            found = client.get_experiment_by_name(name)  # another process was faster
-    if found.lifecycle_stage != "active":
-        raise TrackingError(
-            f"the experiment {name!r} (id {found.experiment_id}) was deleted in the store. Restore"
-            f" it with `mlflow experiments restore -x {found.experiment_id}`, or choose another"
-            " name for `tracking.experiment`"
-        )
-    folder, wanted = Path(unquote(urlsplit(found.artifact_location).path)), store.artifacts
-    if store.database and wanted and folder != wanted and folder.name == wanted.name:
-        raise TrackingError(
-            f"{store.database} was moved or copied: its experiment {name!r} keeps files in"
-            f" {folder}, wanted {wanted}. Move it back, or move {store.database.name} away: the"
-            " next sync logs the runs of this results folder again"
-        )
-    return str(found.experiment_id)
-
-
-@contextmanager
-def _locked(database: Path | None) -> Iterator[None]:
-    """Hold the lock beside an SQLite file; the system frees it when the process ends."""
-    if database is None:
-        yield
-        return
-    lock = database.with_name(f".{database.name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TrackingError(
-                        f"another process has held {lock} for {_LOCK_TIMEOUT_SECONDS:.0f} s. See"
-                        " whether a workflow hangs or is stopped there, end it, and sync again"
-                    ) from None
-                time.sleep(0.1)
-        yield
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set what the user has not set, for the length of a block."""
-    added = [key for key in values if key not in os.environ]
-    os.environ.update({key: values[key] for key in added})
-    try:
-        yield
-    finally:
-        for key in added:
-            del os.environ[key]
-
-
-@contextmanager
-def _quiet_mlflow() -> Iterator[None]:
-    """Import MLflow without telemetry; keep its progress notes and links off the terminal."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow  # noqa: F401  sets up its loggers on import
-
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with _environment({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _reporting_failures(store: _Store) -> Iterator[None]:
-    """Turn what MLflow, SQLAlchemy, Alembic and the system raise into one clear `TrackingError`."""
-    from alembic.util import CommandError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    expected = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError, ImportError)
-    try:
-        yield
-    except expected as error:
-        if store.database is not None:
-            advice = (
-                "Look for a full disk, missing permissions, or a store of another MLflow version"
-                f" (`mlflow db upgrade {shlex.quote(store.uri)}`). If nothing helps, move"
-                f" {store.database.name} away: the next sync logs the runs of this results folder"
-                " again"
-            )
-        else:
-            advice = (
-                "Start the server, or correct `tracking.uri` (or MLFLOW_TRACKING_URI), and sync"
-                " again; without either, runs go to a file beside the results"
-            )
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:600]
-        message = (
-            f"the MLflow store {store.uri} cannot be used: {cause}. The results are untouched."
-        )
-        raise TrackingError(_without_password(f"{message} {advice}", store.uri)) from error
-
-
-def _without_password(text: str, uri: str) -> str:
-    return text.replace(f":{urlsplit(uri).password}@", ":***@")
-
-
-def _links(
-    uri: str, experiment_id: str, results_id: str, run_ids: Mapping[str, Sequence[str]]
-) -> dict[str, str]:
-    is_server = uri.startswith(("http://", "https://"))
-    base = uri.rstrip("/") if is_server else _DASHBOARD
-    if is_server and "@" in base:
-        scheme, _, rest = base.partition("://")
-        base = f"{scheme}://{rest.rpartition('@')[2]}"
-    # Without this a fresh browser opens its view for language models, which shows no runs.
-    view = {"workflowType": "machine_learning"}
-    mine = f'tags.state = "current" and tags.results_id = "{results_id}"'
-    charts = {"searchFilter": mine, **view, "compareRunsMode": "CHART"}
-    address = f"{base}/#/experiments/{experiment_id}/runs?{urlencode(charts, quote_via=quote)}"
-    links = {"all runs": address}
-    for case, ids in run_ids.items():
-        chosen = {"runs": json.dumps(list(ids)), "experiments": json.dumps([experiment_id]), **view}
-        links[case] = f"{base}/#/compare-runs?{urlencode(chosen, quote_via=quote)}"
-    return links
-
-
-def dashboard_hint(report: SyncReport) -> str:
-    """Return the text that says how to see the runs: the server's command and two links."""
-    lines = [
-        f"Runs in the MLflow experiment {report.experiment!r}: {report.created} logged,"
-        f" {report.unchanged} unchanged, {report.superseded} superseded."
-    ]
-    if urlsplit(report.uri).scheme.split("+")[0] in _DATABASES:
-        lines += [
-            "To see them, start the dashboard (Ctrl-C ends it):",
-            f"  {_server_command(report.uri)}",
-        ]
-    lines += ["and open" if len(lines) > 1 else "To see them, open"]
-    lines += [f"  all runs as charts: {report.links['all runs']}"]
-    case = next(iter(report.run_ids), None)
-    if case is not None:
-        lines += [f"  {case}, variants compared: {report.links[case]}"]
-        others = ", ".join(list(report.run_ids)[1:])
-        lines += [f"  the same for {others}: in tracking.json"] if others else []
-    return "\n".join(lines)
-
-
-def _server_command(uri: str) -> str:
-    """Return the shell command of a small server: no job processes, one worker, this machine."""
-    host, port = _DASHBOARD.removeprefix("http://").split(":")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--host", host, "--port", port, "--workers", "1"]
-    settings = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
-    return f"{settings} {shlex.join(command)}"

@@ -5,6 +5,10 @@ RECORDS = [
 ]
 LISTING = ["--results", RESULTS, "--variants", *VARIANTS]
 LISTING += ["--permutations", config["permutations"], "--seeds", *SEEDS]
+# Figures by their paths: outputs that are marked for a report cannot be expanded.
+FIGURE = f"{RESULTS}/figures/{{case}}.png"
+OVERVIEW = f"{RESULTS}/figures/{{kind}}.png"
+HEAT_MAP = f"{RESULTS}/figures/{{case}}/{{term}}.png"
 
 
 rule table:
@@ -17,13 +21,29 @@ rule table:
             "lantk/statistics.py",
             "lantk/storage.py",
             "lantk/tables.py",
+            "lantk/timings.py",
             "lantk/variants.py",
         ],
     output:
-        csv=f"{RESULTS}/table.csv",
+        csv=report(
+            f"{RESULTS}/table.csv",
+            caption="captions/table.rst",
+            category="Tables",
+            labels={"table": "accuracies"},
+        ),
         markdown=f"{RESULTS}/table.md",
-        timings=f"{RESULTS}/timings.csv",
-        exponents=f"{RESULTS}/exponents.csv",
+        timings=report(
+            f"{RESULTS}/timings.csv",
+            caption="captions/timings.rst",
+            category="Tables",
+            labels={"table": "time and memory"},
+        ),
+        exponents=report(
+            f"{RESULTS}/exponents.csv",
+            caption="captions/exponents.rst",
+            category="Tables",
+            labels={"table": "error against n"},
+        ),
     log:
         f"{RESULTS}/logs/table.log",
     conda:
@@ -33,7 +53,7 @@ rule table:
         cases=list(CASES),
         bands=sorted({name for names in BANDS.values() for name in names}),
     shell:
-        "python -m lantk table {params.listing:q} --cases {params.cases} --bands {params.bands}"
+        "python -m lantk collect {params.listing:q} --cases {params.cases} --bands {params.bands}"
         " > {log:q} 2>&1"
 
 
@@ -52,7 +72,12 @@ rule figure:
             "lantk/weight_figure.py",
         ],
     output:
-        f"{RESULTS}/figures/{{case}}.png",
+        report(
+            FIGURE,
+            caption="captions/figure.rst",
+            category="Figures, case by case",
+            labels={"case": "{case}", "figure": "accuracy against label weight"},
+        ),
     log:
         f"{RESULTS}/logs/figure/{{case}}.log",
     conda:
@@ -80,7 +105,12 @@ rule overview:
             "lantk/weight_figure.py",
         ],
     output:
-        f"{RESULTS}/figures/{{kind}}.png",
+        report(
+            OVERVIEW,
+            caption="captions/overview.rst",
+            category="Figures, all cases",
+            labels={"figure": "{kind}"},
+        ),
     log:
         f"{RESULTS}/logs/figure/{{kind}}.log",
     conda:
@@ -127,7 +157,12 @@ rule heat_map:
             "lantk/variants.py",
         ],
     output:
-        f"{RESULTS}/figures/{{case}}/{{term}}.png",
+        report(
+            HEAT_MAP,
+            caption="captions/heat_map.rst",
+            category="Figures, case by case",
+            labels={"case": "{case}", "figure": "K, Z and K + lambda Z, {term}"},
+        ),
     log:
         f"{RESULTS}/logs/heat_map/{{case}}/{{term}}.log",
     conda:

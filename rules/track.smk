@@ -3,12 +3,24 @@ rule track:
     input:
         table=rules.table.output.csv,
         markdown=rules.table.output.markdown,
-        figures=expand(rules.figure.output, case=CASES),
+        figures=expand(FIGURE, case=CASES),
         code=[
+            "lantk/dashboard.py",
+            "lantk/dashboard_views.py",
             "lantk/errors.py",
+            "lantk/failures.py",
+            "lantk/leaderboard.py",
+            "lantk/passwords.py",
+            "lantk/run_files.py",
+            "lantk/run_values.py",
             "lantk/runs.py",
+            "lantk/statistics.py",
             "lantk/storage.py",
+            "lantk/timings.py",
             "lantk/tracking.py",
+            "lantk/tracking_check.py",
+            "lantk/tracking_runs.py",
+            "lantk/tracking_store.py",
             "lantk/variants.py",
         ],
     output:
@@ -21,7 +33,8 @@ rule track:
         mlflow=1,
     params:
         config=json.dumps(config, sort_keys=True),
-        results=subpath(input.table, parent=True),
+        listing=LISTING,
+        cases=list(CASES),
     shell:
-        "python -m lantk track --results {params.results:q} --config {params.config:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        "python -m lantk mlflow sync {params.listing:q} --cases {params.cases}"
+        " --config {params.config:q} > {log:q} 2>&1"

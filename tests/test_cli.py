@@ -1,17 +1,24 @@
 """The verbs without Snakemake: a whole chain by hand, and what they say when input is bad."""
 
 import dataclasses
+import io
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from records import make_record, write_record
 
-from lantk.__main__ import main
+from lantk.__main__ import _parser, main
 from lantk.data import load_split, save_split
+from lantk.options import EXAMPLES
+from lantk.verbs import progress
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning:mlflow")
 
@@ -62,7 +69,7 @@ def test_verbs_chain_by_hand(folder):
     assert run("cnn", "--split", folder / "split.npz", *cnn, *out) == 0
     listing = ("--results", folder, "--cases", "3-8", "--seeds", 5, "--permutations", 2)
     listing += ("--variants", "cntk", "lantk-kr-v2", "lantk-kr-v2-shuffled", "cnn")
-    assert run("table", *listing) == 0
+    assert run("collect", *listing) == 0
     drawing = ("heat-map", *inputs(folder), "--case", "3-8", "--variant", "lantk-kr-v2")
     drawing += ("--label-term", fitted, "--evaluation", evaluations / "lantk-kr-v2.json")
     assert run(*drawing, "--out", folder / "figures" / "heat.png") == 0
@@ -71,8 +78,9 @@ def test_verbs_chain_by_hand(folder):
         out = folder / "figures" / f"{kind}.png"
         assert run("figure", *listing, "--kind", kind, "--out", out) == 0
         assert out.read_bytes()[1:4] == b"PNG"
-    assert run("track", "--results", folder, "--out", folder / "tracking.json") == 0
-    assert run("show", "--results", folder) == 0
+    assert run("mlflow", "sync", *listing, "--config", json.dumps({"tracking": {}})) == 0
+    assert run("table", "--results", folder) == 0
+    assert run("failures", "--results", folder) == 0
     table = pd.read_csv(folder / "table.csv")
     wanted = {"cntk", "cntk-ridge", "oracle-label", "lantk-kr-v2", "lantk-kr-v2-shuffled", "cnn"}
     assert wanted - {"cntk-ridge", "oracle-label"} == set(table["variant"])
@@ -408,10 +416,154 @@ def test_faults_of_ours_show_where(folder, tmp_path, monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_help_names_every_verb(capsys):
-    """The help of the command line lists what it can do."""
-    with pytest.raises(SystemExit):
-        run("--help")
+def help_of(capsys, *verb):
+    with pytest.raises(SystemExit) as stopped:
+        run(*verb, "--help")
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_names_every_verb_in_the_order_of_use(capsys):
+    """The help of the command line lists each verb once, with what it is for."""
+    printed = help_of(capsys)
+    lines = [line for line in printed.splitlines() if re.match(r"  \S+( \S+)?  +\S", line)]
+    listed = [line.split("  ")[1] for line in lines if not line.startswith("  -")]
+    assert sorted(listed) == sorted(EXAMPLES)
+    assert listed[:4] == ["fetch", "split", "plan", "gram"]
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("verb", EXAMPLES)
+def test_examples_in_the_help_are_accepted(verb, capsys):
+    """The help of a verb ends in an example whose options it takes, and explains every option."""
+    printed = help_of(capsys, *verb.split())
+    command = printed.partition("example:\n  python -m lantk ")[2]
+    args = _parser().parse_args(shlex.split(command))
+    assert args.called == verb
+    for option in re.findall(r"^  (--[a-z-]+).*", printed, re.M):
+        text = re.search(rf"^  {option}(?: .*?)?(?:  +|\n {{10,}})(\S.*)", printed, re.M)
+        assert text, f"{option} is not explained"
+
+
+def test_the_kernel_examples_go_on_from_each_other(tmp_path, monkeypatch, capsys):
+    """The examples from split to heat map, typed one after the other, all work."""
+    monkeypatch.chdir(tmp_path)
+    for verb in ("split", "gram", "label-term", "evaluate", "heat-map"):
+        words = [
+            name
+            for word in shlex.split(EXAMPLES[verb])
+            for name in (sorted(map(str, tmp_path.glob(word))) if "*" in word else [word])
+        ]
+        assert run(verb, *words) == 0, capsys.readouterr().err
+    assert (tmp_path / "z.png").exists()
+
+
+def fabricate(results, variants=("cntk", "lantk-kr-v1", "cnn"), tasks=("3-8", "1-8")):
+    for task in tasks:
+        for variant in variants:
+            seed = 0 if variant == "cnn" else None
+            write_record(results, make_record(variant, 0.8, task=task, seed=seed))
+
+
+LISTING = ("--permutations", 1, "--seeds", 0, "--cases", "3-8", "1-8", "--variants")
+
+
+def test_the_table_is_aligned_plain_text(tmp_path, capsys):
+    """The leaderboard has a block a protocol, a line a variant, and no Markdown."""
+    fabricate(tmp_path)
+    assert run("table", "--results", tmp_path, *LISTING, "cntk", "lantk-kr-v1", "cnn") == 0
     printed = capsys.readouterr().out
-    verbs = "fetch split gram plan label-term evaluate cnn table figure results heat-map track show"
-    assert all(verb in printed for verb in verbs.split())
+    assert "|" not in printed
+    assert "Not there" not in printed
+    rows = [line for line in printed.splitlines() if line.startswith(("CNTK", "LANTK", "CNN"))]
+    assert len(rows) == 6
+    assert rows[0].split() == ["CNTK", "80.00", "80.00", "80.00", "-"]
+    assert rows[1].split() == ["LANTK-KR-V1", *["80.00"] * 3, "+0.00", "±", "0.00"]
+
+
+def test_the_table_of_an_unfinished_run_says_what_is_missing(tmp_path, capsys):
+    """Results that the listing names and that are not there stand below the table."""
+    fabricate(tmp_path, ("cntk",))
+    fabricate(tmp_path, ("cnn",), ("3-8",))
+    assert run("table", "--results", tmp_path, *LISTING, "cntk", "cnn", "cntk-ridge") == 0
+    printed = capsys.readouterr().out
+    wanted = "Not there (3 results):\n  cntk-ridge: every case\n  cnn-seed0: 1-8\n"
+    assert printed.endswith(wanted)
+    cnn = next(line for line in printed.splitlines() if line.startswith("CNN"))
+    assert cnn.split() == ["CNN", "80.00", "-", "-"]
+
+
+def test_the_table_needs_results(tmp_path, capsys):
+    """A folder without evaluations ends in a message."""
+    assert run("table", "--results", tmp_path) == 1
+    assert "no results in" in capsys.readouterr().err
+
+
+def test_a_listing_that_is_kept_need_not_be_given(tmp_path, capsys):
+    """Cases and variants come from tracking.json; failures without either asks for them."""
+    assert run("failures", "--results", tmp_path) == 1
+    assert "give --cases" in capsys.readouterr().err
+    listing = {"cases": ["3-8"], "variants": ["cntk"], "permutations": 1, "seeds": []}
+    (tmp_path / "tracking.json").write_text(json.dumps({"listing": listing}))
+    log = tmp_path / "logs/evaluate/3-8/cntk.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("lantk evaluate: the matrix is singular\n")
+    assert run("failures", "--results", tmp_path, "--resume", "snakemake -c 1") == 1
+    printed = capsys.readouterr().out
+    assert "Failed: evaluate cntk of 3-8" in printed
+    assert printed.endswith("To go on:\n  snakemake -c 1\n")
+    log.unlink()
+    assert run("failures", "--results", tmp_path) == 0
+
+
+def test_a_verb_that_is_ended_from_outside_says_so(tmp_path):
+    """SIGTERM unwinds a verb, which leaves a sentence in its log and status 143."""
+    code = "import os, signal; from lantk.verbs import kernels\n"
+    code += (
+        "def fetch(args):\n  'Wait.'\n  os.kill(os.getpid(), signal.SIGTERM)\n  signal.pause()\n"
+    )
+    code += "kernels.fetch = fetch\n"
+    code += "from lantk.__main__ import main\n"
+    code += f"raise SystemExit(main(['fetch', '--source', 'digits', '--out', {str(tmp_path)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 143
+    assert done.stderr.startswith("lantk fetch: ended from outside (SIGTERM)")
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
+    """A long step says where it stands, before its first unit too; a short one says nothing."""
+    with progress.showing_progress("solves") as tick, progress.showing_work("fitting"):
+        tick(1, 2)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.05)
+    with progress.showing_progress("solves") as tick:
+        time.sleep(0.2)
+        tick(1, 2, 0.5)
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "no solves yet, 0.0 min so far"
+    assert lines[-1] == "1 of 2 solves, train loss 0.5000, about 0.0 min left"
+    with progress.showing_work("fitting"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err.splitlines()[0] == "fitting: 0.0 min so far"
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    """On a terminal a long step draws a bar, or its time, and a short one nothing."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def drawn(show, *ticks, seconds):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        with show("steps") as tick:
+            time.sleep(seconds)
+            for done in ticks:
+                tick(done, 2)
+        return sys.stderr.getvalue()
+
+    assert drawn(progress.showing_work, seconds=0) == ""
+    monkeypatch.setattr(progress, "_BAR_SECONDS", 0.1)
+    assert "steps: 00:00" in drawn(progress.showing_work, seconds=0.3)
+    assert "2.00/2.00" in drawn(progress.showing_progress, 1, 2, seconds=0.3)

@@ -355,6 +355,21 @@ def test_alignment_figure_names_the_choice_and_the_images(tmp_path, monkeypatch,
     assert "on the train images, where Z was fitted" in drawn[0].get_supxlabel()
 
 
+def test_gap_figure_of_protocols_with_other_tasks(tmp_path, monkeypatch):
+    """Where a protocol lacks a task its panel is empty, and every task has a panel."""
+    drawn = keep_figures(monkeypatch)
+    table = make_table()
+    is_left_out = (table["protocol"] == "honest") & (table["task"] == "3-8")
+    gap_figure(table[~is_left_out], tmp_path / "a.png")
+    titles = [axes.get_title().split("\n")[0] for axes in drawn[0].axes[:6]]
+    assert titles == ["1-8", "3-8", "mean"] * 2
+    shown = [
+        any(np.isfinite(line.get_xdata()).any() and line.get_marker() == "o" for line in axes.lines)
+        for axes in drawn[0].axes[:6]
+    ]
+    assert shown == [True, False, False, True, True, True]
+
+
 @pytest.mark.parametrize("variant", ["lantk-kr-v1", "lantk-kr-v1-shuffled", "cnn"])
 def test_gap_figure_shows_term_twin_and_network(tmp_path, variant):
     """What a term gains, what it gains with shuffled labels, and the CNN's share are drawn."""

@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +47,8 @@ TINY = {
     "results": "out/tiny",
 }
 # Jobs of TINY: fetch; 2 pairs x (split, gram, 2 label terms, 3 families, 2 networks, 2 figures);
-# table, 2 figures of all pairs, track, all.
-N_JOBS = 1 + 2 * (1 + 1 + 2 + 3 + 2 + 2) + 5
+# table, 2 figures of all pairs, track, report, all.
+N_JOBS = 1 + 2 * (1 + 1 + 2 + 3 + 2 + 2) + 6
 N_COMPUTING = 1 + 2 * (1 + 1 + 2 + 3 + 2)
 # Files of evaluations of a pair: cntk-ridge and oracle-label, seeds of what is shuffled, networks.
 STEMS = {
@@ -103,13 +105,15 @@ def finished(tree):
     return tree, output
 
 
-def test_prints_the_table_and_how_to_open_the_dashboard(finished):
-    """A run ends with the table, a command that starts the dashboard, and links."""
+def test_prints_the_table_and_how_to_see_more(finished):
+    """A run ends with the table, the report, and short words on how to open the dashboard."""
     _, output = finished
-    assert "LANTK-KR-V1" in output
-    assert "| CNN" in output
-    assert re.search(r"mlflow server --backend-store-uri .*mlflow\.db", output)
-    assert "http://127.0.0.1:5000/#/experiments/" in output
+    end = output.partition("steps (100%) done")[2]
+    assert "honest: choices made by validation" in end
+    assert len(re.findall(r"^LANTK-KR-V1 +\d\d\.\d\d ", end, re.M)) == 2
+    assert "Report, to open in a browser: out/tiny/report.html" in end
+    assert "python -m lantk mlflow" in end
+    assert max(map(len, end.splitlines())) < 200, "no page-long links"
 
 
 def test_table_has_every_task_variant_and_protocol(finished):
@@ -261,8 +265,8 @@ def test_second_run_does_nothing(finished):
 
 
 FIGURES = {"figure": 2, "overview": 2}
-LAST = {"table": 1, "track": 1, "all": 1} | FIGURES
-TRACK = {"track": 1, "all": 1}
+TRACK = {"track": 1, "html_report": 1, "all": 1}
+LAST = {"table": 1} | TRACK | FIGURES
 CNTK = {"evaluate_cntk": 2}
 KR, FJLT = {"evaluate_lantk_kr_v1": 2}, {"evaluate_lantk_fjlt_v1": 2}
 # The heat map is of the first label term, and is drawn anew with its fit or its record.
@@ -429,7 +433,7 @@ def test_cases_are_the_first_rows_of_one_gram_matrix(grid):
 
 def test_an_edit_of_a_list_computes_what_is_new(grid):
     """A case less computes nothing; a smaller n more is evaluated on the kernels that are there."""
-    first = ["table", "overview", "track", "all"]
+    first = ["table", "overview", *TRACK]
     assert "gram" not in planned(grid, GRID | {"task": GRID["task"] | {"n_train": [30, 12, 15]}})
     less = planned(grid, GRID | {"variants": GRID["variants"][:3]})
     assert set(less) <= {*first, "figure", "heat_map"}
@@ -475,3 +479,119 @@ def test_a_results_folder_without_quotes_is_no_command(finished):
     status, output = snakemake(finished[0], "--cores", "2", config=config)
     assert status == 0, output[-3000:]
     assert not list(finished[0].rglob("hacked"))
+
+
+FAILING_TERM = """
+from pathlib import Path
+
+from lantk.label_terms import LabelTerm
+
+
+class Failing(LabelTerm):
+    fitted_names = ("n_",)
+
+    def fit(self, k_train_train, y, x=None, solve=None):
+        if Path("tired").exists() and len(k_train_train) == 20:
+            raise ValueError("no more label terms today")
+        self.n_ = len(k_train_train)
+        return self
+
+    def transform(self, k, x=None):
+        return k / self.n_
+"""
+FAILING = TINY | {
+    "task": TINY["task"] | {"pairs": [[3, 8]]},
+    "variants": ["cntk", "failing_term:Failing"],
+    "results": "out/failing",
+    "tracking": {"experiment": "failing"},
+}
+
+
+@pytest.fixture(scope="module")
+def failed(tree):
+    """Return the tree after a run whose label term failed, and what the run printed."""
+    (tree / "failing_term.py").write_text(FAILING_TERM)
+    (tree / "tired").touch()
+    status, output = snakemake(tree, "--cores", "2", config=FAILING)
+    assert status != 0
+    return tree, output
+
+
+def statuses(tree):
+    """Return run name -> status of the current runs of FAILING in MLflow."""
+    query = (
+        "SELECT runs.name, status FROM runs JOIN experiments USING (experiment_id)"
+        " JOIN tags ON tags.run_uuid = runs.run_uuid"
+        " WHERE experiments.name = 'failing' AND tags.key = 'state' AND tags.value = 'current'"
+    )
+    with sqlite3.connect(tree / "out/mlflow.db") as database:
+        return dict(database.execute(query).fetchall())
+
+
+def test_a_failed_job_is_told_at_the_end(failed):
+    """A failing run ends with the job, the end of its log, its path, and the command to go on."""
+    _, output = failed
+    end = output.partition("Exiting because a job execution failed")[2]
+    assert "Failed: fit lantk-failing of 3-8 (1 result is missing because of it)\n" in end
+    assert "    ValueError: no more label terms today\n" in end
+    assert "    lantk label-term: no more label terms today\n" in end
+    assert "  log: out/failing/logs/label_term/3-8/lantk-failing.log\n" in end
+    assert "python -m snakemake --configfile test.json --cores 2\n" in end
+    assert end.count("Failed:") == 1
+
+
+def test_a_failed_variant_is_a_failed_run(failed):
+    """What is missing because of a failed job is in MLflow as FAILED, the rest as FINISHED."""
+    found = statuses(failed[0])
+    assert sorted(found.values()) == ["FAILED", "FINISHED"]
+    assert next(name for name in found if found[name] == "FAILED").endswith("lantk-failing")
+
+
+def test_a_failed_run_goes_on_by_the_same_command(failed):
+    """When its cause is gone, the same command computes what is missing and nothing else."""
+    tree, output = failed
+    (tree / "tired").unlink()
+    assert set(planned(tree, FAILING)) == {
+        *("label_term", "evaluate_lantk_failing", "heat_map", "figure", "table", "overview"),
+        *TRACK,
+    }
+    status, output = snakemake(tree, "--cores", "2", config=FAILING)
+    assert status == 0, output[-3000:]
+    assert "Failed:" not in output
+    assert set(statuses(tree).values()) == {"FINISHED"}
+
+
+def test_an_interrupted_run_names_no_failed_job(tree):
+    """After Ctrl-C no job is said to have failed, and the command to go on is there."""
+    config = FAILING | {"variants": ["cnn"], "results": "out/stopped"}
+    config |= {"cnn": TINY["cnn"] | {"epochs": 10**6, "seeds": [0]}}
+    (tree / "stopped.json").write_text(json.dumps(config))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", "--configfile", "stopped.json", "--cores", "1"],
+        cwd=tree,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    log = tree / "out/stopped/logs/cnn/3-8/seed0.log"
+    try:
+        for _ in range(600):
+            if log.exists() or process.poll() is not None:
+                break
+            time.sleep(0.2)
+        time.sleep(2)
+        # A terminal sends it to all processes of the workflow.
+        os.killpg(process.pid, signal.SIGINT)
+        output = process.communicate(timeout=120)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert "interrupted" in log.read_text()
+    assert process.returncode != 0
+    assert "No job failed" in output
+    assert "Failed:" not in output
+    assert "python -m snakemake --configfile stopped.json --cores 1" in output

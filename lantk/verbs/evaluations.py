@@ -20,7 +20,7 @@ from lantk.verbs.files import (
     with_name,
     write_evaluation,
 )
-from lantk.verbs.progress import showing_progress
+from lantk.verbs.progress import showing_progress, showing_work
 
 # Images of a heat map: more would be points smaller than a pixel.
 _SHOWN_IMAGES = 500
@@ -38,7 +38,8 @@ def label_term(args: argparse.Namespace) -> None:
     vectors = None
     if term.needs_x:
         vectors = image_vectors(drawn.x_train, append_one=drawn.is_binary)
-    term.fit(k_train_train, label_array(drawn), vectors)
+    with showing_work(f"fitting {args.variant} to {len(drawn.y_train):,} images"):
+        term.fit(k_train_train, label_array(drawn), vectors)
     with writing(args.out) as temporary:
         origin = fit_origin(args, args.variant, record)
         # A prefix, so that no learned name is one of savez's own.
@@ -74,11 +75,13 @@ def evaluate(args: argparse.Namespace) -> None:
         }
         if "honest" in args.protocols and isinstance(probe, LeastSquares):
             # Every fold fits features anew: what pairs share is computed once.
-            store = PairedVectors(vectors["x_train"], vectors["x_test"])
+            with showing_work("comparing pairs of images"):
+                store = PairedVectors(vectors["x_train"], vectors["x_test"])
             n_train = len(drawn.y_train)
             vectors = {"x_train": store[:n_train], "x_test": store[n_train:]}
     if probe is not None and args.label_term is not None:
-        probe.restore(load_fitted(args, term, record), vectors["x_train"])
+        with showing_work(f"loading {term}"):
+            probe.restore(load_fitted(args, term, record), vectors["x_train"])
     members = _find_members(args, probe if args.label_term is not None else None)
     solver = _find_solver(args.device)
     start = time.perf_counter()
@@ -215,7 +218,8 @@ def heat_map(args: argparse.Namespace) -> None:
     factor = next(p["label_factor"] for p in evaluation["curve"] if p["label_weight"] == weight)
     n = min(_SHOWN_IMAGES, len(drawn.y_train))
     k = np.asarray(k_train_train[:n, :n])
-    z = term.train_block(k_train_train, vectors)[:n, :n]
+    with showing_work(f"computing {name} for {len(drawn.y_train):,} images"):
+        z = term.train_block(k_train_train, vectors)[:n, :n]
     heading = f"K + lambda Z, r = {weight:g} ({protocol})"
     matrices = {"K": k, "Z": z, heading: k + factor * z}
     title = f"{args.case}, {name}: the first {n:,} of {len(drawn.y_train):,} train images"

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lantk.errors import LantkError
 
@@ -132,13 +132,38 @@ def write_evaluation(
     write_json(path, record | results | {"provenance": collect_provenance()})
 
 
-def evaluation_paths(args: argparse.Namespace) -> list[Path]:
+def evaluation_paths(args: argparse.Namespace | Listing) -> list[Path]:
     """Return the records of all cases, in the order of the table."""
     from lantk.variants import stems
 
     names = stems(args.variants, args.permutations, args.seeds)
     folder = args.results / "evaluations"
     return [folder / case / f"{name}.json" for case in args.cases for name in names]
+
+
+class Listing(NamedTuple):
+    """What has results in a folder."""
+
+    results: Path
+    cases: list[str]
+    variants: list[str]
+    permutations: int
+    seeds: list[int]
+
+
+def read_listing(args: argparse.Namespace) -> Listing | None:
+    """Return what is named on the command line, the rest as tracking.json keeps it; or None."""
+    path = args.results / "tracking.json"
+    try:
+        kept = json.loads(path.read_text())["listing"]
+    except (OSError, ValueError, KeyError):
+        kept = {}
+    names = Listing._fields[1:]
+    given = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
+    found = kept | given
+    if not set(names) <= set(found):
+        return None
+    return Listing(args.results, *(found[name] for name in names))
 
 
 def read_evaluations(paths: Iterable[Path]) -> list[tuple[dict[str, Any], Any]]:
@@ -185,14 +210,14 @@ def read_timings(results: Path) -> Any:
 def _read_jobs(folder: Path, paths: Iterable[Path]) -> Any:
     import pandas as pd
 
+    from lantk.timings import read_job_cost
+
     rows = []
     for path in paths:
-        measured = json.loads(path.read_text().splitlines()[-1])
-        seconds, memory = measured["s"], measured["max_rss"]
-        # Memory is sampled, and a job this short is over before the first sample means much.
-        memory = memory if seconds > 2 else None
-        name = str(path.relative_to(folder).with_suffix(""))
-        rows.append({"job": name, "seconds": seconds, "peak_memory_mb": memory})
+        cost = read_job_cost(path)
+        if cost is not None:
+            name = str(path.relative_to(folder).with_suffix(""))
+            rows.append({"job": name} | cost._asdict())
     return pd.DataFrame(rows, columns=["job", "seconds", "peak_memory_mb"])
 
 

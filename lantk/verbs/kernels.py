@@ -5,23 +5,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
 from lantk.verbs.files import spell_out, write_json
-from lantk.verbs.progress import showing_progress
+from lantk.verbs.progress import showing_progress, showing_work
 
 
 def fetch(args: argparse.Namespace) -> None:
     """Make sure that the data are there and whole, and describe them."""
     from dataclasses import asdict
 
+    if not sys.stderr.isatty():
+        # Read when tqdm is imported: the bar of a download would fill a log.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     from lantk import data
 
-    data.fetch(args.source, args.path)
-    digest = data.digest_source(args.source, args.path)
+    with showing_work(f"fetching and checking the images of {args.source}"):
+        data.fetch(args.source, args.path)
+        digest = data.digest_source(args.source, args.path)
     write_json(args.out, asdict(data.describe(args.source, args.path)) | {"digest": digest})
 
 
@@ -124,7 +129,10 @@ def plan(args: argparse.Namespace) -> None:
     visits = count_visits([architecture], *shape[1:])
     n_bands = args.bands or count_bands(*sizes, visits, args.device)
     bands = plan_bands(*sizes, n_bands)
-    rate = args.rate or measure_rate(architecture, shape, device=args.device, threads=args.threads)
+    with showing_work("measuring the rate"):
+        rate = args.rate or measure_rate(
+            architecture, shape, device=args.device, threads=args.threads
+        )
     # What a GPU works in is its own memory.
     scratch_bytes = args.memory_mb * 2**20 or SCRATCH_BYTES["cpu"]
     scratch_bytes *= args.device != "cuda"

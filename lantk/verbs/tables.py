@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
 from lantk.errors import LantkError
-from lantk.verbs.files import evaluation_paths, read_benchmarks, read_evaluations, read_timings
+from lantk.verbs.files import (
+    evaluation_paths,
+    read_benchmarks,
+    read_evaluations,
+    read_listing,
+    read_timings,
+)
+from lantk.verbs.progress import find_width
 
 
-def table(args: argparse.Namespace) -> None:
+def collect(args: argparse.Namespace) -> None:
     """Collect evaluations into table.csv, exponents.csv, table.md; benchmarks into timings.csv."""
     from lantk.leaderboard import leaderboard
     from lantk.report import table_markdown
@@ -26,6 +35,114 @@ def table(args: argparse.Namespace) -> None:
         temporary.write_text(table_markdown(frame, exponents))
     with writing(args.results / "table.csv") as temporary:
         frame.to_csv(temporary, index=False)
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print the leaderboard of the results that are there, and which are not."""
+    import pandas as pd
+
+    from lantk.leaderboard import leaderboard
+    from lantk.terminal import leaderboard_text, missing_text
+
+    listing, written = read_listing(args), args.results / "table.csv"
+    missing: list[Path] = []
+    if listing is None and written.exists():
+        frame = pd.read_csv(written)
+    else:
+        folder = args.results / "evaluations"
+        asked = evaluation_paths(listing) if listing else sorted(folder.glob("*/[!.]*.json"))
+        missing = [path for path in asked if not path.exists()]
+        if len(missing) == len(asked):
+            raise LantkError(f"no results in {folder}: run the workflow first")
+        frame = leaderboard(read_evaluations(path for path in asked if path not in missing))
+    print(leaderboard_text(frame, find_width()))
+    if listing and missing:
+        names = [(path.parent.name, path.stem) for path in missing]
+        print(f"\n{missing_text(names, listing.cases)}")
+
+
+def failures(args: argparse.Namespace) -> int:
+    """Print the end of the log of each job that failed, and the command that goes on.
+
+    The status is 1 where results are missing because a job failed.
+    """
+    from lantk.failures import find_failed_jobs
+    from lantk.terminal import failures_text
+    from lantk.variants import stems
+
+    listing = read_listing(args)
+    if listing is None:
+        raise LantkError(
+            f"{args.results} has no tracking.json that names its results: give --cases, --variants,"
+            " --permutations and --seeds"
+        )
+    names = stems(listing.variants, listing.permutations, listing.seeds)
+    jobs = find_failed_jobs(args.results, listing.cases, names)
+    print(failures_text(jobs, args.resume, find_width()))
+    return int(any(job.results for job in jobs))
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write one HTML file with everything that was found, finished or not."""
+    from lantk.failures import find_failed_jobs
+    from lantk.html_report import Results, html_report
+    from lantk.leaderboard import leaderboard
+    from lantk.storage import writing
+    from lantk.variants import stems
+
+    listing, folder = read_listing(args), args.results / "evaluations"
+    asked = evaluation_paths(listing) if listing else sorted(folder.glob("*/[!.]*.json"))
+    there = [path for path in asked if path.exists()]
+    if not there:
+        raise LantkError(f"no results in {folder}: run the workflow first")
+    evaluations = read_evaluations(there)
+    if listing is None and (args.results / "table.csv").exists():
+        evaluations = _in_order_of_table(evaluations, args.results / "table.csv")
+    failed = []
+    if listing and len(there) < len(asked):
+        names = stems(listing.variants, listing.permutations, listing.seeds)
+        failed = find_failed_jobs(args.results, listing.cases, names)
+    kept = args.results / "tracking.json"
+    results = Results(
+        args.results,
+        leaderboard(evaluations),
+        [record for record, _ in evaluations],
+        read_timings(args.results),
+        _read_figures(args.results / "figures", [record["case"] for record, _ in evaluations]),
+        json.loads(kept.read_text()) if kept.exists() else {},
+        [(path.parent.name, path.stem) for path in asked if not path.exists()],
+        failed,
+    )
+    with writing(args.out) as temporary:
+        temporary.write_text(html_report(results))
+
+
+def _in_order_of_table(evaluations: list[Any], path: Path) -> list[Any]:
+    """Return the evaluations that a written table holds, in its order; others are left over."""
+    import pandas as pd
+
+    from lantk.variants import CASE_COLUMNS, case_key
+
+    rows = pd.read_csv(path)[[*CASE_COLUMNS, "variant"]].itertuples(index=False, name=None)
+    places = {tuple(map(str, row)): i for i, row in enumerate(dict.fromkeys(rows))}
+
+    def place(evaluation: Any) -> int | None:
+        record = evaluation[0]
+        return places.get(tuple(map(str, (*case_key(record), record["variant"]))))
+
+    return sorted((e for e in evaluations if place(e) is not None), key=place)  # type: ignore[arg-type]
+
+
+def _read_figures(folder: Path, cases: list[str]) -> dict[str, bytes]:
+    """Return the figures over all cases and those of some cases, by name."""
+    from lantk.html_report import OVERVIEWS
+
+    paths = [folder / f"{name}.png" for name in (*OVERVIEWS, *dict.fromkeys(cases))]
+    paths += [
+        path for case in dict.fromkeys(cases) for path in sorted(folder.glob(f"{case}/*.png"))
+    ]
+    found = [path for path in paths if path.exists()]
+    return {str(path.relative_to(folder).with_suffix("")): path.read_bytes() for path in found}
 
 
 def figure(args: argparse.Namespace) -> None:
@@ -53,23 +170,53 @@ def results(args: argparse.Namespace) -> None:
 
     import yaml
 
-    from lantk.results import STUDIES, gather_study, results_markdown
+    from lantk.results import STUDIES, gather_study, results_markdown, select
     from lantk.storage import writing
+    from lantk.variants import variant_name
 
     unknown = sorted({folder.name for folder in args.results} - set(STUDIES))
     if unknown:
         raise LantkError(f"{', '.join(unknown)}: wanted results folders of {', '.join(STUDIES)}")
     presets = {name: args.experiments / f"{name}.yaml" for name in STUDIES}
     studies = {name: gather_study(yaml.safe_load(p.read_text())) for name, p in presets.items()}
-    for folder in args.results:
-        paths = sorted(folder.glob("evaluations/*/*.json"))
-        found = read_evaluations(path for path in paths if path.name[0] != ".")
-        if found:
-            preset = studies[folder.name].preset
-            studies[folder.name] = gather_study(preset, found, read_timings(folder))
+    folders = args.results
+    if args.keep is not None:
+        folders = [_keep(folder, args.keep / folder.name) for folder in folders]
+    found = {folder.name: read_evaluations(_finished(folder)) for folder in folders}
+    # The table of pairs is also the last point of the curves over n.
+    asked_too = map(variant_name, studies["growth"].preset["variants"])
+    found["growth"] = found.get("growth", []) + select(found.get("chen2020", []), asked_too)
+    for name, evaluations in found.items():
+        timings = next((read_timings(folder) for folder in folders if folder.name == name), None)
+        if evaluations:
+            studies[name] = gather_study(studies[name].preset, evaluations, timings)
     published = yaml.safe_load((args.experiments / "published" / "accuracies.yaml").read_text())
-    asked = ["--results", *args.results, "--experiments", args.experiments]
+    asked = ["--results", *folders, "--experiments", args.experiments]
     asked += ["--out", args.out, "--data-note", args.data_note]
     command = shlex.join(["python", "-m", "lantk", "results", *map(str, asked)])
     with writing(args.out) as temporary:
         temporary.write_text(results_markdown(studies, published, args.data_note, command))
+
+
+def _finished(folder: Path) -> list[Path]:
+    """Return the records of a results folder, whether or not the workflow has finished."""
+    paths = sorted(folder.glob("evaluations/*/*.json"))
+    return [path for path in paths if path.name[0] != "."]
+
+
+def _keep(folder: Path, kept: Path) -> Path:
+    """Copy what the tables are made of, scores to five digits: their signs decide."""
+    import shutil
+
+    import pandas as pd
+
+    from lantk.storage import writing
+
+    for path in _finished(folder):
+        copy = kept / path.relative_to(folder)
+        predictions = pd.read_csv(path.with_suffix(".csv"))
+        with writing(copy.with_suffix(".csv")) as temporary:
+            predictions.to_csv(temporary, index=False, float_format="%.5g")
+        with writing(copy) as temporary:
+            shutil.copyfile(path, temporary)
+    return kept

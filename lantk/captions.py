@@ -1,0 +1,243 @@
+"""Captions of the figures and their text alternatives: what there is to see, from the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lantk.findings import (
+    Difference,
+    find_headline,
+    gain_of,
+    label_terms_of,
+    row_name,
+)
+from lantk.statistics import PROTOCOLS
+from lantk.tables import Block, order_variants, signed
+from lantk.variants import split_control
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What stands below a figure, and what is read out in its place."""
+
+    title: str
+    text: str
+    alternative: str
+
+
+def gap_caption(table: pd.DataFrame) -> Caption:
+    """Return what the figure of gains shows."""
+    headline = find_headline(table)
+    block, protocol = headline.block, headline.protocol
+    shown = {v: gain_of(block, v) for v in _compared(block)}
+    gains = {variant: gain for variant, gain in shown.items() if gain is not None}
+    parts = ["Black dots right of the line gain over CNTK."]
+    if any(split_control(v)[1] == "shuffled" for v in block.variants):
+        parts.append(
+            "A white dot is the same label term fitted to shuffled labels, and the grey bar between"
+            " them is what labels are worth."
+        )
+    if gains:
+        top = max(gains, key=lambda variant: gains[variant].points)
+        parts.append(
+            f"Under the {protocol} protocol the largest gain is {signed(gains[top].points)} points"
+            f" ({row_name(top)}); {_outside_text(gains)}."
+        )
+    if headline.network is not None:
+        where = "ahead of" if headline.network.points > 0 else "behind"
+        parts.append(f"The CNN is {abs(headline.network.points):.2f} points {where} CNTK.")
+    told = "; ".join(f"{row_name(v)} {gain.text}" for v, gain in gains.items())
+    return Caption(
+        "What each variant gains over CNTK",
+        " ".join(parts),
+        f"Dots of gains over CNTK, one row a variant. Under the {protocol} protocol: {told}.",
+    )
+
+
+def _compared(block: Block) -> list[str]:
+    return [
+        v
+        for v in block.variants
+        if v not in ("cntk", "cnn", "oracle-label") and split_control(v)[1] is None
+    ]
+
+
+def _outside_text(gains: Mapping[str, Difference]) -> str:
+    """Return how many gains can be told from none, and which."""
+    found = [v for v, gain in gains.items() if gain.verdict in ("above", "below")]
+    if not found:
+        return "none can be told from 0"
+    names = _listed(row_name(v) for v in found)
+    return f"{len(found)} of {len(gains)} can be told from 0 ({names})"
+
+
+def weight_caption(records: Sequence[Mapping[str, Any]]) -> Caption:
+    """Return what the figure of accuracy against label weight of one case shows."""
+    case = str(records[0]["case"])
+    terms = {r["variant"]: r for r in records if _has_weights(r)}
+    chosen = {
+        v: (record["protocols"].get("honest") or {}).get("label_weight")
+        for v, record in terms.items()
+    }
+    known = {v: weight for v, weight in chosen.items() if weight is not None}
+    zero = [v for v, weight in known.items() if weight == 0]
+    parts = ["Left is what the honest choice sees, right what choices get."]
+    if any(split_control(r["variant"])[1] == "shuffled" for r in records):
+        parts.append("Labels make a difference only where a curve leaves its dashed shuffled twin.")
+    if known and len(zero) == len(known):
+        parts.append("Validation chooses weight 0 for every label term: nothing is added to CNTK.")
+    elif known:
+        told = _listed(
+            f"{row_name(v)} at r = {weight:g} with {_percent(terms[v], 'honest')} % on test"
+            for v, weight in known.items()
+            if weight
+        )
+        rest = f"; {len(zero)} of {len(known)} label terms stay at 0" if zero else ""
+        parts.append(f"Validation (circles) adds {told}{rest}.")
+    best = _best_point(terms)
+    if best:
+        parts.append(best)
+    plain = next((r for r in records if r["variant"] == "cntk"), None)
+    told = "; ".join(_choices_text(record) for record in terms.values())
+    start = f"CNTK reaches {_percent(plain, _any_protocol(plain))} % on test. " if plain else ""
+    return Caption(
+        f"Accuracy against label weight: {case}",
+        " ".join(parts),
+        f"Curves of validation and of test accuracy against label weight for {case}."
+        f" {start}Chosen: {told or 'nothing'}.",
+    )
+
+
+def _has_weights(record: Mapping[str, Any]) -> bool:
+    variant = record["variant"]
+    return variant == "cntk-rbf" or variant in label_terms_of([variant])
+
+
+def _any_protocol(record: Mapping[str, Any]) -> str:
+    return next(protocol for protocol in PROTOCOLS if protocol in record["protocols"])
+
+
+def _percent(record: Mapping[str, Any], protocol: str) -> str:
+    return f"{100 * record['protocols'][protocol]['accuracy']:.2f}"
+
+
+def _choices_text(record: Mapping[str, Any]) -> str:
+    told = [
+        f"{protocol} r = {choice['label_weight']:g} with {100 * choice['accuracy']:.2f} %"
+        for protocol, choice in record["protocols"].items()
+        if choice.get("label_weight") is not None
+    ]
+    return f"{row_name(record['variant'])}, {', '.join(told)}"
+
+
+def _best_point(terms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the highest point on the right, which only hindsight finds."""
+    points = [
+        (point["test_accuracy"], variant, point["label_weight"])
+        for variant, record in terms.items()
+        for point in record["curve"]
+        if point.get("test_accuracy") is not None
+    ]
+    if not points:
+        return ""
+    accuracy, variant, weight = max(points, key=lambda point: point[0])
+    if not weight:
+        return "No weight above 0 does better on the test images than CNTK alone."
+    return (
+        f"The highest point on the right, {100 * accuracy:.2f} % of {row_name(variant)} at"
+        f" r = {weight:g}, is known only with hindsight."
+    )
+
+
+def alignment_caption(records: Iterable[Mapping[str, Any]]) -> Caption:
+    """Return what the figure of kernel-target alignment shows."""
+    found = [
+        (r["case"], r["variant"], r["diagnostics"]["alignment_k"], r["diagnostics"]["alignment_z"])
+        for r in records
+        if _has_weights(r)
+        and {"alignment_k", "alignment_z"} <= {k for k, v in r["diagnostics"].items() if v}
+    ]
+    text = (
+        "How well a matrix agrees with the products of labels; 1 is full agreement. Z was fitted to"
+        " these very images, so squares right of the dashed line prove nothing about test images;"
+        " how far a dot leaves the line is what the chosen weight adds of Z."
+    )
+    if found:
+        higher = sum(z > k for *_, k, z in found)
+        text += f" Z is better aligned than K in {higher} of {len(found)} cases and label terms"
+        top = max(found, key=lambda row: row[3])
+        text += f", at most {top[3]:.2f} ({row_name(top[1])}, {top[0]}) against {top[2]:.2f}."
+    by_case: dict[str, list[str]] = {}
+    for case, variant, k, z in found:
+        by_case.setdefault(f"{case} (K {k:.2f})", []).append(f"{row_name(variant)} {z:.2f}")
+    told = "; ".join(f"{case}: {', '.join(values)}" for case, values in by_case.items())
+    return Caption(
+        "Kernel-target alignment on the train images",
+        text,
+        f"Alignment of Z, label term by label term. {told}.",
+    )
+
+
+def growth_caption(exponents: pd.DataFrame) -> Caption:
+    """Return what the figure of error against n shows."""
+    protocol = exponents["protocol"].iloc[0]
+    shown = exponents[exponents["protocol"] == protocol]
+    shown = shown[shown["architecture"] == shown["architecture"].iloc[0]]
+    # A slope over tasks is a mean only where no error is 0.
+    slopes = shown.groupby("variant")["slope"].mean().dropna()
+    names = [v for v in order_variants(slopes.index) if v in ("cntk", "cnn", *_terms(slopes))]
+    told = "; ".join(f"{row_name(v)} {signed(slopes[v], 3)}" for v in names)
+    text = (
+        "On log axes a straight line is a power law: the steeper, the more each further image"
+        " helps. In the lower panels, what lies below 0 makes fewer errors than CNTK."
+    )
+    if "cntk" in slopes and len(names) > 1:
+        steepest = min((v for v in names), key=lambda v: slopes[v])
+        text += (
+            f" Under the {protocol} protocol CNTK's error falls with exponent"
+            f" {signed(slopes['cntk'], 3)}; the steepest is {row_name(steepest)} with"
+            f" {signed(slopes[steepest], 3)}."
+        )
+    return Caption(
+        "Error against the number of train images",
+        text,
+        f"Test error against n on log axes. Mean slopes, {protocol}: {told or 'none'}.",
+    )
+
+
+def _terms(slopes: pd.Series) -> list[str]:
+    return label_terms_of(map(str, slopes.index))
+
+
+def heat_map_caption(case: str, variant: str, record: Mapping[str, Any] | None) -> Caption:
+    """Return what the heat maps of K, Z and their sum show."""
+    text = (
+        "Images are sorted by class, so squares on the diagonal are pairs of one class. The more"
+        " the squares stand out from the rest, the more a matrix knows of the classes."
+    )
+    told = ""
+    known = (record or {}).get("diagnostics") or {}
+    if known.get("sign_agreement") is not None:
+        told += f" Z has the sign of the label product in {100 * known['sign_agreement']:.0f} % of"
+        told += " the entries."
+    if known.get("alignment_k") is not None and known.get("alignment_z") is not None:
+        told += f" Its alignment with the labels is {known['alignment_z']:.2f}, K's"
+        told += f" {known['alignment_k']:.2f}."
+    name = row_name(variant)
+    return Caption(
+        f"K, Z and K + λZ: {case}, {name}",
+        text + told,
+        f"Three heat maps for {case}, {name}: the kernel, the label term, and both.{told}",
+    )
+
+
+def _listed(words: Iterable[str]) -> str:
+    """Return words as a list in a sentence."""
+    found = list(words)
+    if len(found) < 2:
+        return "".join(found)
+    return f"{', '.join(found[:-1])} and {found[-1]}"

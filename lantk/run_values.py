@@ -1,0 +1,151 @@
+"""What an MLflow run says of a result: its parameters, metrics and curves, named in one place.
+
+Every run has the parameters `CORE_PARAMS`, every finished one the metrics ``accuracy``, ``ci_low``
+and ``ci_high`` with the ending of each protocol, so that charts and comparisons of MLflow hold all
+runs. MLflow's comparison begins with the first three parameters that differ, by name: within a case
+these are ``control``, ``family`` and ``kind``, which is why settings carry a prefix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lantk.timings import JobCost
+from lantk.variants import DERIVED, PLAIN_VARIANTS, case_key, family_of, split_control
+
+CORE_PARAMS = {
+    "control": str,
+    "family": str,
+    "kind": str,
+    "variant": str,
+    "task": str,
+    "n_train": int,
+    "n_test": int,
+    "n_classes": int,
+    "architecture": str,
+    "architecture_digest": str,
+    "source": str,
+    "scaling": str,
+}
+"""Parameters of every run and their types; of a failed one, those that are known."""
+OF_TABLE = ("p_value", "spread", "label_gain", "label_gain_half_width")
+"""What only the leaderboard knows: it takes other variants or several seeds."""
+_OF_DERIVED = ("accuracy", "ci_low", "ci_high", "label_weight", *OF_TABLE)
+# Metrics that a clock or the machine's load decides: logged, but no part of the content.
+_MEASURED_BY_CLOCK = ("seconds", "peak_memory_mb")
+
+
+def is_measured_by_clock(metric: str) -> bool:
+    """Return whether a metric differs between two runs of the same computation."""
+    return metric.endswith(_MEASURED_BY_CLOCK)
+
+
+def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
+    """Return the parameters that the name of a variant and its seed tell.
+
+    ``kind`` is ``network``, ``kernel`` or ``label term``; ``control`` is ``shuffled``,
+    ``diagonal``, ``offdiagonal`` or ``none``. The seed of a network is ``network_seed``, that of
+    permuted labels ``permutation_seed``.
+
+    Parameters
+    ----------
+    variant : str
+        As records name it.
+    seed : int or None
+        None where the variant has one result.
+    """
+    parent, control = split_control(variant)
+    is_plain = variant in PLAIN_VARIANTS
+    if variant in DERIVED:
+        parent = DERIVED[0]
+    kind = "network" if variant == "cnn" else "kernel" if is_plain else "label term"
+    # A label term of the user's own has its own name as family.
+    family = family_of(variant) if is_plain else parent
+    found: dict[str, Any] = {"control": control or "none", "family": family}
+    found |= {"kind": kind, "variant": variant}
+    if seed is not None:
+        found["network_seed" if kind == "network" else "permutation_seed"] = seed
+    return found
+
+
+def case_params(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that all runs of a case share."""
+    task, architecture, n_train = case_key(record)
+    return {
+        "task": task,
+        "n_train": n_train,
+        "n_test": record["n_test"],
+        "n_classes": len(record["classes"]),
+        "architecture": architecture,
+        "architecture_digest": record["architecture"]["digest"],
+        "source": record["data"]["source"],
+        "scaling": record["data"]["scaling"],
+    }
+
+
+def setting_params(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an evaluation, as ``setting_NAME``; null ones are left out."""
+    settings = record.get("settings") or {}
+    return {f"setting_{key}": value for key, value in settings.items() if value is not None}
+
+
+def record_metrics(
+    record: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float]:
+    """Return the metrics of an evaluation, those of a protocol with its name at the end.
+
+    Parameters
+    ----------
+    record : mapping
+        The evaluation.
+    rows : mapping
+        Protocol -> row of the leaderboard, where this run is the one that shows it.
+    """
+    metrics: dict[str, Any] = dict(record.get("diagnostics") or {})
+    for protocol, values in record["protocols"].items():
+        # What validation saw belongs to the honest choice; the oracle makes no use of it.
+        left_out = {"validation_accuracy"} if protocol == "oracle" else set()
+        metrics |= {f"{k}_{protocol}": v for k, v in values.items() if k not in left_out}
+        metrics |= {f"{key}_{protocol}": rows.get(protocol, {}).get(key) for key in OF_TABLE}
+    return finite(metrics)
+
+
+def derived_metrics(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the metrics of a variant that only the leaderboard has."""
+    named = {f"{key}_{protocol}": row[key] for protocol, row in rows.items() for key in _OF_DERIVED}
+    return finite(named)
+
+
+def cost_metrics(job: JobCost | None, gram: JobCost | None) -> dict[str, float]:
+    """Return what the job of a run took, and the Gram matrices that it stands on."""
+    metrics: dict[str, Any] = {}
+    for name, cost in (("job", job), ("gram", gram)):
+        if cost is not None:
+            metrics |= {f"{name}_{key}": value for key, value in cost._asdict().items()}
+    return finite(metrics)
+
+
+def curves(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[tuple[int, float], ...]]:
+    """Return the columns of a curve; the step is the epoch, or the place on the weight grid."""
+    found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for i, point in enumerate(points):
+        step = int(point.get("epoch", i))
+        for key, value in finite({k: v for k, v in point.items() if k != "epoch"}).items():
+            found[f"curve_{key}"].append((step, value))
+    return {key: tuple(steps) for key, steps in found.items()}
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is a finite number, as float; None, text and NaN are left out."""
+    numbers = {}
+    for key, value in values.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(number):
+            numbers[key] = number
+    return numbers

@@ -1,0 +1,46 @@
+rule html_report:
+    # One file with everything that was found; it reads what is listed in tracking.json.
+    input:
+        tables=rules.table.output,
+        records=rules.table.input.records,
+        figures=expand(FIGURE, case=CASES),
+        overviews=expand(OVERVIEW, kind=KINDS),
+        heat_maps=expand(HEAT_MAP, case=CASES, term=SHOWN_TERMS),
+        tracking=rules.track.output,
+        templates=[
+            "lantk/templates/report.css",
+            "lantk/templates/report.html.j2",
+            "lantk/templates/report.js",
+        ],
+        code=[
+            "lantk/captions.py",
+            "lantk/errors.py",
+            "lantk/failures.py",
+            "lantk/findings.py",
+            "lantk/html_report.py",
+            "lantk/html_tables.py",
+            "lantk/leaderboard.py",
+            "lantk/report.py",
+            "lantk/statistics.py",
+            "lantk/storage.py",
+            "lantk/tables.py",
+            "lantk/timings.py",
+            "lantk/variants.py",
+        ],
+    output:
+        report(
+            f"{RESULTS}/report.html",
+            caption="captions/report.rst",
+            category="All on one page",
+            labels={"report": "what was found"},
+        ),
+    log:
+        f"{RESULTS}/logs/html_report.log",
+    conda:
+        CONDA
+    params:
+        listing=LISTING,
+        cases=list(CASES),
+    shell:
+        "python -m lantk report {params.listing:q} --cases {params.cases} --out {output:q}"
+        " > {log:q} 2>&1"
