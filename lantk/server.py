@@ -156,8 +156,8 @@ def _signals_wait() -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, before[number])
-        for number in came[:1]:
-            signal.raise_signal(number)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager
