@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 from records import make_record, write_record
 
-from lantk.runs import Listing
+from lantk.tracking.run import Listing
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = yaml.safe_load((ROOT / "config.yaml").read_text())["variants"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,8 @@ from records import make_predictions, make_record, write_record
 from lantk.__main__ import main
 from lantk.results import STUDIES, gather_study, results_markdown
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
 PUBLISHED = yaml.safe_load((EXPERIMENTS / "published" / "accuracies.yaml").read_text())
 PRESETS = {name: yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text()) for name in STUDIES}
 TERMS = ["lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2"]
@@ -240,3 +243,28 @@ def test_the_verb_reads_folders_that_no_workflow_finished(tmp_path, monkeypatch)
     assert f"\n    {command} --out {out} --data-note 'no images'\n" in text
     assert main(["results", "--results", str(tmp_path / "other"), "--out", out]) == 1
     assert Path(out).read_text() == text
+
+
+def test_the_results_file_is_that_of_the_records(tmp_path, monkeypatch):
+    """RESULTS.md is, byte for byte, what its own command makes of the records that are kept."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    kept = (ROOT / "RESULTS.md").read_text()
+    command = re.search(r"^    python -m lantk (results .*)$", kept, re.MULTILINE)[1]
+    assert main(shlex.split(command)) == 0
+    assert (tmp_path / "RESULTS.md").read_text() == kept
+
+
+def test_kept_evaluations_give_the_same_tables(tmp_path, monkeypatch):
+    """Scores cut to five digits keep their signs, so copies give the tables of the originals."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    results = tmp_path / "results" / "chen2020"
+    for i, variant in enumerate(("cntk", "lantk-kr-v1")):
+        write_record(results, make_record(variant, 0.8 + i / 20, task="deer-dog", n_train=10000))
+    whole = ["results", "--results", str(results), "--out"]
+    assert main([*whole, "one.md"]) == 0
+    assert main([*whole, "two.md", "--keep", "kept"]) == 0
+    one, two = (Path(name).read_text().partition("## Five")[2] for name in ("one.md", "two.md"))
+    assert one == two != ""
+    assert len(list(Path("kept/chen2020/evaluations/deer-dog").iterdir())) == 4

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from records import make_record, write_record
 
-from lantk.run_files import read_runs
-from lantk.run_values import CORE_PARAMS
-from lantk.runs import Listing, Run, TrackingError
 from lantk.timings import read_gram_cost, read_job_cost
+from lantk.tracking.reading import read_runs
+from lantk.tracking.run import Listing, Run, TrackingError
+from lantk.tracking.values import CORE_PARAMS
 from lantk.variants import TERMS
 
 VARIANTS = ("cntk", "lantk-kr-v1", "cnn")

@@ -22,13 +22,14 @@ import pytest
 import yaml
 from records import make_record, write_record
 
-from lantk import tracking, tracking_runs
+import lantk.tracking.sync as tracking
 from lantk.__main__ import main
-from lantk.dashboard import dashboard_hint, links_at, links_text
 from lantk.experiment import ConfigError, check_schema
 from lantk.passwords import find_passwords, without_passwords
-from lantk.runs import Listing, TrackingError
-from lantk.tracking import Target, rebuild, verify
+from lantk.tracking import logged
+from lantk.tracking.dashboard import dashboard_hint, links_at, links_text
+from lantk.tracking.run import Listing, TrackingError
+from lantk.tracking.sync import Target, rebuild, verify
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {"results": "results/digits", "cnn": {"seeds": [0, 1]}}
@@ -260,7 +261,7 @@ def test_interrupt_before_marking_is_mended(results, to, monkeypatch):
 
 def test_runs_beyond_one_page_are_found(results, to, monkeypatch):
     """Runs that the store returns on later pages are recognised too."""
-    monkeypatch.setattr(tracking_runs, "_RUNS_PER_PAGE", 2)
+    monkeypatch.setattr(logged, "_RUNS_PER_PAGE", 2)
     sync(results, **to)
     assert counts(sync(results, **to)) == (0, N, 0, 0)
 
@@ -292,8 +293,8 @@ def test_deleted_store_is_rebuilt(tmp_path, own_store, monkeypatch):
 SYNC_SCRIPT = """
 import pathlib, sys, time
 import mlflow
-from lantk.runs import Listing
-from lantk.tracking import Target, sync
+from lantk.tracking.run import Listing
+from lantk.tracking.sync import Target, sync
 results, ready, go = map(pathlib.Path, sys.argv[1:4])
 listing = Listing(("3-8",), ("cntk", "lantk-kr-v1", "cnn"), 1, (0, 1))
 ready.touch()

@@ -15,7 +15,7 @@ from lantk.verbs.files import read_listing, write_json
 
 def sync(args: argparse.Namespace) -> None:
     """Log every result as an MLflow run; runs that are there already are left alone."""
-    from lantk import tracking
+    import lantk.tracking.sync as tracking
 
     target = _target(args)
     record = _keep_record(args.results, target, tracking.sync(target))
@@ -24,8 +24,8 @@ def sync(args: argparse.Namespace) -> None:
 
 def verify(args: argparse.Namespace) -> int:
     """Compare the runs in MLflow with the results; end with status 1 where they differ."""
-    from lantk import tracking
-    from lantk.tracking_check import drift_text
+    import lantk.tracking.sync as tracking
+    from lantk.tracking.check import drift_text
 
     target = _target(args)
     n_runs, drift = tracking.verify(target)
@@ -45,7 +45,7 @@ def verify(args: argparse.Namespace) -> int:
 
 def rebuild(args: argparse.Namespace) -> None:
     """Make the runs of a results folder anew, in a new store where the old one is unusable."""
-    from lantk import tracking
+    import lantk.tracking.sync as tracking
 
     target = _target(args)
     report, aside = tracking.rebuild(target)
@@ -59,7 +59,7 @@ def rebuild(args: argparse.Namespace) -> None:
 
 def links(args: argparse.Namespace) -> None:
     """Print how to open the dashboard, and a link to everything there is to see."""
-    from lantk.dashboard import links_text
+    from lantk.tracking.dashboard import links_text
 
     record = _read_record(args.results)
     print(record["hint"] if args.short else links_text(record, args.results))
@@ -69,8 +69,8 @@ def dashboard(args: argparse.Namespace) -> None:
     """Start the MLflow server on this machine, with links to what there is to see."""
     import contextlib
 
-    from lantk.dashboard import is_server, links_text
-    from lantk.server import serving
+    from lantk.tracking.dashboard import is_server, links_text
+    from lantk.tracking.server import serving
 
     record = _read_record(args.results)
     if is_server(record["uri"]):
@@ -93,8 +93,8 @@ def dashboard(args: argparse.Namespace) -> None:
 
 def _target(args: argparse.Namespace) -> Any:
     """Return the results and the experiment; what is not given is what the last run was given."""
-    from lantk.runs import Listing
-    from lantk.tracking import Target
+    from lantk.tracking.run import Listing
+    from lantk.tracking.sync import Target
 
     config = vars(args).get("config")
     # A configuration that is given says where runs go, even by saying nothing.
@@ -156,7 +156,7 @@ def _keep_record(results: Path, target: Any, report: Any) -> dict[str, Any]:
     """Write and return tracking.json: where the runs are, and what was listed."""
     from dataclasses import asdict
 
-    from lantk.dashboard import dashboard_hint
+    from lantk.tracking.dashboard import dashboard_hint
 
     n_runs = report.created + report.unchanged
     record = {

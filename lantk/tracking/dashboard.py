@@ -1,0 +1,106 @@
+"""The MLflow dashboard: its address, links to what there is to see, how to start it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from lantk.passwords import without_user
+from lantk.tracking.views import CHARTS, LIST, view_key
+
+DASHBOARD = "http://127.0.0.1:5000"
+"""Where `python -m lantk mlflow dashboard` listens unless it is told another port."""
+
+# Without this a fresh browser opens its view for language models, which shows no runs.
+_VIEW = {"workflowType": "machine_learning"}
+
+
+def is_server(uri: str) -> bool:
+    """Return whether a tracking URI is of a server, which shows its own dashboard."""
+    return uri.startswith(("http://", "https://"))
+
+
+def base_address(uri: str) -> str:
+    """Return where the dashboard of a store is: the server itself, or this machine."""
+    return without_user(uri).rstrip("/") if is_server(uri) else DASHBOARD
+
+
+def links(
+    base: str, experiment_id: str, results_id: str, run_ids: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """Return label -> address: all runs as charts and as a list, then one comparison a case.
+
+    Parameters
+    ----------
+    base : str
+        Address of the dashboard, such as `DASHBOARD`.
+    experiment_id : str
+        MLflow's number of the experiment.
+    results_id : str
+        The tag that the runs of one results folder share.
+    run_ids : mapping
+        Case -> the runs to compare.
+    """
+    found = {}
+    for label, view, mode in (
+        ("all runs as charts", CHARTS, "CHART"),
+        ("list of runs", LIST, "TABLE"),
+    ):
+        shown = {"compareRunsMode": mode, "viewStateShareKey": view_key(results_id, view)}
+        found[label] = f"{base}/#/experiments/{experiment_id}/runs?{_query(shown | _VIEW)}"
+    for case, ids in run_ids.items():
+        chosen = {"runs": json.dumps(list(ids)), "experiments": json.dumps([experiment_id])}
+        found[case] = f"{base}/#/compare-runs?{_query(chosen | _VIEW)}"
+    return found
+
+
+def links_at(record: Mapping[str, Any], base: str) -> dict[str, str]:
+    """Return the links of a ``tracking.json`` for a dashboard at another address."""
+    return {
+        label: f"{base}/#/{address.partition('/#/')[2]}"
+        for label, address in record["links"].items()
+    }
+
+
+def dashboard_hint(results: Path, n_runs: int, n_failed: int, experiment: str, uri: str) -> str:
+    """Return what to print at the end of a workflow: where the runs are, and how to see them."""
+    folder = shlex.quote(str(results))
+    failed = f" ({n_failed} of them failed)" if n_failed else ""
+    lines = [f"{n_runs} runs{failed} in the MLflow experiment {experiment!r}. To see them:"]
+    if is_server(uri):
+        lines.append(f"  open {base_address(uri)}")
+    else:
+        lines.append(f"  python -m lantk mlflow dashboard --results {folder}")
+    lines.append(f"  python -m lantk mlflow links --results {folder}   (prints the addresses)")
+    return "\n".join(lines)
+
+
+def links_text(record: Mapping[str, Any], results: Path, base: str | None = None) -> str:
+    """Return how to open the dashboard and every link of a ``tracking.json``.
+
+    Parameters
+    ----------
+    record : mapping
+        Content of ``tracking.json``.
+    results : Path
+        The results folder, as the user wrote it.
+    base : str, optional
+        Address of a dashboard that runs already; if absent, how to start one is said.
+    """
+    lines = []
+    if base is None and not is_server(record["uri"]):
+        command = f"python -m lantk mlflow dashboard --results {shlex.quote(str(results))}"
+        lines = ["The links work while the dashboard runs (Ctrl-C ends it):", f"  {command}", ""]
+    addresses = record["links"] if base is None else links_at(record, base)
+    for label, address in addresses.items():
+        is_case = "compare-runs" in address
+        lines.append(f"{label}, variants compared: {address}" if is_case else f"{label}: {address}")
+    return "\n".join(lines)
+
+
+def _query(values: Mapping[str, str]) -> str:
+    return urlencode(values, quote_via=quote)

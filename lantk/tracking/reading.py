@@ -1,0 +1,270 @@
+"""The files of a results folder, read as MLflow runs.
+
+The files are the truth, and a tracking store is a view of them (`tracking.sync`). A variant that
+only the leaderboard knows is a run too, and so is what failed, with the end of its log.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lantk.failures import FailedJob, find_failed_jobs
+from lantk.leaderboard import leaderboard
+from lantk.timings import read_gram_cost, read_job_cost
+from lantk.tracking.run import Listing, Run, TrackingError
+from lantk.tracking.values import (
+    case_params,
+    cost_metrics,
+    curves,
+    derived_metrics,
+    record_metrics,
+    setting_params,
+    variant_params,
+)
+from lantk.variants import DERIVED
+
+_LOG_LINES, _NOTE_LINES, _LINE_WIDTH = 200, 12, 300
+_Rows = dict[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """One result: its record, its predictions and where it lies."""
+
+    path: Path
+    record: dict[str, Any]
+    predictions: pd.DataFrame
+
+
+def read_runs(results: Path, listing: Listing) -> list[Run]:
+    """Return the runs that the files under `results` describe, in the order of the listing.
+
+    Evaluations that are not there are left out, unless a failed job is to blame: then they are
+    runs with the status ``FAILED``. Those that the listing does not name are not read.
+
+    Parameters
+    ----------
+    results : Path
+        The folder with ``evaluations/CASE/STEM.json`` and ``.csv``, finished or not.
+    listing : Listing
+        What should be there.
+
+    Raises
+    ------
+    TrackingError
+        If there is neither an evaluation nor a failed job, or a file is not what it should be.
+    """
+    runs = [run for case in listing.cases for run in _case_runs(results, case, listing)]
+    runs += _failed_runs(results, listing, runs)
+    if not runs:
+        raise TrackingError(
+            f"no evaluation found in {results}: wanted evaluations/CASE/STEM.json of"
+            f" {', '.join(listing.cases)}. Run the workflow first, or check `results` in the"
+            " configuration"
+        )
+    places = {case: i for i, case in enumerate(listing.cases)}
+    names = [name for name, _ in listing.stems.values()]
+    order = {name: i for i, name in enumerate([*dict.fromkeys(names), *DERIVED])}
+    return sorted(runs, key=lambda r: (places[r.case], order[r.variant], r.seed or 0))
+
+
+def _case_runs(results: Path, case: str, listing: Listing) -> list[Run]:
+    """Return the runs of one case: of the evaluations that are there, then the derived ones."""
+    found = []
+    for stem, (variant, seed) in listing.stems.items():
+        path = results / "evaluations" / case / f"{stem}.json"
+        if path.exists():
+            found.append((variant, seed, _read_evaluation(path)))
+    if not found:
+        return []
+    rows = _leaderboard_rows([evaluation for _, _, evaluation in found])
+    runs, shown = [], set()
+    for variant, seed, evaluation in sorted(found, key=lambda f: f[1] or 0):
+        # What the leaderboard says of several seeds is logged with the first.
+        own = {} if variant in shown else rows.get(variant, {})
+        shown.add(variant)
+        try:
+            runs.append(_finished_run(results, case, variant, seed, evaluation, own))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _broken(evaluation.path, error) from error
+    derived = [variant for variant in DERIVED if variant in rows]
+    return runs + [_derived_run(case, variant, rows[variant], runs) for variant in derived]
+
+
+def _read_evaluation(path: Path) -> _Evaluation:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise _broken(path, f"it holds {type(record).__name__}, wanted a mapping")
+        return _Evaluation(path, record, pd.read_csv(path.with_suffix(".csv")))
+    except (OSError, ValueError) as error:
+        if isinstance(error, TrackingError):
+            raise
+        raise TrackingError(
+            f"{path}, or the predictions beside it, cannot be read: {error}. Delete both and run"
+            " the workflow again"
+        ) from error
+
+
+def _broken(path: Path, error: object) -> TrackingError:
+    found = error if isinstance(error, str) else repr(error)
+    return TrackingError(
+        f"{path} is not an evaluation: {found}. Delete it and run the workflow again"
+    )
+
+
+def _leaderboard_rows(evaluations: Sequence[_Evaluation]) -> dict[str, _Rows]:
+    """Return variant -> protocol -> row, of one case."""
+    try:
+        board = leaderboard([(e.record, e.predictions) for e in evaluations])
+    except (KeyError, TypeError, AttributeError) as error:
+        if len(evaluations) > 1:
+            for evaluation in evaluations:
+                _leaderboard_rows([evaluation])  # names the one that is to blame
+        raise _broken(evaluations[0].path, error) from error
+    rows: dict[str, _Rows] = {}
+    for row in board.to_dict("records"):
+        rows.setdefault(row["variant"], {})[row["protocol"]] = row
+    return rows
+
+
+def _finished_run(
+    results: Path,
+    case: str,
+    variant: str,
+    seed: int | None,
+    evaluation: _Evaluation,
+    rows: Mapping[str, Mapping[str, Any]],
+) -> Run:
+    record, path = evaluation.record, evaluation.path
+    provenance = record.get("provenance") or {}
+    params = variant_params(variant, seed) | case_params(record) | setting_params(record)
+    benchmarks = results / "benchmarks"
+    is_network = variant == "cnn"
+    name = f"cnn/{case}/seed{seed}" if is_network else f"evaluate/{case}/{params['family']}"
+    job = read_job_cost(benchmarks / f"{name}.jsonl")
+    gram = None if is_network else read_gram_cost(benchmarks / "gram" / record["task"])
+    metrics = record_metrics(record, rows)
+    files = {
+        "evaluation.json": path,
+        "predictions.csv": path.with_suffix(".csv"),
+        "figure.png": results / "figures" / f"{case}.png",
+        "table.md": results / "table.md",
+    }
+    return Run(
+        name=_run_name(case, variant, seed),
+        case=case,
+        variant=variant,
+        seed=seed,
+        params=params,
+        metrics=metrics | cost_metrics(job, gram),
+        curves=curves(record.get("curve") or []),
+        tags=_tags(case, record["task"], variant, seed)
+        | {"source": params["source"], "commit": str(provenance.get("commit") or "unknown")},
+        artifacts={name: file for name, file in files.items() if file.exists()},
+        data={key: str(record["data"][key]) for key in ("source", "digest")},
+        provenance=provenance,
+        ended=path.stat().st_mtime,
+        seconds=job.seconds if job else metrics.get("seconds", 0.0),
+    )
+
+
+def _derived_run(
+    case: str, variant: str, rows: Mapping[str, Mapping[str, Any]], siblings: Sequence[Run]
+) -> Run:
+    """Return the run of a variant that only the leaderboard has; the rest is its siblings'."""
+    first = siblings[0]
+    task = first.params["task"]
+    without = ("evaluation.json", "predictions.csv")
+    return Run(
+        name=_run_name(case, variant, None),
+        case=case,
+        variant=variant,
+        seed=None,
+        params=_shared_params(first) | variant_params(variant, None),
+        metrics=derived_metrics(rows),
+        curves={},
+        tags=_tags(case, task, variant, None)
+        | {key: first.tags[key] for key in ("source", "commit")},
+        artifacts={k: v for k, v in first.artifacts.items() if k not in without},
+        data=first.data,
+        provenance={k: v for k, v in first.provenance.items() if k != "code"},
+        ended=max(run.ended for run in siblings),
+    )
+
+
+def _failed_runs(results: Path, listing: Listing, finished: Sequence[Run]) -> list[Run]:
+    """Return a run for each result that is not there because a job failed."""
+    is_there = {(run.case, run.variant, run.seed) for run in finished}
+    runs: dict[str, Run] = {}
+    for job in find_failed_jobs(results, listing.cases, list(listing.stems)):
+        for case, stem in job.results:
+            variant, seed = listing.stems[stem]
+            if (case, variant, seed) in is_there:
+                continue
+            sibling = next((run for run in finished if run.case == case), None)
+            run = _failed_run(results, case, variant, seed, job, sibling)
+            runs.setdefault(run.name, run)
+    return list(runs.values())
+
+
+def _failed_run(
+    results: Path,
+    case: str,
+    variant: str,
+    seed: int | None,
+    job: FailedJob,
+    sibling: Run | None,
+) -> Run:
+    params = variant_params(variant, seed)
+    task = sibling.params["task"] if sibling else _task_of(results, case)
+    params |= {"task": task} if sibling is None else _shared_params(sibling)
+    log = job.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    # MLflow cuts long tags, so that they would never agree: a few lines of some width.
+    lines = [line[:_LINE_WIDTH] for line in job.last_lines[-_NOTE_LINES:]]
+    note = "\n".join([f"The job **{job.name}** failed:", "", "```", *lines, "```"])
+    tags = {"failed_job": job.name, "mlflow.note.content": note}
+    if sibling is not None:
+        tags |= {key: sibling.tags[key] for key in ("source", "commit")}
+    return Run(
+        name=_run_name(case, variant, seed),
+        case=case,
+        variant=variant,
+        seed=seed,
+        params=params,
+        metrics={},
+        curves={},
+        tags=_tags(case, task, variant, seed) | tags,
+        artifacts={},
+        data=sibling.data if sibling else {},
+        status="FAILED",
+        texts={"failure.log": "\n".join([*log, ""])},
+        ended=job.log.stat().st_mtime,
+    )
+
+
+def _shared_params(run: Run) -> dict[str, Any]:
+    """Return the parameters that all runs of a case share."""
+    own = variant_params(run.variant, run.seed)
+    return {k: v for k, v in run.params.items() if k not in own and not k.startswith("setting_")}
+
+
+def _task_of(results: Path, case: str) -> str:
+    """Return the task of a case without results: its name begins with that of a split."""
+    splits = [path.stem for path in (results / "logs" / "split").glob("*.log")]
+    return max((s for s in splits if f"{case}.".startswith(f"{s}.")), key=len, default=case)
+
+
+def _run_name(case: str, variant: str, seed: int | None) -> str:
+    return f"{case} {variant}" + ("" if seed is None else f" seed {seed}")
+
+
+def _tags(case: str, task: str, variant: str, seed: int | None) -> dict[str, str]:
+    found = {"case": case, "task": task, "variant": variant}
+    return found if seed is None else found | {"seed": str(seed)}

@@ -1,0 +1,98 @@
+"""What one MLflow run holds, whatever it is read from.
+
+What makes two runs the same is a fingerprint of parameters, metrics, curves, predictions and the
+digests of data and code, without times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lantk.errors import LantkError
+from lantk.tracking.values import is_measured_by_clock
+from lantk.variants import is_seeded, stems, variant_name
+
+
+class TrackingError(LantkError):
+    """The results could not be read or the store could not be written; results are untouched."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a results folder should hold; anything else in it is left over."""
+
+    cases: tuple[str, ...]
+    variants: tuple[str, ...]
+    permutations: int
+    """Label permutations of each shuffled control, numbered from 0."""
+    seeds: tuple[int, ...]
+    """Of the networks."""
+
+    @property
+    def stems(self) -> dict[str, tuple[str, int | None]]:
+        """Stem -> variant as records name it, and its seed."""
+        found: dict[str, tuple[str, int | None]] = {}
+        for variant in self.variants:
+            names = stems([variant], self.permutations, self.seeds)
+            numbers = self.seeds if variant == "cnn" else range(self.permutations)
+            seeds = numbers if is_seeded(variant) else [None]
+            found |= {
+                name: (variant_name(variant), seed) for name, seed in zip(names, seeds, strict=True)
+            }
+        return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one MLflow run holds, read from the files of one (case, variant, seed)."""
+
+    name: str
+    case: str
+    """Task, architecture and n, as far as the results hold several."""
+    variant: str
+    seed: int | None
+    params: Mapping[str, Any]
+    """Few and typed; MLflow keeps their text."""
+    metrics: Mapping[str, float]
+    curves: Mapping[str, tuple[tuple[int, float], ...]]
+    """Metric name -> (step, value) pairs."""
+    tags: Mapping[str, str]
+    artifacts: Mapping[str, Path]
+    """Name in the run -> file."""
+    data: Mapping[str, str]
+    """``source`` and ``digest`` of the images; nothing where they are not known."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    status: str = "FINISHED"
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Name of an artifact -> its content."""
+    ended: float = 0.0
+    """When the result, or the last line of a failed job's log, was written: seconds since 1970."""
+    seconds: float = 0.0
+    """How long the job took that made it; a family of variants is one job."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Thirty-two hexadecimal digits that change when the content of the run does."""
+        predictions = self.artifacts.get("predictions.csv")
+        content = {
+            "status": self.status,
+            "params": self.params,
+            "metrics": {k: v for k, v in self.metrics.items() if not is_measured_by_clock(k)},
+            "curves": self.curves,
+            "predictions": predictions and hashlib.sha256(predictions.read_bytes()).hexdigest(),
+            "texts": self.texts,
+            "data": self.data,
+            "code": self.provenance.get("code"),
+        }
+        return text_digest(content, 32)
+
+
+def text_digest(content: Any, length: int) -> str:
+    """Return the first hexadecimal digits of the SHA-256 of some content as JSON."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
