@@ -23,10 +23,16 @@ dashboard: $(VENV)/installed
 	python -m lantk mlflow dashboard --results '$(RESULTS)' --port $(PORT)
 
 # Of the default experiment: our report, and beside it Snakemake's own, with every job and its code.
+# Of other results, ours: make report RESULTS=results/mine
 report: $(VENV)/installed
+ifeq ($(RESULTS),results/digits)
 	snakemake --cores all html_report
 	snakemake html_report --report results/digits/snakemake-report.html
 	@printf '%s\n' results/digits/report.html results/digits/snakemake-report.html
+else
+	python -m lantk report --results '$(RESULTS)' --out '$(RESULTS)/report.html'
+	@printf '%s\n' '$(RESULTS)/report.html'
+endif
 
 # Us beside neural-tangents, growth, peak memory: ten minutes, into results/benchmarks.
 benchmark: $(VENV)/installed

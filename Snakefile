@@ -58,9 +58,11 @@ onsuccess:
 
 
 onerror:
-    # What failed, then the same in MLflow; that this fails too must not hide the first.
+    # What failed, then the same in MLflow and in the report, which a failed job keeps from being
+    # written; that one of them fails too must not hide the others.
     shell(
         "python -m lantk failures {TERMINAL:q} --resume {RESUME:q} >&2 ||"
         " python -m lantk mlflow sync {TERMINAL:q} --config {rules.track.params.config:q} >&2 ||"
-        " true"
+        " true; python -m lantk report {TERMINAL:q} --out {rules.html_report.output:q} 2> /dev/null &&"
+        " printf 'What is there so far: %s\n' {rules.html_report.output:q} >&2 || true"
     )

@@ -335,3 +335,18 @@ def test_figures_are_drawn_by_their_script(tmp_path):
     assert drawn
     assert shown - drawn == {"deer-dog.png", "sketch.png"}
     assert drawn <= shown
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/how-it-works.md"])
+def test_quoted_results_are_those_of_the_results_file(page):
+    """Each gain with its interval that a page shows in a table stands in that row of RESULTS.md."""
+    interval = re.compile(r"[+-]\d+\.\d+ ± \d+\.\d+")
+    named = re.compile(r"\| `?(LANTK-[\w-]+|lantk-[\w-]+|cntk-\w+)")
+    results = (ROOT / "RESULTS.md").read_text().splitlines()
+    rows = [line for line in (ROOT / page).read_text().splitlines() if named.match(line)]
+    quoted = [(named.match(row)[1], interval.findall(row)) for row in rows]
+    quoted = [(name, found) for name, found in quoted if found]
+    assert len(quoted) >= 5
+    for name, found in quoted:
+        theirs = [set(interval.findall(line)) for line in results if line.startswith(f"| {name} ")]
+        assert any(set(found) <= there for there in theirs), (name, found)
