@@ -34,7 +34,10 @@ localrules:
 
 # For what is printed at the end: what has results, and the command that goes on.
 TERMINAL = [*LISTING, "--cases", *CASES]
-RESUME = resume_command(sys.argv, inactive_environment())
+ENVIRONMENT = inactive_environment()
+RESUME = resume_command(sys.argv, ENVIRONMENT)
+# What is printed has to work in the shell that is left, which may not have activated it.
+ACTIVATE = f"  . {ENVIRONMENT}/bin/activate\n" if ENVIRONMENT else ""
 
 
 rule all:
@@ -53,7 +56,8 @@ onsuccess:
     shell(
         "test ! -e {rules.html_report.output:q} || {{ python -m lantk table {TERMINAL:q};"
         " printf '\\nReport, to open in a browser: %s\\n' {rules.html_report.output:q};"
-        " python -m lantk mlflow links --short --results {RESULTS:q}; }}"
+        " python -m lantk mlflow links --short --results {RESULTS:q};"
+        " test -z {ACTIVATE:q} || printf 'In this shell first:\\n%s' {ACTIVATE:q}; }}"
     )
 
 

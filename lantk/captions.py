@@ -17,7 +17,7 @@ from lantk.findings import (
 )
 from lantk.statistics import PROTOCOLS
 from lantk.tables import Block, order_variants, signed
-from lantk.variants import split_control
+from lantk.variants import BEST, split_control
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,40 @@ def gap_caption(table: pd.DataFrame) -> Caption:
             "A white dot is the same label term fitted to shuffled labels, and the grey bar between"
             " them is what labels are worth."
         )
+    under = f"under the {protocol} protocol"
+    # There may be a panel for each n or architecture: numbers are of one.
+    under = f"{headline.place}, {under}" if headline.place else under
+    under = under[0].upper() + under[1:]
     if gains:
-        top = max(gains, key=lambda variant: gains[variant].points)
-        parts.append(
-            f"Under the {protocol} protocol the largest gain is {signed(gains[top].points)} points"
-            f" ({row_name(top)}); {_outside_text(gains)}."
-        )
+        parts.append(f"{under} {_top_text(gains, block)}; {_outside_text(gains)}.")
     if headline.network is not None:
-        where = "ahead of" if headline.network.points > 0 else "behind"
-        parts.append(f"The CNN is {abs(headline.network.points):.2f} points {where} CNTK.")
+        parts.append(_network_text(headline.network, headline.place))
     told = "; ".join(f"{row_name(v)} {gain.text}" for v, gain in gains.items())
     return Caption(
         "What each variant gains over CNTK",
         " ".join(parts),
-        f"Dots of gains over CNTK, one row a variant. Under the {protocol} protocol: {told}.",
+        f"Dots of gains over CNTK, one row a variant. {under}: {told or 'none'}.",
     )
+
+
+def _top_text(gains: Mapping[str, Difference], block: Block) -> str:
+    """Return the largest gain, or of label terms the best difference where nothing gains."""
+    mean = "mean " if block.has_several_tasks else ""
+    top = max(gains, key=lambda variant: gains[variant].points)
+    start = f"the largest {mean}gain is"
+    if gains[top].points <= 0:
+        terms = [v for v in gains if v == BEST or v in label_terms_of(gains)]
+        top = max(terms or gains, key=lambda variant: gains[variant].points)
+        start = f"{'no label term' if terms else 'nothing'} gains: the best {mean}difference is"
+    return f"{start} {signed(gains[top].points)} points ({row_name(top)})"
+
+
+def _network_text(network: Difference, place: str) -> str:
+    who = "There the CNN" if place else "The CNN"
+    if network.points == 0:
+        return f"{who} and CNTK are level."
+    where = "ahead of" if network.points > 0 else "behind"
+    return f"{who} is {abs(network.points):.2f} points {where} CNTK."
 
 
 def _compared(block: Block) -> list[str]:
@@ -84,19 +103,20 @@ def weight_caption(records: Sequence[Mapping[str, Any]]) -> Caption:
         for v, record in terms.items()
     }
     known = {v: weight for v, weight in chosen.items() if weight is not None}
-    zero = [v for v, weight in known.items() if weight == 0]
+    known_terms = label_terms_of(known)
+    zero = [v for v in known_terms if known[v] == 0]
     parts = ["Left is what the honest choice sees, right what choices get."]
     if any(split_control(r["variant"])[1] == "shuffled" for r in records):
         parts.append("Labels make a difference only where a curve leaves its dashed shuffled twin.")
-    if known and len(zero) == len(known):
+    if zero and not any(known.values()):
         parts.append("Validation chooses weight 0 for every label term: nothing is added to CNTK.")
-    elif known:
+    elif any(known.values()):
         told = _listed(
             f"{row_name(v)} at r = {weight:g} with {_percent(terms[v], 'honest')} % on test"
             for v, weight in known.items()
             if weight
         )
-        rest = f"; {len(zero)} of {len(known)} label terms stay at 0" if zero else ""
+        rest = f"; {len(zero)} of {len(known_terms)} label terms stay at 0" if zero else ""
         parts.append(f"Validation (circles) adds {told}{rest}.")
     best = _best_point(terms)
     if best:
@@ -135,7 +155,7 @@ def _choices_text(record: Mapping[str, Any]) -> str:
 
 
 def _best_point(terms: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the highest point on the right, which only hindsight finds."""
+    """Return the highest point of a label term on the right, and who finds it."""
     points = [
         (point["test_accuracy"], variant, point["label_weight"])
         for variant, record in terms.items()
@@ -144,12 +164,20 @@ def _best_point(terms: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     if not points:
         return ""
-    accuracy, variant, weight = max(points, key=lambda point: point[0])
-    if not weight:
-        return "No weight above 0 does better on the test images than CNTK alone."
+    top = max(points)[0]
+    highest = [point for point in points if point[0] == top]
+    if any(weight == 0 for *_, weight in highest):
+        return "No point of a solid curve on the right is higher than CNTK alone, at weight 0."
+    chosen = [
+        (accuracy, variant, weight)
+        for accuracy, variant, weight in highest
+        if (terms[variant]["protocols"].get("honest") or {}).get("label_weight") == weight
+    ]
+    accuracy, variant, weight = (chosen or highest)[0]
+    who = "what validation chose" if chosen else "known only with hindsight"
     return (
-        f"The highest point on the right, {100 * accuracy:.2f} % of {row_name(variant)} at"
-        f" r = {weight:g}, is known only with hindsight."
+        f"The highest point of a solid curve on the right, {100 * accuracy:.2f} % of"
+        f" {row_name(variant)} at r = {weight:g}, is {who}."
     )
 
 
@@ -166,10 +194,11 @@ def alignment_caption(records: Iterable[Mapping[str, Any]]) -> Caption:
         " these very images, so squares right of the dashed line prove nothing about test images;"
         " how far a dot leaves the line is what the chosen weight adds of Z."
     )
-    if found:
-        higher = sum(z > k for *_, k, z in found)
-        text += f" Z is better aligned than K in {higher} of {len(found)} cases and label terms"
-        top = max(found, key=lambda row: row[3])
+    of_terms = [row for row in found if label_terms_of([row[1]])]
+    if of_terms:
+        higher = sum(z > k for *_, k, z in of_terms)
+        text += f" Z is better aligned than K in {higher} of {len(of_terms)} cases and label terms"
+        top = max(of_terms, key=lambda row: row[3])
         text += f", at most {top[3]:.2f} ({row_name(top[1])}, {top[0]}) against {top[2]:.2f}."
     by_case: dict[str, list[str]] = {}
     for case, variant, k, z in found:
@@ -187,21 +216,23 @@ def growth_caption(exponents: pd.DataFrame) -> Caption:
     protocol = exponents["protocol"].iloc[0]
     shown = exponents[exponents["protocol"] == protocol]
     shown = shown[shown["architecture"] == shown["architecture"].iloc[0]]
-    # A slope over tasks is a mean only where no error is 0.
-    slopes = shown.groupby("variant")["slope"].mean().dropna()
+    # A task lacks a slope where an error is 0, or a result is missing: then there is no mean.
+    by_task = shown.pivot(index="variant", columns="task", values="slope")
+    slopes = by_task.mean(axis="columns", skipna=False).dropna()
     names = [v for v in order_variants(slopes.index) if v in ("cntk", "cnn", *_terms(slopes))]
     told = "; ".join(f"{row_name(v)} {signed(slopes[v], 3)}" for v in names)
     text = (
         "On log axes a straight line is a power law: the steeper, the more each further image"
         " helps. In the lower panels, what lies below 0 makes fewer errors than CNTK."
     )
-    if "cntk" in slopes and len(names) > 1:
-        steepest = min((v for v in names), key=lambda v: slopes[v])
-        text += (
-            f" Under the {protocol} protocol CNTK's error falls with exponent"
-            f" {signed(slopes['cntk'], 3)}; the steepest is {row_name(steepest)} with"
-            f" {signed(slopes[steepest], 3)}."
-        )
+    if "cntk" in slopes:
+        how = "falls" if slopes["cntk"] < 0 else "changes"
+        text += f" Under the {protocol} protocol CNTK's error {how} with exponent"
+        text += f" {signed(slopes['cntk'], 3)}"
+        steepest = min(names, key=lambda v: slopes[v])
+        if steepest != "cntk" and slopes[steepest] < 0:
+            text += f"; the steepest is {row_name(steepest)} with {signed(slopes[steepest], 3)}"
+        text += "."
     return Caption(
         "Error against the number of train images",
         text,

@@ -332,6 +332,13 @@ def _explain(error: jsonschema.ValidationError) -> str:
         known = list(error.schema["properties"])
         unknown = next(str(key) for key in found if key not in known)
         close = difflib.get_close_matches(unknown, known, n=1)
+        # A key that belongs one level deeper is the commoner mistake.
+        deeper = [
+            f"{key}.{unknown}"
+            for key, schema in error.schema["properties"].items()
+            if unknown in schema.get("properties", {})
+        ]
+        close = deeper or close
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"{where} has no key {unknown!r}: {hint}There are {', '.join(known)}"
     text = f"{where}: {error.message}"

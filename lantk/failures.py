@@ -24,8 +24,11 @@ _INTERRUPTED = re.compile(r"lantk [a-z -]+: interrupted;|KeyboardInterrupt$")
 # A line that `showing_progress` writes, and what moves a terminal's cursor or colours it.
 _PROGRESS = re.compile(r".* [\d.,]+ min (left|so far)$")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
-# Options of Snakemake that would compute again what is there.
-_FORCING = ("-F", "--forceall", "-f", "--force", "-R", "--forcerun")
+# Options of Snakemake that would compute again what is there: the first take nothing, alone or
+# among other letters that take nothing (-Fp); the others take what stands behind them.
+_FORCING = ("--forceall", "--force")
+_FLAGS = re.compile(r"-[FfnpqkS]+")
+_FORCING_SOME = re.compile(r"(-R|--forcerun(=|$))")
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,13 @@ def resume_command(argv: Sequence[str], environment: str | None = None) -> str:
     "snakemake -c 2 --configfile 'a b'"
     """
     program, *given = argv
-    kept, is_forcing = [], False
+    kept, is_of_forced = [], False
     for word in given:
+        if _FLAGS.fullmatch(word):
+            word = re.sub("[Ff]", "", word)
         if word.startswith("-"):
-            is_forcing = word.partition("=")[0] in _FORCING
-        if not is_forcing:
+            is_of_forced = _FORCING_SOME.match(word) is not None
+        if not is_of_forced and word not in ("-", *_FORCING):
             kept.append(word)
     is_module = Path(program).name == "__main__.py"
     start = ["python", "-m", "snakemake"] if is_module else [Path(program).name]
@@ -149,7 +154,7 @@ def _jobs_behind(results: Path, case: str, stem: str) -> Iterator[_Job]:
         return _Job(name, logs / f"{path}.log", outputs, benchmarks / f"{path}.jsonl")
 
     yield job("fetch the data", "fetch", results / "data.json")
-    task = _task_of(results, case)
+    task = task_of(results, case)
     yield job(f"split {task}", f"split/{task}", results / "splits" / f"{task}.npz")
     record = _record(results, case, stem)
     seed = re.sub(r".*-seed(\d+)$", r"\1", stem)
@@ -184,7 +189,7 @@ def _last_jobs(results: Path, cases: Sequence[str]) -> Iterator[_Job]:
     yield _Job("report", logs / "html_report.log", (results / "report.html",))
 
 
-def _task_of(results: Path, case: str) -> str:
+def task_of(results: Path, case: str) -> str:
     """Return the task of a case, which its name begins with."""
     words = case.split(".")
     starts = [".".join(words[:n]) for n in range(len(words), 0, -1)]

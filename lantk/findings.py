@@ -24,6 +24,9 @@ from lantk.tables import (
 )
 from lantk.variants import BEST, PLAIN_VARIANTS, split_control
 
+_NO_WIDTH = 1e-9
+_HINDSIGHT = "does not allow for the choice by test accuracy"
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -36,8 +39,8 @@ class Difference:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there is an interval that says something: not of differences that are all 0."""
-        return not math.isnan(self.half) and (self.half > 0 or self.points != 0)
+        """Whether there is an interval that says something: not of differences that are equal."""
+        return self.half > _NO_WIDTH
 
     @property
     def text(self) -> str:
@@ -59,7 +62,7 @@ class Difference:
         """Whether it can be told from none: ``above``, ``below``, ``open``, or ``unknown``."""
         if not math.isnan(self.p_value):
             is_open = self.p_value >= 0.05
-        elif math.isnan(self.half):
+        elif math.isnan(self.half) or (self.points != 0 and not self.has_interval):
             return "unknown"
         else:
             is_open = abs(self.points) <= self.half
@@ -68,10 +71,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Headline:
-    """What there is to say first, of the largest n and the first architecture."""
+    """What there is to say first, of what `main_block` found."""
 
     protocol: str
     block: Block
+    place: str
+    """Which n and architecture that is, where there are several; else empty."""
     variant: str | None
     """The label term spoken of; None where there is none."""
     cntk: float
@@ -89,7 +94,7 @@ class Headline:
     @property
     def has_rivals(self) -> bool:
         """Whether there were other label terms to pick from, and no validation picked."""
-        return self.variant != BEST and len(label_terms_of(self.block.variants)) > 1
+        return self.variant != BEST and len(_full_terms(self.block)) > 1
 
     @property
     def name(self) -> str:
@@ -112,14 +117,45 @@ def label_terms_of(variants: Iterable[str]) -> list[str]:
 
 
 def main_block(table: pd.DataFrame, protocol: str) -> Block | None:
-    """Return the results of the largest n of each task and the first architecture, or None."""
+    """Return the results of one n and the first architecture, or None.
+
+    It is the largest n that all tasks have, with CNTK and a label term if there is such an n. If
+    tasks have no n in common, it is that of most tasks: averages are of one n.
+    """
     frame = table[table["protocol"] == protocol]
     if frame.empty:
         return None
     frame = frame[frame["architecture"] == frame["architecture"].iloc[0]]
-    frame = frame[frame["n_train"] == frame.groupby("task")["n_train"].transform("max")]
-    variants = order_variants(frame["variant"].unique())
-    return Block(frame.assign(column=frame["task"]), variants, list(frame["task"].unique()))
+    blocks = [
+        Block(at.assign(column=at["task"]), order_variants(at["variant"]), [*at["task"].unique()])
+        for _, at in frame.groupby("n_train")  # by rising n
+    ]
+    # Of equals, max takes the first.
+    return max(reversed(blocks), key=lambda b: (len(b.columns), _is_comparable(b)))
+
+
+def _full_terms(block: Block) -> list[str]:
+    """Return the label terms that no task lacks."""
+    is_full = block.values("accuracy").notna().all(axis="columns")
+    return [variant for variant in label_terms_of(block.variants) if is_full[variant]]
+
+
+def _is_comparable(block: Block) -> bool:
+    """Return whether no task lacks CNTK, nor the same label term."""
+    plain = block.values("accuracy").reindex(["cntk"])
+    return bool(plain.notna().all(axis=None)) and bool(_full_terms(block))
+
+
+def place_text(table: pd.DataFrame, block: Block) -> str:
+    """Return which of several n, architectures and tasks a block is of: "at n = 800"."""
+    first = block.frame.iloc[0]
+    parts = [f"at n = {first['n_train']:,}"] * (table["n_train"].nunique() > 1)
+    if table["architecture"].nunique() > 1:
+        parts.append(f"{'' if parts else 'with '}architecture {first['architecture']}")
+    if len(block.columns) < table["task"].nunique():
+        shown = ", ".join(block.columns)
+        parts.append(f"in {len(block.columns)} of {table['task'].nunique()} tasks ({shown})")
+    return ", ".join(parts)
 
 
 def gain_of(block: Block, variant: str) -> Difference | None:
@@ -134,7 +170,8 @@ def gain_of(block: Block, variant: str) -> Difference | None:
     if len(gains) == 1:
         p_value = float(block.values("p_value").loc[variant].iloc[0])
         return Difference(float(gains.iloc[0]), p_value=p_value)
-    return Difference(*mean_with_interval(gains))
+    mean, half = mean_with_interval(gains)
+    return Difference(round(mean, 9) + 0.0, half)
 
 
 def label_gain_of(block: Block, variant: str) -> Difference | None:
@@ -153,13 +190,13 @@ def find_headline(table: pd.DataFrame) -> Headline:
         if (found := main_block(table, name)) is not None  # one of them is there
     )
     accuracy = 100 * block.values("accuracy").mean(axis="columns", skipna=False)
-    known = [v for v in label_terms_of(block.variants) if not math.isnan(accuracy[v])]
-    variant = max(known, key=lambda v: accuracy[v], default=None)
+    variant = max(_full_terms(block), key=lambda v: accuracy[v], default=None)
     if not math.isnan(accuracy.get(BEST, math.nan)):
         variant = BEST
     return Headline(
         protocol,
         block,
+        place_text(table, block),
         variant,
         float(accuracy.get("cntk", math.nan)),
         float(accuracy[variant]) if variant else math.nan,
@@ -179,14 +216,25 @@ def summary_sentences(table: pd.DataFrame) -> list[str]:
         sentences.append(_label_sentence(headline))
     if headline.network is not None:
         sentences.append(_network_sentence(headline))
-    oracle = main_block(table, "oracle")
-    found = gain_of(oracle, headline.variant) if oracle and headline.protocol == "honest" else None
-    if found is not None:
-        sentences.append(
-            f"Under the paper's own protocol, which chooses on the test images, {headline.name}"
-            f" gains {found.text}; part of that is the choice itself."
-        )
-    return [sentence for sentence in sentences if sentence]
+    if headline.protocol == "honest":
+        sentences += _oracle_sentences(table, headline)
+    return sentences
+
+
+def _oracle_sentences(table: pd.DataFrame, headline: Headline) -> list[str]:
+    """Return what the oracle finds of the same label term; nothing where it was not run."""
+    block = main_block(table, "oracle")
+    if block is None or place_text(table, block) != headline.place:
+        return []
+    found = gain_of(block, headline.variant or "")
+    if found is None or headline.gain is None:
+        return []
+    is_more = found.points > max(0, headline.gain.points)
+    return [
+        f"Under the paper's own protocol, which chooses on the test images, {headline.name}"
+        f" differs from CNTK by {found.text}"
+        + ("; part of that is the choice itself." if is_more else ".")
+    ]
 
 
 def _gain_sentence(headline: Headline) -> str:
@@ -202,6 +250,7 @@ def _gain_sentence(headline: Headline) -> str:
         if headline.protocol == "honest"
         else "With choices made on the test images, which is optimistic"
     )
+    how += f", {headline.place}" if headline.place else ""
     return (
         f"{how}, {who} reaches {headline.accuracy:.2f} %{over}, and CNTK {headline.cntk:.2f} %:"
         f" a difference of {headline.gain.text if headline.gain else '-'}."
@@ -223,33 +272,44 @@ def _verdict_sentence(headline: Headline) -> str:
     if gain.verdict == "open":
         return "At the level of 5 % that cannot be told from no difference."
     if gain.verdict == "unknown":
-        return ""
-    limit = "; it does not allow for that pick" if headline.is_hindsight else ""
-    return f"The interval lies {gain.verdict} 0{limit}." if gain.has_interval else ""
+        return "Whether that can be told from no difference is not known."
+    limit = f"; that {_HINDSIGHT}" if headline.is_hindsight else ""
+    if gain.has_interval:
+        return f"The interval lies {gain.verdict} 0{limit}."
+    return f"At the level of 5 % that can be told from no difference{limit}."
 
 
 def _label_sentence(headline: Headline) -> str:
     worth = headline.label_gain
     found = worth or Difference(math.nan)
-    text = (
-        "What labels are worth is the gain minus what the same label term gains when it is fitted"
-        f" to shuffled labels: {found.text}"
+    twin = (
+        "the best of the same label terms gains, chosen in the same way, when all are fitted"
+        if headline.variant == BEST
+        else "the same label term gains when it is fitted"
     )
+    limit = f", but the interval {_HINDSIGHT}" if headline.is_hindsight else ""
     endings = {
-        "above": "; labels help here.",
-        "below": "; the true labels do worse here than shuffled ones.",
-        "open": "; that labels help is not shown here, nor that they do not.",
-        "unknown": ".",
+        "above": f"labels help here{limit}",
+        "below": f"the true labels do worse here than shuffled ones{limit}",
+        "open": "that labels help is not shown here, nor that they do not",
+        "unknown": "whether that can be told from 0 is not known",
     }
-    return text + endings[found.verdict]
+    return (
+        f"What labels are worth is the gain minus what {twin} to shuffled labels: {found.text};"
+        f" {endings[found.verdict]}."
+    )
 
 
 def _network_sentence(headline: Headline) -> str:
     network = headline.network or Difference(math.nan)
-    if network.points > 0 and headline.gain is not None:
-        share = 100 * headline.gain.points / network.points
-        return (
-            f"The finite CNN is {network.text} ahead of CNTK; the label term closes"
-            f" {share:.0f} % of that gap."
-        )
-    return f"The finite CNN differs from CNTK by {network.text}: there is no gap to close."
+    gain = headline.gain.points if headline.gain else math.nan
+    text = f"The finite CNN differs from CNTK by {network.text}"
+    if network.verdict == "below":
+        return f"{text}: there is no gap to close."
+    if network.verdict != "above":
+        return f"{text}: whether there is a gap to close is not shown."
+    if gain > network.points:
+        return f"{text}; what the label term gains exceeds that gap."
+    if gain < 0:
+        return f"{text}; the label term widens that gap."
+    return f"{text}; the label term closes {100 * gain / network.points:.0f} % of that gap."

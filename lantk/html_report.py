@@ -36,7 +36,7 @@ from lantk.html_tables import (
 )
 from lantk.report import TITLES, blocks, choices_text, sizes_text
 from lantk.statistics import PROTOCOLS, error_exponents
-from lantk.tables import exponent_text, order_variants, signed
+from lantk.tables import exponent_text, order_variants, p_value_text, signed
 from lantk.variants import case_key
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -98,8 +98,8 @@ def html_report(results: Results) -> str:
     Parameters
     ----------
     results : Results
-        What there is. Of several n and architectures the largest and the first are spoken of in
-        the summary; the tables hold all.
+        What there is. Of several n and architectures the summary speaks of the largest n that all
+        tasks have and of the first architecture; the tables hold all.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -169,7 +169,8 @@ def _cards(table: pd.DataFrame) -> list[Card]:
     over = f"mean of {len(headline.block.columns)} tasks" * (len(headline.block.columns) > 1)
     cards = []
     if headline.cntk == headline.cntk:  # not NaN
-        cards.append(Card("CNTK, test accuracy", f"{headline.cntk:.2f}", "%", over))
+        note = _joined(over, headline.place)
+        cards.append(Card("CNTK, test accuracy", f"{headline.cntk:.2f}", "%", note))
     found = {
         f"{headline.name} minus CNTK": headline.gain,
         f"Label gain of {headline.name}": headline.label_gain,
@@ -177,14 +178,21 @@ def _cards(table: pd.DataFrame) -> list[Card]:
     }
     known = {label: value for label, value in found.items() if value is not None}
     for (label, value), strip in zip(known.items(), strips_of(known.values()), strict=True):
-        cards.append(Card(label, signed(value.points), "points", _card_note(value), strip))
+        note = _joined(_card_note(value), headline.place)
+        cards.append(Card(label, signed(value.points), "points", note, strip))
     return cards
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _card_note(difference: Difference) -> str:
     if difference.has_interval:
         return f"95 %: {difference.interval_text}"
-    return "" if difference.p_value != difference.p_value else f"McNemar p {difference.p_value:.3f}"
+    if difference.p_value != difference.p_value:  # NaN
+        return ""
+    return f"McNemar {p_value_text(difference.p_value)}"
 
 
 def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:

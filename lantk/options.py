@@ -35,6 +35,12 @@ def _number_or(word: str | None) -> Callable[[str], int | None]:
     return read
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted a number from 1 to 65535")
+    return int(text)
+
+
 def _rate(text: str) -> float:
     try:
         rate = float(text)
@@ -50,7 +56,7 @@ def _class_label(text: str) -> str | int:
     return int(text[1:]) if text.startswith("#") and text[1:].isdigit() else text
 
 
-_KEPT = "default: those of the last run, as tracking.json keeps them"
+_KEPT = "default: those of the last run, as listing.json keeps them"
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "source": {"required": True, "help": "digits, cifar10, npz or images"},
@@ -265,7 +271,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cases": {"nargs": "+", "required": True, "help": "cases, as in the folder names"},
     "variants": {"nargs": "+", "required": True, "help": "variants, in the order of the table"},
     "seeds": {"nargs": "*", "type": int, "default": [0], "help": "seeds of the networks"},
-    # What may be left out: tracking.json keeps it.
+    # What may be left out: listing.json keeps it.
     "kept-cases": {"flag": "--cases", "nargs": "+", "help": f"cases ({_KEPT})"},
     "kept-variants": {"flag": "--variants", "nargs": "+", "help": f"variants ({_KEPT})"},
     "kept-seeds": {
@@ -306,7 +312,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "resume": {"metavar": "COMMAND", "help": "command that goes on with the workflow"},
     "port": {
-        "type": int,
+        "type": _port,
         "default": 5000,
         "help": "port of the dashboard on this machine (default: 5000)",
     },

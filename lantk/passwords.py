@@ -3,51 +3,133 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, quote_plus, unquote, unquote_plus
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 
+# Not urlsplit: it raises, with a part of the password, where a sign in that is not encoded.
+_ADDRESS = re.compile(r"([a-z][\w+.-]*)(:/*)(?:(.*)@)?([^?#]*)([?#]?)(.*)", re.I | re.S)
+# Signs that end a name or password, for one reader or another, unless they are encoded.
+_ENDS = re.compile(r"[@/?#\[\]]")
 # Keys of database drivers, in the query of an address or inside an ODBC text there.
-_SECRET = re.compile(r"(?:^|[?&;\s])[\w-]*(?:pass|pwd|secret|token)[\w-]*=([^&;]+)", re.IGNORECASE)
+_KEY = (
+    r"(?:^|[?;\s])(?:[\w-]*(?:pass(?!file)|pwd|secret|token|credential|signature)[\w-]*"
+    r"|(?!ssl[_-]?key|[\w-]*public)[\w-]*key|auth|authorization|sig)\s*"
+)
+_SECRET_KEY = re.compile(f"{_KEY}$", re.I)
+_SECRET_INSIDE = re.compile(_KEY + r"=\s*(\{(?:[^}]|\}\})*\}|[^;]*)", re.I)
 _HIDDEN = "***"
+_SHORTEST = 3  # shorter words stand in every text
 
 
 def find_passwords(uri: str) -> list[str]:
     """Return the passwords in an address, as they are written there.
 
-    One stands between user and host, or under a key of the query such as ``password``. A file of
-    SQLite has none.
+    One stands between user and host, or under a key of the query such as ``password``. The user
+    of a web server may be a token, and counts as one. A file of SQLite has none.
 
     Examples
     --------
     >>> find_passwords("postgresql://me:a%20b@host/runs?sslpassword=c")
     ['a%20b', 'c']
     """
-    scheme, found, rest = uri.partition("://")
-    if not found or scheme.startswith("sqlite"):
+    parts = _split(uri)
+    if parts is None:
         return []
-    # Not urlsplit: a slash or a sign of another kind in the password would end the host for it.
-    user, _, after = rest.rpartition("@")
-    passwords = [user.partition(":")[2]] if ":" in user else []
-    query = (after or rest).partition("?")[2]
-    passwords += [match[1] for match in _SECRET.finditer(f"?{query}")]
-    passwords += [match[1] for match in _SECRET.finditer(f"?{unquote_plus(query)}")]
-    return list(dict.fromkeys(filter(None, passwords)))
+    scheme, _, user, *_ = parts
+    name, _, password = user.partition(":")
+    found = [name, password] if _is_web(scheme) else [password]
+    # From the first question mark, which an @ in the query may have put into the user.
+    for query in re.split("[?#]", uri, maxsplit=1)[1:]:
+        for item in query.split("&"):
+            found += _secrets(item)
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def is_clear(uri: str) -> bool:
+    """Return whether every reader of an address sees the same user, password, host and port."""
+    parts = _split(uri)
+    if parts is None:
+        return True
+    try:
+        _ = urlsplit(uri).port
+    except ValueError:
+        return False
+    return not _ENDS.search(parts[2])
+
+
+def without_password(uri: str) -> str:
+    """Return an address with ``***`` in the place of each password, and nothing else changed."""
+    parts = _split(uri)
+    if parts is None:
+        return uri
+    scheme, colon, user, place, mark, query = parts
+    if _ENDS.search(user):  # who knows where the password ends
+        return f"{scheme}{colon}{_HIDDEN}"
+    if _is_web(scheme):
+        user = user and _HIDDEN
+    elif ":" in user:
+        user = f"{user.partition(':')[0]}:{_HIDDEN}"
+    items = [
+        f"{item.partition('=')[0]}={_HIDDEN}" if any(_secrets(item)) else item
+        for item in query.split("&")
+    ]
+    return f"{scheme}{colon}{user}{'@' if user else ''}{place}{mark}{'&'.join(items)}"
 
 
 def without_passwords(text: str, uri: str) -> str:
-    """Return a text in which each password of an address, however quoted, is ``***``."""
+    """Return a text in which an address and each of its passwords, however quoted, is hidden.
+
+    The address becomes what `without_password` makes of it; elsewhere a password, or a part of
+    one, is ``***`` where it is a word of its own.
+    """
+    plain = {form(word) for word in find_passwords(uri) for form in (str, unquote, unquote_plus)}
+    plain |= {piece for word in plain for piece in _ENDS.split(word)}
     forms = set()
-    for password in find_passwords(uri):
-        for plain in (password, unquote(password), unquote_plus(password)):
-            forms |= {plain, quote(plain), quote(plain, safe=""), quote_plus(plain)}
-            forms |= {repr(plain)[1:-1], quote(plain, safe="").lower()}
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, _HIDDEN)
-    return text
+    for word in plain:
+        if len(word) >= _SHORTEST:
+            quoted = {quote(word), quote(word, safe=""), quote_plus(word)}
+            forms |= {word, repr(word)[1:-1], *quoted}
+            forms |= {re.sub("%..", lambda code: code[0].lower(), form) for form in quoted}
+    if not forms:
+        return text.replace(uri, without_password(uri))
+    words = "|".join(_as_word(form) for form in sorted(forms, key=len, reverse=True))
+    return without_password(uri).join(re.sub(words, _HIDDEN, part) for part in text.split(uri))
 
 
 def without_user(uri: str) -> str:
     """Return an address without user and password."""
-    scheme, found, rest = uri.partition("://")
-    if not found or scheme.startswith("sqlite"):
-        return uri
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    shown = without_password(uri)
+    parts = _split(shown)
+    if parts is None:
+        return shown
+    scheme, colon, _, *place = parts
+    return "".join((scheme, colon, *place))
+
+
+def _split(uri: str) -> tuple[str, ...] | None:
+    """Return scheme, colon and slashes, user, place, mark, query; None for what is a file."""
+    match = _ADDRESS.fullmatch(uri)
+    if match is None or match[1].lower().startswith(("sqlite", "file")):
+        return None
+    return match.groups(default="")
+
+
+def _is_web(scheme: str) -> bool:
+    return scheme.lower() in ("http", "https")
+
+
+def _secrets(item: str) -> Iterator[str]:
+    """Yield what one ``key=value`` of a query should not show."""
+    key, _, value = item.partition("=")
+    if _SECRET_KEY.search(unquote_plus(key)):
+        yield value
+    else:
+        for match in _SECRET_INSIDE.finditer(unquote_plus(value)):
+            yield match[1].strip().removeprefix("{").removesuffix("}")
+
+
+def _as_word(form: str) -> str:
+    """Return a pattern for a form that is no part of a longer word."""
+    before = r"(?:(?<!\w)|(?<=%[0-9A-Fa-f]{2}))" if re.match(r"\w", form) else ""
+    after = r"(?!\w)" if re.search(r"\w\Z", form) else ""
+    return f"{before}{re.escape(form)}{after}"

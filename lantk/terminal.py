@@ -54,8 +54,19 @@ def leaderboard_text(frame: pd.DataFrame, width: int = _WIDTH) -> str:
         for i, (title, block) in enumerate(blocks(frame[frame["protocol"] == protocol])):
             lines = [_PROTOCOL_TEXTS[protocol]] if i == 0 else []
             lines += [title] if title else []
-            parts.append("\n".join([*lines, *_block_lines(block, width)]))
+            lines += _block_lines(block, width)
+            parts.append("\n".join([*lines, *_weights_lines(block, width)]))
     return "\n\n".join(parts)
+
+
+def _weights_lines(block: Block, width: int) -> list[str]:
+    """Return why rows may equal CNTK's to the digit, where label weight 0 was chosen."""
+    if "label_weight" not in block.frame:
+        return []
+    weights = block.frame.loc[block.frame["variant"] != "cntk", "label_weight"].dropna()
+    n_zero = int((weights == 0).sum())
+    text = f"Label weight 0, at which nothing is added to CNTK, was chosen in {n_zero} of"
+    return textwrap.wrap(f"{text} {len(weights)} cells.", width) if n_zero else []
 
 
 def missing_text(missing: Sequence[tuple[str, str]], cases: Sequence[str]) -> str:

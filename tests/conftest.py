@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# In the background, or under nohup, these arrive as ignored and pass on to every child, so that no
+# test of an interrupt could interrupt anything.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # What a browser showed is kept here to be looked at; git ignores it.
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"

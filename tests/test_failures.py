@@ -224,6 +224,9 @@ def test_a_record_of_the_package_counts_as_a_result(tmp_path):
         (["/v/snakemake/__main__.py", "-c2"], "python -m snakemake -c2"),
         (["snakemake", "-F", "-c", "2"], "snakemake -c 2"),
         (["snakemake", "--forcerun", "track", "table", "-c", "2"], "snakemake -c 2"),
+        (["snakemake", "-Rtrack", "-c", "2"], "snakemake -c 2"),
+        (["snakemake", "-f", "results/x.csv", "-c2"], "snakemake results/x.csv -c2"),
+        (["snakemake", "-c", "2", "-Fp", "all"], "snakemake -c 2 -p all"),
         (["snakemake", "--config", "results=a; rm b"], "snakemake --config 'results=a; rm b'"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 
 import pytest
 import yaml
@@ -25,7 +26,7 @@ from records import make_record, write_record
 import lantk.tracking.sync as tracking
 from lantk.__main__ import main
 from lantk.experiment import ConfigError, check_schema
-from lantk.passwords import find_passwords, without_passwords
+from lantk.passwords import find_passwords, without_password, without_passwords, without_user
 from lantk.tracking import logged
 from lantk.tracking.dashboard import dashboard_hint, links_at, links_text
 from lantk.tracking.run import Listing, TrackingError
@@ -356,7 +357,7 @@ def test_unreachable_server(results, monkeypatch):
         uri = f"http://me:sec%2Fret@127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         with pytest.raises(
-            TrackingError, match=r"me:\*\*\*@127.*untouched.*tracking\.uri"
+            TrackingError, match=r"//\*\*\*@127.*untouched.*tracking\.uri"
         ) as failure:
             sync(results)
     for form in ("sec%2Fret", "sec/ret", "sec%2fret"):
@@ -365,13 +366,32 @@ def test_unreachable_server(results, monkeypatch):
     assert "refused" in str(failure.value)
 
 
-def test_password_of_a_database_is_not_shown(results, monkeypatch):
-    """What SQLAlchemy says of a database that it cannot open is shown without the password."""
-    uri = "postgresql+nodriver://me:Hush%2FHush@127.0.0.1/runs?sslpassword=Quiet"
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (
+            "postgresql+nodriver://me:Hush%2FHush@127.0.0.1/runs?sslpassword=Quiet",
+            "postgresql+nodriver://me:***@127.0.0.1/runs?sslpassword=*** cannot be used",
+        ),
+        ("postgresql://me:p[Hush]@127.0.0.1:1/db", "percent-encoded"),
+        ("postgresql://me:p[Hush@127.0.0.1:1/db", "percent-encoded"),
+        ("postgresql://me:pa@Hush@127.0.0.1:1/db", "percent-encoded"),
+        ("postgresql://127.0.0.1:1/db?password=Quiet@Hush", "percent-encoded"),
+        ("postgresql://me:Hush", "a number as port"),
+        ("http://Hush@Quiet@127.0.0.1:1", "percent-encoded"),
+        (
+            "postgresql://postgres:postgres@127.0.0.1:1/mlflow",
+            "the MLflow store postgresql://postgres:***@127.0.0.1:1/mlflow cannot be used",
+        ),
+        ("mysql://me:Hush@127.0.0.1:1/tracking", "pip install mysqlclient"),
+    ],
+)
+def test_password_of_a_database_is_not_shown(results, monkeypatch, uri, said):
+    """A database that cannot be opened is named without the password, and nothing is garbled."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(TrackingError) as failure:
         sync(results)
-    assert "me:***@127.0.0.1/runs?sslpassword=***" in str(failure.value)
+    assert said in str(failure.value)
     assert "Hush" not in str(failure.value)
     assert "Quiet" not in str(failure.value)
 
@@ -379,21 +399,40 @@ def test_password_of_a_database_is_not_shown(results, monkeypatch):
 @pytest.mark.parametrize(
     ("uri", "passwords"),
     [
-        ("http://me:secret@host:5000", ["secret"]),
+        ("http://me:secret@host:5000", ["me", "secret"]),
         ("http://host:5000", []),
-        ("http://me@host", []),
+        ("https://ghp_token@host", ["ghp_token"]),
+        ("https://token:@host", ["token"]),
+        ("postgresql://me@host/runs?sslkey=/a&ssl_key=b&sslcert=c&passfile=d", []),
+        ("postgresql://host/runs?api_key=abc&auth=d%5Befg]", ["abc", "d%5Befg]"]),
+        ("postgresql://me:p[secret]@host/runs", ["p[secret]"]),
+        ("postgresql://host/runs?password=one@two", ["one@two"]),
+        ("postgresql://postgres:postgres@host/runs", ["postgres"]),
         ("postgresql://me:a/b@c@host/runs", ["a/b@c"]),
         ("postgresql://host/runs?user=me&password=secret", ["secret"]),
         ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Da%20b%3B", ["a b"]),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D%7Ba%26%3Bb%7D", ["a&;b"]),
         ("sqlite:////a:b/c@d.db", []),
     ],
 )
 def test_passwords_are_found(uri, passwords):
     """A password between user and host or in the query is found, however odd; a path is none."""
     assert find_passwords(uri) == passwords
-    for password in passwords:
-        text = f"{password} {password.replace(' ', '%20')} {uri}"
-        assert password not in without_passwords(text, uri)
+    for password in filter(lambda one: len(one) > 2, passwords):
+        text = f"{password} {password.replace(' ', '%20')} u%3A{quote(password, safe='')}"
+        shown = without_passwords(text, uri)
+        assert shown == "*** *** u%3A***"
+        for word in re.findall(r"\w{3,}", unquote(password)):
+            assert word not in without_passwords(f"{text} '{word}'", uri)
+
+
+def test_address_is_hidden_by_position():
+    """Only the place of a password is hidden, whatever its text; the rest of a text stays."""
+    uri = "postgresql://sql:sql@sql/sql?user=sql&token=sql"
+    shown = without_password(uri)
+    assert shown == "postgresql://sql:***@sql/sql?user=sql&token=***"
+    assert without_passwords(f"mysql, sql: {uri}", uri) == f"mysql, ***: {shown}"
+    assert without_user("https://token:@host/a?auth=b") == "https://host/a?auth=***"
 
 
 def test_password_in_the_configuration_is_refused(results, to):
@@ -461,7 +500,10 @@ def test_server_that_lets_nobody_in(
     assert f"{status}" in printed.err
     assert "MLFLOW_TRACKING_USERNAME" in printed.err
     assert "Hush" not in printed.err
-    assert before == {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    kept = results / "listing.json"
+    files = [path for path in results.rglob("*") if path.is_file() and path != kept]
+    assert before == {path: path.read_bytes() for path in files}
+    assert "Hush" not in kept.read_text()
     own_store(results.with_name("mlflow.db"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert main(sync_command(results)) == 0
@@ -530,6 +572,41 @@ def test_links_name_the_current_runs(results, to):
         assert {run.info.run_name for run in found} == NAMES
 
 
+def test_sync_by_hand_catches_up_with_one_that_failed(results, own_store, monkeypatch, capsys):
+    """A failed sync leaves what it was told, since Snakemake deletes tracking.json."""
+    own_store(results.with_name("mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert main(sync_command(results)) == 1
+    by_hand = ["mlflow", "sync", "--results", str(results)]
+    assert f"`python -m lantk {' '.join(by_hand)}`" in capsys.readouterr().err
+    assert not (results / "tracking.json").exists()
+    # An empty value is none.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert main(by_hand) == 0
+    record = json.loads((results / "tracking.json").read_text())
+    assert record["counts"]["created"] == N
+    hidden = record | {"uri": "postgresql://me:***@host/runs", "is_default_store": False}
+    (results / "tracking.json").write_text(json.dumps(hidden))
+    capsys.readouterr()
+    assert main(by_hand) == 1
+    assert "set MLFLOW_TRACKING_URI" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"listing": []}', '{"listing": {"cases": 3}}', "missing"]
+)
+def test_what_an_earlier_sync_left_is_broken(results, text, capsys):
+    """Of a missing or broken listing.json one sentence says what to do."""
+    if text != "missing":
+        (results / "listing.json").write_text(text)
+    assert main(["mlflow", "sync", "--results", str(results)]) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "listing.json" in said
+    assert "run the workflow" in said
+    assert not (results / "tracking.json").exists()
+
+
 def test_hint_and_links_are_printed(results, own_store, capsys):
     """The hint is a few short lines; every link is printed by a verb of its own."""
     own_store(results.with_name("mlflow.db"))
@@ -561,7 +638,7 @@ def test_hint_of_a_server_names_its_address():
 
 
 def test_record_lets_the_verbs_find_everything_again(results, own_store, capsys):
-    """What sync was told is kept in tracking.json, for later calls by hand."""
+    """What sync was told is kept, for later calls by hand."""
     own_store(results.with_name("mlflow.db"))
     assert main(["mlflow", "sync", "--results", str(results)]) == 1
     assert "run the workflow" in capsys.readouterr().err
@@ -624,9 +701,24 @@ def test_verify_finds_every_kind_of_drift(results, to):
         "stray": "extra: the results do not have it",
     }
     # A sync mends what it sees, and rebuilding the rest.
-    sync(results, **to)
-    assert set(verify(where)[1]) == {"3-8 lantk-kr-v1", "3-8 cnn seed 1"}
+    assert sync(results, **to).updated == 2
+    assert set(verify(where)[1]) == {"3-8 lantk-kr-v1"}
     rebuild(where)
+    assert verify(where) == (N, {})
+
+
+def test_a_file_that_changed_in_the_store_is_mended(results, to):
+    """Verify sees a file of another size, and a sync logs it again."""
+    report, where = sync(results, **to), target(results, **to)
+    run = runs_of(report)["3-8 cntk"]
+    table = Path(client_of(report).download_artifacts(run.info.run_id, "")) / "table.md"
+    table.write_text("gone")
+    n = (results / "table.md").stat().st_size
+    changed = f"changed: file table.md has 4 bytes, wanted {n}"
+    assert verify(where)[1] == {"3-8 cntk": changed}
+    report = sync(results, **to)
+    assert (report.updated, report.unchanged) == (1, N)
+    assert table.read_bytes() == (results / "table.md").read_bytes()
     assert verify(where) == (N, {})
 
 
@@ -664,7 +756,7 @@ def test_verify_ends_with_status_1_and_a_remedy(results, own_store, capsys):
     assert f"python -m lantk mlflow sync --results {results}" in printed
     results.with_name("mlflow.db").unlink()
     assert main(["mlflow", "verify", "--results", str(results)]) == 1
-    assert "mlflow sync` makes it" in capsys.readouterr().err
+    assert f"mlflow sync --results {results}` makes it" in capsys.readouterr().err
     assert not results.with_name("mlflow.db").exists()
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lantk.tracking.logged import LoggedRun
+from lantk.tracking.logged import LoggedRun, damaged_files
 from lantk.tracking.values import is_measured_by_clock
 
 _MOST_LINES = 20
@@ -17,7 +17,7 @@ def find_drift(client: Any, existing: Sequence[Any], wanted: Sequence[LoggedRun]
     """Return name of a run -> what is wrong with it, in the order of the results.
 
     Everything is read back: parameters, metrics (but those that a clock decides), the last values
-    of curves, tags, status, and names of files.
+    of curves, tags, status, and names and sizes of files.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ def _differences(client: Any, found: Any, wanted: LoggedRun) -> list[str]:
         differences.append(f"status is {found.info.status}, wanted {run.status}")
     if found.info.run_name != run.name:
         differences.append(f"name is {found.info.run_name!r}")
-    there = {file.path for file in client.list_artifacts(found.info.run_id)}
-    return differences + [f"file {name} is not there" for name in wanted.files if name not in there]
+    damaged = damaged_files(client, found.info.run_id, wanted)
+    return differences + [f"file {name} {what}" for name, what in damaged.items()]
 
 
 def _without_clock(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -60,6 +60,12 @@ class LoggedRun:
         return {name: hashlib.sha256(data).hexdigest()[:8] for name, data in content.items()}
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Name of an artifact -> its bytes."""
+        sizes = {name: path.stat().st_size for name, path in self.run.artifacts.items()}
+        return sizes | {name: len(text.encode()) for name, text in self.texts.items()}
+
+    @property
     def tags(self) -> dict[str, str]:
         """All tags but the fingerprint."""
         tags = dict(self.run.tags)
@@ -144,16 +150,33 @@ def bring_up_to_date(client: Any, found: Any, wanted: LoggedRun) -> bool:
     stale = {key: text for key, text in wanted.tags.items() if logged.get(key) != text}
     end, known = round(wanted.run.ended * 1000), found.data.metrics
     late = [Metric(k, v, end, 0) for k, v in wanted.run.metrics.items() if k not in known]
+    changed = set(damaged_files(client, run_id, wanted))
     if "files" in stale:
         old = json.loads(logged.get("files", "{}"))
-        changed = [name for name, digest in wanted.files.items() if old.get(name) != digest]
-        _log_files(client, run_id, wanted, changed)
+        changed |= {name for name, digest in wanted.files.items() if old.get(name) != digest}
+    if changed:
+        _log_files(client, run_id, wanted, sorted(changed))
     if found.info.run_name != wanted.run.name:
         client.update_run(run_id, name=wanted.run.name)
     if stale or late:
         tags = [RunTag(key, text) for key, text in stale.items()]
         client.log_batch(run_id, late, tags=tags, synchronous=True)
-    return bool(stale or late)
+    return bool(stale or late or changed)
+
+
+def damaged_files(client: Any, run_id: str, wanted: LoggedRun) -> dict[str, str]:
+    """Return name of a file -> what is wrong with it in a run: it is missing, or of another size.
+
+    Its content is not read back, which would fetch every file from a server.
+    """
+    there = {file.path: file.file_size for file in client.list_artifacts(run_id)}
+    damaged = {}
+    for name, size in wanted.sizes.items():
+        if name not in there:
+            damaged[name] = "is not there"
+        elif there[name] not in (None, size):  # some stores do not tell
+            damaged[name] = f"has {there[name]} bytes, wanted {size}"
+    return damaged
 
 
 def mark_superseded(client: Any, old: Any, successor: str | None) -> None:

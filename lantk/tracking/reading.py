@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.failures import FailedJob, find_failed_jobs
+from lantk.failures import FailedJob, find_failed_jobs, task_of
 from lantk.leaderboard import leaderboard
 from lantk.timings import read_gram_cost, read_job_cost
 from lantk.tracking.run import Listing, Run, TrackingError
@@ -223,7 +223,7 @@ def _failed_run(
     sibling: Run | None,
 ) -> Run:
     params = variant_params(variant, seed)
-    task = sibling.params["task"] if sibling else _task_of(results, case)
+    task = sibling.params["task"] if sibling else task_of(results, case)
     params |= {"task": task} if sibling is None else _shared_params(sibling)
     log = job.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
     # MLflow cuts long tags, so that they would never agree: a few lines of some width.
@@ -253,12 +253,6 @@ def _shared_params(run: Run) -> dict[str, Any]:
     """Return the parameters that all runs of a case share."""
     own = variant_params(run.variant, run.seed)
     return {k: v for k, v in run.params.items() if k not in own and not k.startswith("setting_")}
-
-
-def _task_of(results: Path, case: str) -> str:
-    """Return the task of a case without results: its name begins with that of a split."""
-    splits = [path.stem for path in (results / "logs" / "split").glob("*.log")]
-    return max((s for s in splits if f"{case}.".startswith(f"{s}.")), key=len, default=case)
 
 
 def _run_name(case: str, variant: str, seed: int | None) -> str:

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from lantk.passwords import find_passwords, without_passwords
+from lantk.passwords import find_passwords, is_clear, without_password, without_passwords
 from lantk.storage import writing
 from lantk.tracking.run import TrackingError
 
 # Schemes of stores that this process opens itself: here the client says where artifacts go.
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+# Module that a database needs -> the package that brings it, where that has another name.
+_PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 _LOCK_TIMEOUT_SECONDS = 600.0
 # Files that SQLite keeps beside its own while it is at work.
 _SIDECARS = ("-journal", "-wal", "-shm")
@@ -48,7 +50,7 @@ class Store:
     @property
     def shown(self) -> str:
         """The address without password, for messages and files."""
-        return without_passwords(self.uri, self.uri)
+        return without_password(self.uri)
 
     def exists(self) -> bool:
         """Return whether there may be runs: a file of SQLite is there only after the first sync."""
@@ -66,8 +68,15 @@ def locate_store(results: Path, uri: str | None) -> Store:
         If absent, ``MLFLOW_TRACKING_URI``; if that is absent too, ``mlflow.db`` beside `results`.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    scheme = urlsplit(uri).scheme.split("+")[0] if uri else "sqlite"
+    scheme = re.split("[:+]", uri)[0].lower() if uri else "sqlite"
     if scheme != "sqlite":
+        if scheme in (*_DATABASES, "http", "https") and not is_clear(str(uri)):
+            raise TrackingError(
+                "the address of the MLflow store (tracking.uri or MLFLOW_TRACKING_URI) cannot be"
+                " read without doubt: wanted SCHEME://USER:PASSWORD@HOST:PORT/DATABASE, with a"
+                " number as port, and @ / ? # [ ] percent-encoded in user, password and query,"
+                " as in %40 for @"
+            )
         beside = results.with_name("mlflow-artifacts") if scheme in _DATABASES else None
         return Store(str(uri), artifacts=beside)
     if uri is None:
@@ -161,7 +170,7 @@ def find_experiment(client: Any, name: str, store: Store) -> str | None:
         raise MovedStoreError(
             f"{store.database} was moved or copied: its experiment {name!r} keeps files in"
             f" {folder}, wanted {wanted}. Move it back, or log the runs anew:"
-            " `python -m lantk mlflow rebuild` puts it aside"
+            " `python -m lantk mlflow rebuild --results ...` puts it aside"
         )
     return str(found.experiment_id)
 
@@ -208,7 +217,7 @@ def find_damage(store: Store, experiment: str) -> str | None:
     except (MlflowException, CommandError) as error:
         if "schema" not in str(error) and not isinstance(error, CommandError):
             raise
-        return f"it was written by another version of MLflow ({_in_one_line(error)})"
+        return f"it was written by another version of MLflow ({_in_one_line(error, store.uri)})"
     return None
 
 
@@ -292,16 +301,18 @@ def _reporting_failures(store: Store) -> Iterator[None]:
         yield
     except expected as error:
         message = (
-            f"the MLflow store {store.uri} cannot be used: {_in_one_line(error)}. The results are"
-            f" untouched. {_advice(store, error)}"
+            f"the MLflow store {store.shown} cannot be used: {_in_one_line(error, store.uri)}. The"
+            f" results are untouched. {_advice(store, error)}"
         )
         # The cause may hold a password, and a traceback would show it.
         cause = None if find_passwords(store.uri) else error
-        raise TrackingError(without_passwords(message, store.uri)) from cause
+        raise TrackingError(message) from cause
 
 
-def _in_one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:600]
+def _in_one_line(error: BaseException, uri: str) -> str:
+    # Hidden first: what is left of a password that was cut would not be found.
+    text = without_passwords(str(error), uri)
+    return " ".join(f"{type(error).__name__}: {text}".split())[:600]
 
 
 def _advice(store: Store, error: BaseException) -> str:
@@ -309,8 +320,14 @@ def _advice(store: Store, error: BaseException) -> str:
         return (
             "Look for a full disk, missing permissions, or a store of another MLflow version"
             f" (`mlflow db upgrade {shlex.quote(store.uri)}`). If nothing helps, `python -m lantk"
-            f" mlflow rebuild` puts {store.database.name} aside and logs the runs of this results"
-            " folder again"
+            f" mlflow rebuild --results ...` puts {store.database.name} aside and logs the"
+            " runs of this results folder again"
+        )
+    if isinstance(error, ImportError) and error.name:
+        module = error.name.partition(".")[0]
+        return (
+            f"Install the driver of the database, `pip install {_PACKAGES.get(module, module)}`,"
+            " and sync again"
         )
     code = getattr(error, "error_code", None)
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or re.search(
@@ -319,7 +336,7 @@ def _advice(store: Store, error: BaseException) -> str:
         return (
             "The server does not let this user in: set MLFLOW_TRACKING_USERNAME and"
             " MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment, and sync"
-            " again: `python -m lantk mlflow sync`, or the workflow"
+            " again"
         )
     return (
         "Start the server, or correct `tracking.uri` (or MLFLOW_TRACKING_URI), and sync again;"

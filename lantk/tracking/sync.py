@@ -10,6 +10,7 @@ begins anew. Runs are never resumed.
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ class Target:
         """Where the runs go."""
         return locate_store(Path(self.results).resolve(), self.uri)
 
-    def read(self) -> list[LoggedRun]:
-        """Return what the store should hold."""
+    def check(self) -> None:
+        """Raise `TrackingError` if the configuration holds a password."""
         uri = (self.config.get("tracking") or {}).get("uri")
         if find_passwords(uri or ""):
             raise TrackingError(
@@ -77,6 +78,10 @@ class Target:
                 " MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
                 " in the environment instead"
             )
+
+    def read(self) -> list[LoggedRun]:
+        """Return what the store should hold."""
+        self.check()
         config_text = json.dumps(self.config, indent=2, sort_keys=True, default=str)
         runs = read_runs(Path(self.results).resolve(), self.listing)
         return [LoggedRun(run, self.folder_name, config_text) for run in runs]
@@ -179,7 +184,8 @@ def verify(target: Target) -> tuple[int, dict[str, str]]:
     wanted, store = target.read(), target.store
     if not store.exists():
         raise TrackingError(
-            f"there is no MLflow store {store.shown}: `python -m lantk mlflow sync` makes it"
+            f"there is no MLflow store {store.shown}: `python -m lantk mlflow sync --results"
+            f" {shlex.quote(str(target.results))}` makes it"
         )
     with using(store):
         client = connect(store)

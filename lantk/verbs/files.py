@@ -152,18 +152,46 @@ class Listing(NamedTuple):
 
 
 def read_listing(args: argparse.Namespace) -> Listing | None:
-    """Return what is named on the command line, the rest as tracking.json keeps it; or None."""
-    path = args.results / "tracking.json"
-    try:
-        kept = json.loads(path.read_text())["listing"]
-    except (OSError, ValueError, KeyError):
-        kept = {}
+    """Return what is named on the command line, the rest as listing.json keeps it; or None."""
     names = Listing._fields[1:]
-    given = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
-    found = kept | given
-    if not set(names) <= set(found):
-        return None
+    found = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
+    if len(found) < len(names):
+        kept = read_kept(args.results)
+        if kept is None:
+            return None
+        found = kept["listing"] | found
     return Listing(args.results, *(found[name] for name in names))
+
+
+def read_kept(results: Path) -> dict[str, Any] | None:
+    """Return the ``listing`` and ``config`` that the last sync was given, finished or not; or None.
+
+    They are in listing.json, which is no output of a rule: Snakemake deletes tracking.json where a
+    sync fails. Folders of earlier versions have only that.
+    """
+    for path in (results / "listing.json", results / "tracking.json"):
+        try:
+            record = json.loads(path.read_text())
+            listing = {name: record["listing"][name] for name in Listing._fields[1:]}
+            config = record.get("config") or {}
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _not_kept(path, repr(error)) from error
+        is_number = isinstance(listing.pop("permutations"), int)
+        if not (is_number and all(isinstance(names, list) for names in listing.values())):
+            raise _not_kept(path, "its listing is of other types")
+        if not isinstance(config, dict):
+            raise _not_kept(path, "its config is no mapping")
+        return {"listing": record["listing"], "config": config}
+    return None
+
+
+def _not_kept(path: Path, why: str) -> LantkError:
+    return LantkError(
+        f"{path} is not what `mlflow sync` writes ({why}): delete it and run the workflow, whose"
+        " last job `track` writes it"
+    )
 
 
 def read_evaluations(paths: Iterable[Path]) -> list[tuple[dict[str, Any], Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
-from lantk.verbs.files import read_listing, write_json
+from lantk.verbs.files import read_kept, read_listing, write_json
 
 
 def sync(args: argparse.Namespace) -> None:
@@ -18,8 +18,12 @@ def sync(args: argparse.Namespace) -> None:
     import lantk.tracking.sync as tracking
 
     target = _target(args)
-    record = _keep_record(args.results, target, tracking.sync(target))
-    print(record["hint"])
+    _keep_listing(target)
+    try:
+        report = tracking.sync(target)
+    except LantkError as error:
+        raise LantkError(f"{error}. To sync again: `{_sync_command(args.results)}`") from error
+    print(_keep_record(args.results, target, report)["hint"])
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -33,10 +37,9 @@ def verify(args: argparse.Namespace) -> int:
     if not drift:
         print(f"{n_runs} runs agree with {args.results}: {where}")
         return 0
-    folder = shlex.quote(str(args.results))
     print(
         f"{len(drift)} runs differ between {args.results} and the {where}:\n"
-        f"{drift_text(drift)}\nTo mend it: python -m lantk mlflow sync --results {folder}\n"
+        f"{drift_text(drift)}\nTo mend it: {_sync_command(args.results)}\n"
         "What still differs then is mended by rebuild in place of sync, which logs all runs of"
         " this folder again"
     )
@@ -48,6 +51,7 @@ def rebuild(args: argparse.Namespace) -> None:
     import lantk.tracking.sync as tracking
 
     target = _target(args)
+    _keep_listing(target)
     report, aside = tracking.rebuild(target)
     if aside is not None:
         print(
@@ -69,7 +73,7 @@ def dashboard(args: argparse.Namespace) -> None:
     """Start the MLflow server on this machine, with links to what there is to see."""
     import contextlib
 
-    from lantk.tracking.dashboard import is_server, links_text
+    from lantk.tracking.dashboard import is_server, links_at, links_text
     from lantk.tracking.server import serving
 
     record = _read_record(args.results)
@@ -79,14 +83,15 @@ def dashboard(args: argparse.Namespace) -> None:
     store = _target(args).store
     if not store.exists():
         raise LantkError(
-            f"there is no MLflow store {store.shown}: `python -m lantk mlflow sync --results"
-            f" {shlex.quote(str(args.results))}` makes it"
+            f"there is no MLflow store {store.shown}: `{_sync_command(args.results)}` makes it"
         )
     print(f"Starting the dashboard of {store.shown} ...", flush=True)
     # Ctrl-C is how a dashboard ends.
     with contextlib.suppress(KeyboardInterrupt), serving(store.uri, args.port) as server:
         print(links_text(record, args.results, server.address))
-        print(f"The dashboard runs at {server.address} until Ctrl-C.", flush=True)
+        first = next(iter(links_at(record, server.address).values()))
+        # The bare address would open MLflow's pages for language models.
+        print(f"\nThe dashboard runs until Ctrl-C. To begin with:\n{first}", flush=True)
         server.wait_until_it_ends()
     print("The dashboard has ended.")
 
@@ -100,13 +105,21 @@ def _target(args: argparse.Namespace) -> Any:
     # A configuration that is given says where runs go, even by saying nothing.
     uri = None
     if not config:
-        record = _read_record(args.results)
-        config, uri = record["config"], _recorded_uri(record)
+        kept = read_kept(args.results)
+        if kept is None or not kept["config"]:
+            raise LantkError(
+                f"there is no {args.results / 'listing.json'} with a configuration: run the"
+                " workflow, whose last job `track` writes it"
+            )
+        config = kept["config"]
+        # Where the last sync failed, nothing says where the runs went before it.
+        if (args.results / "tracking.json").exists():
+            uri = _recorded_uri(_read_record(args.results))
     names = ("cases", "variants", "permutations", "seeds")
     found = read_listing(argparse.Namespace(**dict.fromkeys(names) | vars(args)))
     if found is None:
         raise LantkError(
-            "wanted --cases, --variants, --permutations and --seeds: no tracking.json of an earlier"
+            "wanted --cases, --variants, --permutations and --seeds: no listing.json of an earlier"
             f" sync is in {args.results}"
         )
     settings = config.get("tracking") or {}
@@ -126,7 +139,7 @@ def _read_record(results: Path) -> dict[str, Any]:
     path = results / "tracking.json"
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-        for key in ("config", "links", "listing", "uri"):
+        for key in ("links", "uri"):
             record[key]
     except FileNotFoundError:
         raise LantkError(
@@ -144,7 +157,7 @@ def _recorded_uri(record: dict[str, Any]) -> str | None:
     uri: str = record["uri"]
     if record.get("is_default_store"):
         return None  # it is found beside the results, wherever they were moved
-    if "***" in uri and "MLFLOW_TRACKING_URI" not in os.environ:
+    if "***" in uri and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise LantkError(
             f"the runs are in {uri}, and its password is kept nowhere: set MLFLOW_TRACKING_URI to"
             " the whole address"
@@ -152,10 +165,25 @@ def _recorded_uri(record: dict[str, Any]) -> str | None:
     return uri
 
 
-def _keep_record(results: Path, target: Any, report: Any) -> dict[str, Any]:
-    """Write and return tracking.json: where the runs are, and what was listed."""
+def _sync_command(results: Path) -> str:
+    return f"python -m lantk mlflow sync --results {shlex.quote(str(results))}"
+
+
+def _keep_listing(target: Any) -> None:
+    """Write listing.json before a store is touched, so that a sync can catch up by itself."""
+    target.check()
+    if target.results.is_dir():
+        write_json(target.results / "listing.json", _what_was_given(target))
+
+
+def _what_was_given(target: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
+    return {"config": dict(target.config), "listing": asdict(target.listing)}
+
+
+def _keep_record(results: Path, target: Any, report: Any) -> dict[str, Any]:
+    """Write and return tracking.json: where the runs are, and what was listed."""
     from lantk.tracking.dashboard import dashboard_hint
 
     n_runs = report.created + report.unchanged
@@ -167,8 +195,7 @@ def _keep_record(results: Path, target: Any, report: Any) -> dict[str, Any]:
         "links": dict(report.links),
         "hint": dashboard_hint(results, n_runs, report.failed, report.experiment, report.uri),
         "counts": report.counts,
-        "listing": asdict(target.listing),
-        "config": dict(target.config),
+        **_what_was_given(target),
     }
     write_json(results / "tracking.json", record)
     return record

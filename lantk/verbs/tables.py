@@ -64,7 +64,7 @@ def table(args: argparse.Namespace) -> None:
 def failures(args: argparse.Namespace) -> int:
     """Print the end of the log of each job that failed, and the command that goes on.
 
-    The status is 1 where results are missing because a job failed.
+    The status is 1 where a job failed, unless it is the one that writes to MLflow.
     """
     from lantk.failures import find_failed_jobs
     from lantk.terminal import failures_text
@@ -73,13 +73,13 @@ def failures(args: argparse.Namespace) -> int:
     listing = read_listing(args)
     if listing is None:
         raise LantkError(
-            f"{args.results} has no tracking.json that names its results: give --cases, --variants,"
+            f"{args.results} has no listing.json that names its results: give --cases, --variants,"
             " --permutations and --seeds"
         )
     names = stems(listing.variants, listing.permutations, listing.seeds)
     jobs = find_failed_jobs(args.results, listing.cases, names)
     print(failures_text(jobs, args.resume, find_width()))
-    return int(any(job.results for job in jobs))
+    return int(any(job.log.stem != "track" for job in jobs))
 
 
 def report(args: argparse.Namespace) -> None:
