@@ -167,7 +167,7 @@ def read_kept(results: Path) -> dict[str, Any] | None:
     """Return the ``listing`` and ``config`` that the last sync was given, finished or not; or None.
 
     They are in listing.json, which is no output of a rule: Snakemake deletes tracking.json where a
-    sync fails. Folders of earlier versions have only that.
+    sync fails. That repeats them, and is read where it was copied without the other.
     """
     for path in (results / "listing.json", results / "tracking.json"):
         try:
