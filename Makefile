@@ -10,13 +10,25 @@ export MLFLOW_DISABLE_TELEMETRY := true
 RESULTS ?= results/digits
 PORT ?= 5000
 
-.PHONY: run test dashboard report benchmark lint format lock clean
+.PHONY: run test test-faults test-slurm dashboard report benchmark lint format lock clean
 
 run: $(VENV)/installed
 	snakemake --cores all
 
 test: $(VENV)/installed
 	pytest
+
+# The faults that `make test` injects, with more kills, at other moments: make test-faults SEED=7
+KILLS ?= 50
+SEED ?= 1
+test-faults: $(VENV)/installed
+	LANTK_KILLS=$(KILLS) LANTK_KILLS_SEED=$(SEED) pytest tests/faults
+
+# The workflow on a Slurm cluster of one node, which is started on this machine, as root, and stopped
+# again: Debian's slurm-wlm and munge have to be installed.
+test-slurm: $(VENV)-slurm/installed
+	@$(BIN)/python tests/slurm/cluster.py --check
+	. $(VENV)-slurm/bin/activate; python -m pytest --timeout 1800 tests/slurm
 
 # The runs in MLflow, until Ctrl-C. Of other results: make dashboard RESULTS=results/mine PORT=5001
 dashboard: $(VENV)/installed
@@ -53,21 +65,33 @@ format: $(VENV)/installed
 	ruff check --fix .
 	snakefmt Snakefile rules
 
-$(VENV)/installed: envs/lock.txt pyproject.toml
+# PyTorch is taken in its CPU build where pip finds one, else as the package index has it.
+$(VENV)/installed: envs/lock.txt envs/torch-cpu.txt envs/torch.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	@echo 'Setting up $(VENV): a large download with PyTorch, which takes minutes ...'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r envs/lock.txt
+	torch=envs/torch-cpu.txt; \
+	$(BIN)/pip install --quiet --disable-pip-version-check --dry-run --no-deps -r $$torch > /dev/null 2>&1 || torch=envs/torch.txt; \
+	$(BIN)/pip install --quiet --disable-pip-version-check -r envs/lock.txt -r $$torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-# The newest versions that pyproject.toml allows, resolved in an environment of its own.
+# Snakemake with its executors for clusters. An environment of its own, which takes all else from
+# the first: the one for Slurm asks Slurm's controller for its settings whenever Snakemake starts.
+PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(VENV)-slurm/installed: envs/slurm.txt $(VENV)/installed
+	$(BIN)/python -m venv --clear --without-pip $(VENV)-slurm
+	$(BIN)/pip --python $(VENV)-slurm install --quiet --disable-pip-version-check --no-deps --require-hashes -r envs/slurm.txt
+	echo "import site; site.addsitedir('$$($(BIN)/python $(PACKAGES))')" > "$$($(VENV)-slurm/bin/python $(PACKAGES))/lantk.pth"
+	sed '1s|.*|#!/usr/bin/env python|' $(BIN)/snakemake > $(VENV)-slurm/bin/snakemake
+	chmod +x $(VENV)-slurm/bin/snakemake
+	touch $@
+
+# The newest versions that pyproject.toml allows, with the hashes of all their files.
 lock:
-	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install 'torch==2.13.0' '.[dev]'
-	(sed -n 1p envs/lock.txt; $(VENV)-lock/bin/pip freeze --all | grep -vE '^(lantk|pip)\b' | sed 's/+cpu//' | sort -f) > envs/lock.tmp
-	mv envs/lock.tmp envs/lock.txt
+	$(VENV)-lock/bin/pip install --quiet --disable-pip-version-check --upgrade uv
+	$(VENV)-lock/bin/python envs/make_lock.py --upgrade
 	rm -rf $(VENV)-lock
 
 clean:

@@ -4,6 +4,7 @@ import sys
 from snakemake.utils import min_version
 
 from lantk.failures import inactive_environment, resume_command
+from lantk.lease import hold_while_executing
 
 min_version("9.20")
 
@@ -25,12 +26,16 @@ include: "rules/report.smk"
 localrules:
     all,
     fetch,
+    split,
     table,
     figure,
     overview,
     track,
     html_report,
 
+
+# One workflow at a time writes to these results; its jobs end with it.
+hold_while_executing(workflow, RESULTS)
 
 # For what is printed at the end: what has results, and the command that goes on.
 TERMINAL = [*LISTING, "--cases", *CASES]
@@ -66,7 +71,7 @@ onerror:
     # written; that one of them fails too must not hide the others.
     shell(
         "python -m lantk failures {TERMINAL:q} --resume {RESUME:q} >&2 ||"
-        " python -m lantk mlflow sync {TERMINAL:q} --config {rules.track.params.config:q} >&2 ||"
+        " python -m lantk mlflow sync {TERMINAL:q} --config {CONFIG_TEXT:q} >&2 ||"
         " true; python -m lantk report {TERMINAL:q} --out {rules.html_report.output:q} 2> /dev/null &&"
         " printf 'What is there so far: %s\n' {rules.html_report.output:q} >&2 || true"
     )

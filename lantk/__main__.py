@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lantk.errors import LantkError
+from lantk.lease import end_with_workflow
 from lantk.options import EXAMPLES, OPTIONS
 from lantk.verbs import evaluations, kernels, store, tables
 
@@ -50,7 +51,7 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
         kernels.plan: ("architecture", *_PLANNED, *_COMPUTING),
         kernels.gram: (
             *("split", "architectures", "memory-mb", "bands", "band", *_COMPUTING),
-            "out-folders",
+            *("out-folders", "cost"),
         ),
     },
     "From Gram matrices to results": {
@@ -92,8 +93,12 @@ _MLFLOW_VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit status."""
     args = _parser().parse_args(argv)
-    # A scheduler's time limit ends a job this way: unwind, so that unfinished files are removed.
+    # A scheduler's time limit, or a terminal that is closed, ends a job this way: unwind, so that
+    # unfinished files are removed.
     signal.signal(signal.SIGTERM, _raise_terminated)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, _raise_terminated)
+    workflow_ended = end_with_workflow()
     if vars(args).get("threads") is not None:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(args.threads)))
     try:
@@ -101,10 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"lantk {args.called}: interrupted; no file is half-written", file=sys.stderr)
         return 130
-    except _Terminated:
-        text = "ended from outside (SIGTERM), as by a time limit; no file is half-written"
+    except _Terminated as ended:
+        text = f"ended from outside ({ended.name}), as by a time limit; no file is half-written"
+        if workflow_ended.is_set():
+            text = "interrupted; its workflow has ended; no file is half-written"
         print(f"lantk {args.called}: {text}", file=sys.stderr)
-        return 143
+        return int(ended.code or 1)
     except Exception as error:
         # Our own errors and the system's say what to change; anything else is a fault of ours,
         # and shows where.
@@ -115,11 +122,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Terminated(SystemExit):
-    """SIGTERM arrived."""
+    """SIGTERM or SIGHUP arrived."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
 
 
-def _raise_terminated(*_: object) -> None:
-    raise _Terminated(143)
+def _raise_terminated(number: int, _: object) -> None:
+    raise _Terminated(number)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lantk.errors import LantkError
+from lantk.errors import LantkError, shorten
 
 READOUTS = ("flatten", "global_average_pool")
 
@@ -165,8 +165,9 @@ def _named(name: str) -> Architecture:
     match = re.fullmatch(r"arora2019-(vanilla|gap)-([1-9]\d{0,3})", name)
     if match is None or int(match[2]) < 2 or name == "arora2019-gap-2":
         raise ArchitectureError(
-            f"unknown architecture {name!r}: wanted 'chen2020', 'arora2019-vanilla-D' with D >= 2,"
-            " 'arora2019-gap-D' with D >= 3 (D = number of convolutions + 1), or a list of layers"
+            f"unknown architecture {shorten(repr(name))}: wanted 'chen2020',"
+            " 'arora2019-vanilla-D' with D >= 2, 'arora2019-gap-D' with D >= 3 (D = number of"
+            " convolutions + 1), or a list of layers"
         )
     is_gap, n_convs = match[1] == "gap", int(match[2]) - 1
     # Arora et al. fix the first convolution and the last layer in their GAP tables only.
@@ -194,7 +195,7 @@ def _parse_layers(layers: list[Any]) -> Architecture:
     if kinds[n_body + 1 :] != ["dense"]:
         raise ArchitectureError(
             f"the list must end with one readout ({' or '.join(READOUTS)}) and 'dense', found"
-            f" {kinds[n_body:] or 'neither'}"
+            f" {shorten(str(kinds[n_body:] or 'neither'))}"
         )
     dense_trained = items[-1][1].get("trained", True)
     if not dense_trained and not any(conv.trained for conv in convs):
@@ -215,22 +216,27 @@ def _parse_layer(i: int, layer: Any) -> tuple[str, dict[str, Any]]:
         return layer, {}
     if not (isinstance(layer, Mapping) and len(layer) == 1 and next(iter(layer)) in _OPTIONS):
         raise ArchitectureError(
-            f"layer {i} is {layer!r}: wanted {{conv: {{size, stride, trained}}}}, 'relu',"
-            f" {', '.join(map(repr, READOUTS))}, 'dense' or {{dense: {{trained: false}}}}"
+            f"layer {i} is {shorten(repr(layer))}: wanted {{conv: {{size, stride, trained}}}},"
+            f" 'relu', {', '.join(map(repr, READOUTS))}, 'dense' or {{dense: {{trained: false}}}}"
         )
     kind, options = next(iter(layer.items()))
     options = {} if options is None else options
     if not isinstance(options, Mapping):
-        raise ArchitectureError(f"layer {i}: the options of {kind!r} are no mapping: {options!r}")
+        raise ArchitectureError(
+            f"layer {i}: the options of {kind!r} are no mapping: {shorten(repr(options))}"
+        )
     for key, value in options.items():
         wanted = _OPTIONS[kind].get(key)
         if wanted is None:
             raise ArchitectureError(
-                f"layer {i}: {kind!r} has no option {key!r}, only {', '.join(_OPTIONS[kind])}"
+                f"layer {i}: {kind!r} has no option {shorten(repr(key))}, only"
+                f" {', '.join(_OPTIONS[kind])}"
             )
         if type(value) is not wanted:
             kind_of_value = "true or false" if wanted is bool else "a whole number"
-            raise ArchitectureError(f"layer {i}: {key} is {value!r}, wanted {kind_of_value}")
+            raise ArchitectureError(
+                f"layer {i}: {key} is {shorten(repr(value))}, wanted {kind_of_value}"
+            )
     if kind == "conv":
         if options.get("size", 0) < 1 or options["size"] % 2 == 0:
             raise ArchitectureError(

@@ -195,7 +195,9 @@ def fingerprint(source: str, path: DataPath = None) -> str:
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()
-        digest.update(f"{file.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        # Names need not be text.
+        digest.update(os.fsencode(file.relative_to(root)))
+        digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

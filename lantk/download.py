@@ -106,13 +106,43 @@ def _chunks(url: str) -> Iterator[bytes]:
         raise DownloadError(f"{url} could not be downloaded: {error}") from error
 
 
+class _BoundedGzip(gzip.GzipFile):
+    """A compressed file that refuses to become longer than it may, however small it is on disk."""
+
+    def __init__(self, path: Path, largest: int) -> None:
+        super().__init__(path)
+        self._largest = largest
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = self._largest - self.tell()
+        # Files are read in small pieces; only a header could ask for more at once.
+        if size is None or not 0 <= size <= _CHUNK_BYTES:
+            raise DownloadError(f"the archive has a header of more than {_CHUNK_BYTES} bytes")
+        content = super().read(min(size, left + 1))
+        self._check(self.tell())
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._check(offset)
+        return super().seek(offset, whence)
+
+    def _check(self, end: int) -> None:
+        if end > self._largest:
+            raise DownloadError(
+                f"the archive unpacks to more than the {self._largest} bytes that it may have"
+            )
+
+
 def _unpack(
     archive: Path, folder: Path, prefix: str, members: Collection[str], largest: int
 ) -> None:
     """Write `members` of the folder `prefix` of the archive into `folder`, and nothing else."""
     missing = set(members)
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with (
+            _BoundedGzip(archive, (len(members) + 1) * largest) as stream,
+            tarfile.open(fileobj=stream, mode="r:") as tar,
+        ):
             for member in tar:
                 # Raises on a name, or a link, that would leave the folder, wanted or not.
                 tarfile.data_filter(member, str(folder))
@@ -125,6 +155,9 @@ def _unpack(
                     )
                 tar.extract(member.replace(name=name, deep=False), folder, filter="data")
                 missing.discard(name)
+            # To the end, where the checksum is: the archive itself ends before.
+            while stream.read(_CHUNK_BYTES):
+                pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DownloadError(f"the archive cannot be unpacked safely: {error}") from error
     if missing:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,19 @@ from typing import Any
 
 import jsonschema
 
-from lantk.architecture import parse_architecture
+from lantk.architecture import Architecture, parse_architecture
+from lantk.bounds import (
+    ConfigError,
+    check_bounds,
+    check_command,
+    check_folder,
+    is_finite,
+    most_files,
+)
 from lantk.data import describe, fingerprint
-from lantk.errors import LantkError
+from lantk.errors import shorten
 from lantk.kernel.bands import count_bands, count_visits, name_bands
-from lantk.passwords import find_passwords
+from lantk.passwords import find_passwords, is_clear
 from lantk.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 from lantk.variants import (
     BEST,
@@ -31,6 +39,10 @@ from lantk.variants import (
     variant_name,
 )
 
+# Stores of runs: a server, or a database that MLflow knows, with a driver or without.
+_STORE = re.compile(r"(https?|(?:sqlite|postgresql|mysql|mssql)(?:\+\w+)?)://(.*)", re.S)
+# A name in paths, where more follows it.
+_LONGEST_TERM = 120
 # Images that the sketch of 20 features takes (Chen et al. 2020: epsilon = 0.01).
 _SKETCH_MIN_N = 175
 _TYPE_NAMES = {
@@ -41,10 +53,6 @@ _TYPE_NAMES = {
     "object": "a mapping",
     "null": "null",
 }
-
-
-class ConfigError(LantkError):
-    """A configuration that cannot be run; the message names the key and what it should be."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,9 @@ def check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
     schema : mapping
         A JSON schema (draft 2020-12). Its descriptions are part of the messages.
     """
-    _check_no_password(config.get("tracking"))
+    if isinstance(config, Mapping):
+        _check_no_password(config.get("tracking"))
+    check_bounds(config)
     # JSON has one kind of number, YAML two: 5.0 folds are a mistake, and true is no number.
     checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
@@ -115,7 +125,13 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
         If keys do not fit together, or do not fit the data.
     """
     _check_numbers(config)
+    check_folder("results", config["results"])
+    _check_store(config["tracking"]["uri"])
     results, source = Path(config["results"]), config["data"]
+    if results == Path(results.root):
+        raise ConfigError(f"results is {config['results']!r}: wanted a folder of its own")
+    if source["path"] is not None:
+        check_folder("data.path", source["path"])
     if any(path.is_file() for path in (results, *results.parents)):
         raise ConfigError(f"results is {config['results']!r}: a file is in the way of this folder")
     architectures = _resolve_architectures(config)
@@ -138,6 +154,9 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
                     " class: lower folds or raise task.n_train"
                 )
             _check_sketch(config, name, n_train)
+    # As the rule track writes them, its longest command.
+    check_command(config, (*config["variants"], *map(str, config["cnn"]["seeds"]), *cases))
+    _check_filters(architectures, description.image_shape)
     bands = _resolve_bands(config, architectures, sizes, description.image_shape)
     return Experiment(
         tasks,
@@ -202,6 +221,43 @@ def _check_no_password(tracking: Any) -> None:
         )
 
 
+def _check_store(uri: str | None) -> None:
+    """Refuse an address that no store has, which the last job would be the first to notice."""
+    if uri is None:
+        return
+    found = _STORE.fullmatch(uri)
+    is_file = found is not None and found[1].startswith("sqlite")
+    if is_file and found is not None:
+        is_good = found[2].partition("?")[0] not in ("", "/", "/:memory:")
+    else:
+        is_good = found is not None and uri.isprintable() and is_clear(uri) and bool(found[2])
+    if not is_good:
+        # Not the address, in which a password may hide.
+        raise ConfigError(
+            "tracking.uri is no address of a store: wanted http://HOST:PORT or https:// of a"
+            " server, sqlite:////absolute/path/mlflow.db, or postgresql://, mysql:// or mssql://"
+            " of a database, with a number as port; or null"
+        )
+
+
+def _check_filters(architectures: list[Any], image_shape: tuple[int, int, int]) -> None:
+    """Refuse filters and strides that no position of an image can tell from smaller ones."""
+    side = max(image_shape[1:])
+    for given in architectures:
+        parsed: Architecture = parse_architecture(given)
+        for conv in parsed.convs:
+            for key, value, most in (
+                ("size", conv.size, max(2 * side - 1, 3)),
+                ("stride", conv.stride, max(side, 2)),
+            ):
+                if value > most:
+                    raise ConfigError(
+                        f"architecture has a convolution of {key} {value}, and images are"
+                        f" {image_shape[1]} x {image_shape[2]}: wanted at most {most}, which"
+                        " reaches as far"
+                    )
+
+
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -213,8 +269,8 @@ def _check_numbers(config: Mapping[str, Any]) -> None:
         lists |= {f"{key}.{protocol}": values for protocol, values in config[key].items()}
     lists["task.targets"] = low, high = config["task"]["targets"]
     for key, values in lists.items():
-        if not all(map(math.isfinite, values)):
-            raise ConfigError(f"{key} is {values}: wanted finite numbers")
+        if not all(map(is_finite, values)):
+            raise ConfigError(f"{key} is {shorten(str(values))}: wanted finite numbers")
     if not low < high:
         raise ConfigError(
             f"task.targets is {[low, high]}: wanted the target of the wrong classes, then a larger"
@@ -229,7 +285,7 @@ def _resolve_architectures(config: Mapping[str, Any]) -> list[Any]:
     found = given if is_names else [given]
     networks = [parse_architecture(item) for item in found]
     if len({network.digest for network in networks}) < len(networks):
-        raise ConfigError(f"architecture names one twice: {given}")
+        raise ConfigError(f"architecture names one twice: {shorten(str(given))}")
     channels = config["cnn"]["channels"]
     for item, network in zip(found, networks, strict=True):
         if channels is not None and len(channels) != len(network.convs):
@@ -262,6 +318,12 @@ def _resolve_families(config: Mapping[str, Any]) -> dict[str, list[str]]:
     names = [variant_name(variant) for variant in config["variants"]]
     own = [variant_name(name) for name in found if is_own_term(name)]
     taken = [name for name in own if name in (*TERMS, BEST) or names.count(name) > 1]
+    long = [name for name in own if len(name) > _LONGEST_TERM]
+    if long:
+        raise ConfigError(
+            f"variants has a label term of your own whose class makes the name"
+            f" {shorten(long[0])!r}: wanted at most {_LONGEST_TERM} characters"
+        )
     if taken:
         raise ConfigError(
             f"variants has a label term of your own whose class makes the name {taken[0]!r}, which"
@@ -299,7 +361,7 @@ def _resolve_tasks(task: Mapping[str, Any], description: Description) -> dict[st
     resolved = [resolve_pair(description, pair) for pair in pairs]
     tasks = {pair.slug: pair for pair in resolved}
     if len(tasks) < len(resolved):
-        raise ConfigError(f"task.pairs names a class pair twice: {pairs}")
+        raise ConfigError(f"task.pairs names a class pair twice: {shorten(str(pairs))}")
     return tasks
 
 
@@ -313,8 +375,17 @@ def _resolve_bands(
     bands = {}
     for slug, (n_train, n_test) in sizes.items():
         n_bands = config["kernel"]["bands"]
+        # The jobs that read a Gram matrix name the files of all its bands.
+        longest = max((str(a) for a in architectures if isinstance(a, str)), key=len, default="")
+        path = f"{config['results']}/grams/{slug}.{longest}/{n_train}-of-{n_train}.json"
+        most = most_files(path)
         if n_bands == "auto":
-            n_bands = count_bands(n_train, n_test, visits, config["device"])
+            n_bands = min(count_bands(n_train, n_test, visits, config["device"]), most)
+        elif n_bands > most:
+            raise ConfigError(
+                f"kernel.bands is {n_bands}, and commands name the files of all of them: wanted at"
+                f" most {most}, or auto"
+            )
         elif n_bands > n_train:
             raise ConfigError(
                 f"kernel.bands is {n_bands}, and {slug} has {n_train} train images: wanted at most"
@@ -340,16 +411,16 @@ def _explain(error: jsonschema.ValidationError) -> str:
         ]
         close = deeper or close
         hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{where} has no key {unknown!r}: {hint}There are {', '.join(known)}"
-    text = f"{where}: {error.message}"
+        return f"{where} has no key {shorten(unknown)!r}: {hint}There are {', '.join(known)}"
+    text = f"{where}: {shorten(error.message)}"
     if error.validator in ("type", "oneOf"):
         schemas = [{"type": wanted}] if error.validator == "type" else wanted
         kinds = [kind for schema in schemas for kind in _kinds(schema)]
-        text = f"{where} is {found!r}: wanted {' or '.join(kinds)}"
+        text = f"{where} is {shorten(repr(found))}: wanted {' or '.join(kinds)}"
         if isinstance(found, str) and {_TYPE_NAMES["number"], _TYPE_NAMES["integer"]} & set(kinds):
             text += " (YAML reads 1e-4 as text: write 1.0e-4)"
     elif error.validator == "enum":
-        text = f"{where} is {found!r}: wanted {', '.join(map(str, wanted))}"
+        text = f"{where} is {shorten(repr(found))}: wanted {', '.join(map(str, wanted))}"
     description = error.schema.get("description")
     return text + (f". {description}" if description else "")
 

@@ -6,11 +6,13 @@ a job and after a failure, and never a log. The paths here are those of ``rules/
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from lantk.variants import CNTK_FAMILY, split_control
 
 _N_LINES = 10
 _TAIL_BYTES = 2**16
+# With less, not even a log can be written.
+_FULL_BYTES = 2**20
 # What `main` ends a failing verb with, and an interrupted one.
 _SENTENCE = re.compile(r"lantk [a-z -]+: ")
 _INTERRUPTED = re.compile(r"lantk [a-z -]+: interrupted;|KeyboardInterrupt$")
@@ -61,7 +65,7 @@ class _Job:
         if self.benchmark is None:
             return bool(lines)
         # A benchmark is written after a job that went well: its results were deleted since.
-        went_well = self.benchmark.exists() and _is_older(self.log, self.benchmark)
+        went_well = os.path.lexists(self.benchmark) and _is_older(self.log, self.benchmark)
         return not went_well
 
 
@@ -88,9 +92,11 @@ def find_failed_jobs(results: Path, cases: Sequence[str], stems: Sequence[str]) 
     # By log, since a job that writes several results is met once for each.
     failed: dict[Path, _Job] = {}
     blamed: dict[Path, list[tuple[str, str]]] = {}
+    # Hundreds of bands are behind each of thousands of results: each is looked at once.
+    bands, has_failed = functools.cache(_bands), functools.cache(_Job.has_failed)
     for case in cases:
         for stem in stems:
-            first = next(filter(_Job.has_failed, _jobs_behind(results, case, stem)), None)
+            first = next(filter(has_failed, _jobs_behind(results, case, stem, bands)), None)
             if first is not None:
                 failed.setdefault(first.log, first)
                 missing = blamed.setdefault(first.log, [])
@@ -146,7 +152,9 @@ def _record(results: Path, case: str, stem: str) -> Path:
     return results / "evaluations" / case / f"{stem}.json"
 
 
-def _jobs_behind(results: Path, case: str, stem: str) -> Iterator[_Job]:
+def _jobs_behind(
+    results: Path, case: str, stem: str, bands: Callable[[Path, Path], list[str]]
+) -> Iterator[_Job]:
     """Yield the jobs that a result waits for and the one that writes it, the first one first."""
     logs, benchmarks = results / "logs", results / "benchmarks"
 
@@ -164,7 +172,7 @@ def _jobs_behind(results: Path, case: str, stem: str) -> Iterator[_Job]:
         return
     # Where a task has several n, they share a Gram matrix.
     folder = results / "grams" / re.sub(r"\.n\d+$", "", case)
-    for band in _bands(logs / "gram" / task, folder):
+    for band in bands(logs / "gram" / task, folder):
         blocks = (folder / f"{band}.json", folder / f"{band}.npy")
         yield job(f"Gram matrix of {task}, band {band}", f"gram/{task}/{band}", *blocks)
     family = "cntk" if variant in CNTK_FAMILY else split_control(variant)[0]
@@ -211,7 +219,8 @@ def _bands(logs: Path, folder: Path) -> list[str]:
 
 
 def _is_older(path: Path, other: Path) -> bool:
-    return path.stat().st_mtime_ns <= other.stat().st_mtime_ns
+    # What came from a shared cache is a link, made after the log.
+    return path.stat().st_mtime_ns <= other.lstat().st_mtime_ns
 
 
 def _stage(results: Path, log: Path) -> int:
@@ -234,6 +243,12 @@ def _end_of_log(log: Path) -> list[str]:
 def _last_lines(log: Path) -> tuple[str, ...]:
     """Return the end of a log, and the sentence that it ends in whole."""
     lines = _end_of_log(log)
+    free = shutil.disk_usage(log.parent).free
+    if not lines and free < _FULL_BYTES:
+        return (
+            f"The disk is full ({free / 2**20:.1f} MiB free), and the job could not say so in its"
+            " log: free some space",
+        )
     sentences = [i for i, line in enumerate(lines) if _SENTENCE.match(line)]
     start = max(0, len(lines) - _N_LINES)
     if sentences and sentences[-1] < start:

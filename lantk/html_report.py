@@ -269,6 +269,8 @@ def _provenance(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
         "Hardware": (
             f"{h['processor']}, {h['cores']} cores, {h['memory_gib']} GiB" for h in hardware
         ),
+        "GPU": (str(h["gpu"]["name"]) for h in hardware if h.get("gpu")),
+        "Linear algebra": (text for o in origins for text in o.get("linear_algebra") or []),
     }
     return [(name, list(dict.fromkeys(values))) for name, values in _filled(rows)]
 

@@ -123,7 +123,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "required": True,
         "metavar": "BAND.json",
-        "help": "all bands that the verb gram wrote, such as FOLDER/*-of-3.json",
+        "help": "all bands that gram wrote, such as FOLDER/*-of-3.json, or the first of them",
     },
     "bands": {
         "type": _number_or("auto"),
@@ -331,6 +331,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "flag": "--out",
         "help": "folder to write each band to, as I-of-N.npy and I-of-N.json; one for each"
         " architecture",
+    },
+    "cost": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "file to write seconds and peak memory to (default: none)",
     },
 }
 

@@ -16,11 +16,11 @@ here loads a pickle.
 from __future__ import annotations
 
 import importlib.util
+import io
+import math
 import os
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.errors import LantkError
+from lantk.errors import LantkError, shorten
 
 SOURCES = ("digits", "cifar10", "npz", "images")
 
@@ -52,6 +52,11 @@ _CIFAR10_RECORD = 1 + 3 * 32 * 32
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _GREY_MODES = ("1", "L")
 _COLOUR_MODES = ("RGB", "RGBA", "P", "LA", "PA", "CMYK", "YCbCr")
+
+# As NumPy's own limit.
+_LONGEST_HEADER = 10_000
+# Bytes of a label: text of 1,000 characters.
+_LONGEST_LABEL = 4_000
 
 DataPath = str | os.PathLike[str] | None
 
@@ -81,7 +86,10 @@ def open_source(source: str, path: DataPath) -> OpenSource:
         raise DataError(f"unknown data source {source!r}: wanted one of {', '.join(SOURCES)}")
     if path is None:
         raise DataError(f"the data source {source!r} needs data.path, the file or folder to read")
-    return (_open_npz if source == "npz" else _open_images)(Path(path))
+    try:
+        return (_open_npz if source == "npz" else _open_images)(Path(path))
+    except OSError as error:
+        raise DataError(f"{shorten(str(path))} cannot be read: {error.strerror}") from error
 
 
 def _open_digits() -> OpenSource:
@@ -104,9 +112,12 @@ def _open_digits() -> OpenSource:
 
 def cifar10_folder(path: DataPath) -> Path:
     path = Path(CIFAR10_PATH if path is None else path)
-    if path.exists() and not path.is_dir():
-        raise DataError(f"data.path is the file {path}: wanted the folder for {CIFAR10_FOLDER}")
-    is_itself = path.name == CIFAR10_FOLDER or any((path / f).exists() for f in CIFAR10_FILES)
+    try:
+        if path.exists() and not path.is_dir():
+            raise DataError(f"data.path is the file {path}: wanted the folder for {CIFAR10_FOLDER}")
+        is_itself = path.name == CIFAR10_FOLDER or any((path / f).exists() for f in CIFAR10_FILES)
+    except OSError as error:
+        raise DataError(f"{shorten(str(path))} cannot be read: {error.strerror}") from error
     return path if is_itself else path / CIFAR10_FOLDER
 
 
@@ -153,22 +164,84 @@ def _cifar10_records(file: Path) -> NDArray[np.uint8]:
     return records
 
 
+class NpzArchive:
+    """Arrays of an open ``.npz`` file; what a header claims is checked before memory is taken."""
+
+    def __init__(self, file: zipfile.ZipFile) -> None:
+        self._file = file
+
+    def __iter__(self) -> Iterator[str]:
+        return (name[:-4] for name in self._file.namelist() if name.endswith(".npy"))
+
+    def get(self, name: str) -> NDArray[Any] | None:
+        """Return an array, or None if there is none of this name."""
+        return self[name] if name in list(self) else None
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        self.header(name)
+        with self._file.open(f"{name}.npy") as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and type of an array without reading it.
+
+        Raises
+        ------
+        ValueError
+            If there is none that can be read, or it is not as large as the header says.
+        """
+        with self._file.open(f"{name}.npy") as member:
+            start = member.read(12)
+            length_bytes = 2 if start[6:7] == b"\1" else 4
+            n_header = int.from_bytes(start[8 : 8 + length_bytes], "little")
+            # NumPy would read all of a header before it finds it too long.
+            if start[:6] != b"\x93NUMPY" or n_header > _LONGEST_HEADER:
+                raise ValueError(f"{name} is no array, or its header is too long")
+            n_header += 8 + length_bytes
+            header = io.BytesIO(start + member.read(n_header - len(start)))
+            version = np.lib.format.read_magic(header)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(header)
+        n_bytes = self._file.getinfo(f"{name}.npy").file_size - n_header
+        n_wanted = math.prod(shape) * dtype.itemsize
+        is_wrong = any(isinstance(n, bool) or n < 0 for n in shape) or n_bytes != n_wanted
+        # An object has no size of its own; it is refused by its type.
+        if is_wrong and not dtype.hasobject:
+            raise ValueError(
+                f"{name} has {n_bytes} bytes, and its header says {dtype} of shape {shape}"
+            )
+        return shape, dtype
+
+
 @contextmanager
-def opening_npz(path: Path, remedy: str) -> Iterator[Any]:
+def opening_npz(path: Path, remedy: str) -> Iterator[NpzArchive]:
     """Open an ``.npz`` file; whatever is wrong with it becomes a `DataError`."""
     try:
+        _check_plain_file(path)
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise DataError(f"{path} is no .npz file, or was cut short; {remedy}")
             file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                yield archive
+            with zipfile.ZipFile(file) as archive:
+                yield NpzArchive(archive)
     except DataError:
         raise
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}; {remedy}") from error
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}; {remedy}") from error
+    # Broken bytes make the readers of zip, zlib, lzma and NumPy raise nearly anything.
+    except Exception as error:
+        found = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{shorten(str(path))} cannot be read: {shorten(found)}; {remedy}"
+        ) from error
+
+
+def _check_plain_file(path: Path) -> None:
+    """Refuse what would never end, or wait for a writer for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is no plain file, but a pipe or device: wanted a file")
 
 
 def _open_npz(path: Path) -> OpenSource:
@@ -179,9 +252,12 @@ def _open_npz(path: Path) -> OpenSource:
     with opening_npz(path, wanted) as archive:
         shapes, dtypes, y = {}, {}, {}
         for part in ("train", "test"):
-            shapes[part], dtypes[part] = _npz_header(archive, f"x_{part}")
+            shapes[part], dtypes[part] = archive.header(f"x_{part}")
+            # Checked before they are read: labels may claim any size.
+            header = archive.header(f"y_{part}")
+            _check_npz_part(path, part, shapes[part], dtypes[part], *header)
             y[part] = archive[f"y_{part}"]
-            _check_npz_part(path, part, shapes[part], dtypes[part], y[part])
+            _check_text_labels(path, part, y[part])
     if shapes["train"][1:] != shapes["test"][1:] or dtypes["train"] != dtypes["test"]:
         raise DataError(
             f"{path}: x_train is {dtypes['train']} {shapes['train']} and x_test is"
@@ -211,19 +287,13 @@ def _open_npz(path: Path) -> OpenSource:
     )
 
 
-def _npz_header(archive: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape and type of an array in an ``.npz`` file without reading the array."""
-    with archive.zip.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            read = np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(member)
-    return shape, dtype
-
-
 def _check_npz_part(
-    path: Path, part: str, shape: tuple[int, ...], dtype: np.dtype[Any], y: NDArray[Any]
+    path: Path,
+    part: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    shape_y: tuple[int, ...],
+    dtype_y: np.dtype[Any],
 ) -> None:
     if dtype != np.uint8 and dtype.kind != "f":
         raise DataError(
@@ -234,15 +304,32 @@ def _check_npz_part(
         raise DataError(
             f"{path}: x_{part} has the shape {shape}, wanted n x channels x height x width, none 0"
         )
-    if y.ndim != 1 or y.dtype.kind not in "iuU":
+    if dtype_y.hasobject:
         raise DataError(
-            f"{path}: y_{part} is {y.dtype} of shape {y.shape}, wanted one whole number or text for"
+            f"{path} cannot be read: y_{part} holds pickled objects, which could run code; wanted"
+            " whole numbers or text, stored by numpy.savez"
+        )
+    if len(shape_y) != 1 or dtype_y.kind not in "iuU" or dtype_y.itemsize > _LONGEST_LABEL:
+        raise DataError(
+            f"{path}: y_{part} is {dtype_y} of shape {shape_y}, wanted one whole number or text for"
             " each image"
         )
-    if len(y) != shape[0]:
+    if shape_y[0] != shape[0]:
         raise DataError(
-            f"{path}: x_{part} has {shape[0]} images and y_{part} {len(y)} labels, wanted as many"
+            f"{path}: x_{part} has {shape[0]} images and y_{part} {shape_y[0]} labels,"
+            " wanted as many"
         )
+
+
+def _check_text_labels(path: Path, part: str, y: NDArray[Any]) -> None:
+    """Refuse numbers that stand for no character, which nothing could print or write."""
+    if y.dtype.kind != "U" or not y.dtype.itemsize:
+        return
+    codes = np.ascontiguousarray(y.astype(y.dtype.newbyteorder("="))).view(np.uint32)
+    is_bad = (codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))
+    if is_bad.any():
+        row = is_bad.reshape(len(y), -1).any(axis=1).argmax()
+        raise DataError(f"{path}: y_{part}[{row}] is no text: wanted characters of Unicode")
 
 
 def _check_finite(path: Path, name: str, x: NDArray[Any]) -> None:
@@ -298,6 +385,11 @@ def _image_files(folder: Path) -> dict[str, list[Path]]:
     for class_folder in sorted(folder.iterdir()):
         if class_folder.name.startswith(".") or not class_folder.is_dir():
             continue
+        if not class_folder.name.isprintable():
+            raise DataError(
+                f"the class folder {str(class_folder)!a} has signs in its name that cannot be"
+                " shown: rename it"
+            )
         found = sorted(f for f in class_folder.iterdir() if not f.name.startswith("."))
         other = [f for f in found if f.suffix.lower() not in _IMAGE_SUFFIXES]
         if other or not found:
@@ -322,6 +414,7 @@ def _image(file: Path) -> Iterator[Any]:
     """Open an image file, not decoded yet; whatever is wrong with it becomes a `DataError`."""
     from PIL import Image
 
+    _check_plain_file(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -329,15 +422,8 @@ def _image(file: Path) -> Iterator[Any]:
                 yield image
     except DataError:
         raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    # Broken bytes make the decoders raise nearly anything.
+    except Exception as error:
         raise DataError(
             f"{file} cannot be read as a PNG or JPEG image: {error}. Repair it or move it away"
         ) from error

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,17 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` when the block ends without an exception.
 
-    The temporary path lies in the folder of `path`, is hidden, ends as `path` does (so that
-    writers which look at the suffix are content) and is unique to this call. The block writes a
-    file or makes a folder there. When it fails in any way, a keyboard interrupt included, what it
-    left is removed and an older `path` stays as it was.
+    The temporary path lies in a hidden folder beside `path` and is named as `path` is. The block
+    writes a file or makes a folder there. When it fails in any way, a keyboard interrupt included,
+    what it left is removed and an older `path` stays as it was. What a killed process left in the
+    folder of `path` is removed too, if that was on this machine.
 
     Parameters
     ----------
@@ -39,8 +43,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If the disk is full (the message says where and how much is left), if the block wrote
-        nothing, or if the name cannot be taken, for example because a folder is there.
+        If the disk is full (the message says where and how much is left), if the folder cannot be
+        written (it says so), if the block wrote nothing, or if the name cannot be taken, for
+        example because a folder is there.
 
     Examples
     --------
@@ -52,20 +57,18 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     'pair,accuracy'
     """
     path = Path(path)
-    # The end of the name keeps its suffixes; a long name cannot outgrow the limit of 255 bytes.
-    temporary = path.parent / f".tmp-{os.getpid()}-{secrets.token_hex(6)}-{path.name[-40:]}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if not temporary.exists():
-            raise FileNotFoundError(errno.ENOENT, "nothing was written to become", str(path))
-        for written in (temporary, *temporary.rglob("*")):
-            _flush_to_disk(written)
-        os.replace(temporary, path)
-        _flush_to_disk(path.parent)
-    except BaseException as error:
-        _remove(temporary)
-        if isinstance(error, OSError) and error.errno in _FULL:
+        with _hidden_folder(path.parent) as folder:
+            temporary = folder / path.name
+            yield temporary
+            if not temporary.exists():
+                raise FileNotFoundError(errno.ENOENT, "nothing was written to become", str(path))
+            for written in (temporary, *temporary.rglob("*")):
+                _flush_to_disk(written)
+            os.replace(temporary, path)
+            _flush_to_disk(path.parent)
+    except OSError as error:
+        if error.errno in _FULL:
             raise _full_disk(error.errno, path) from error
         raise
 
@@ -121,11 +124,59 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+@contextmanager
+def _hidden_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder to write in, whose lock says that its process lives; remove it afterwards."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(parent)
+        folder, descriptor = _make_locked(parent)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        text = f"the folder cannot be written ({error.strerror}): make it writable, or take another"
+        raise type(error)(error.errno, text, str(parent)) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _make_locked(parent: Path) -> tuple[Path, int]:
+    """Return a new hidden folder and the descriptor that holds its lock."""
+    while True:
+        folder = parent / f"{_start_of_hidden()}{secrets.token_hex(6)}"
+        folder.mkdir()
+        # Another process may take it for abandoned until it is locked.
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        with suppress(OSError):  # some file systems cannot lock: there it is never removed
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, descriptor
+        os.close(descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the hidden folders of processes of this machine that were killed."""
+    with os.scandir(parent) as entries:
+        found = [entry.path for entry in entries if entry.name.startswith(_start_of_hidden())]
+    for folder in found:
+        with suppress(OSError):  # in use, or gone meanwhile
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _start_of_hidden() -> str:
+    # Where other machines write too, their locks may not be seen here.
+    return f".tmp-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-"
 
 
 def _full_disk(number: int, path: Path) -> OSError:

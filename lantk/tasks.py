@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
 
+from lantk.errors import shorten
 from lantk.sources import DataError
 
 # Class labels are int8.
@@ -62,7 +63,9 @@ def resolve_pair(description: Description, pair: Sequence[str | int]) -> Task:
     '3-8'
     """
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-        raise DataError(f"class pair {pair!r}: wanted two class names or numbers, such as [3, 8]")
+        raise DataError(
+            f"class pair {shorten(repr(pair))}: wanted two class names or numbers, such as [3, 8]"
+        )
     negative, positive = sorted(_class_number(description, entry) for entry in pair)
     names = description.class_names
     if negative == positive:
@@ -96,7 +99,9 @@ def resolve_classes(description: Description, classes: str | Sequence[str | int]
     names = description.class_names
     is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
     if not is_list and classes != "all":
-        raise DataError(f"classes is {classes!r}: wanted all, or a list of class names or numbers")
+        raise DataError(
+            f"classes is {shorten(repr(classes))}: wanted all, or a list of class names or numbers"
+        )
     numbers = tuple(range(len(names)))
     if is_list:
         numbers = tuple(sorted(_class_number(description, entry) for entry in classes))
@@ -105,7 +110,7 @@ def resolve_classes(description: Description, classes: str | Sequence[str | int]
         raise DataError(f"classes names the class {twice[0]!r} twice: wanted different classes")
     if not 3 <= len(numbers) <= _MOST_CLASSES:
         raise DataError(
-            f"classes is {classes!r}, {len(numbers)} of the {len(names)} classes of"
+            f"classes is {shorten(repr(classes))}, {len(numbers)} of the {len(names)} classes of"
             f" {description.source}: wanted 3 to {_MOST_CLASSES} of them (two are a class pair)"
         )
     return _make_task(names, numbers)
@@ -131,11 +136,11 @@ def _class_number(description: Description, entry: str | int) -> int:
                 f" number {entry}, which is named {names[entry]!r}: write the name in quotes"
             )
         return int(entry)
-    shown = ", ".join(f"{i}: {name!r}" for i, name in enumerate(names[:20]))
+    shown = ", ".join(f"{i}: {shorten(repr(name), 60)}" for i, name in enumerate(names[:20]))
     close = difflib.get_close_matches(str(entry), names, n=1)
     raise DataError(
-        f"unknown class {entry!r} in {description.source}:"
-        + (f" did you mean {close[0]!r}?" if close else "")
+        f"unknown class {shorten(repr(entry))} in {description.source}:"
+        + (f" did you mean {shorten(repr(close[0]))}?" if close else "")
         + f" There are {len(names)} classes: {shown}{', ...' if len(names) > 20 else ''}"
     )
 

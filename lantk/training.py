@@ -11,8 +11,10 @@ Chen, He and Su, "Label-Aware Neural Tangent Kernel", NeurIPS 2020, section 4 (t
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +130,8 @@ def train(
     """
     _check_schedule(epochs, batch_size, learning_rate, loss, targets)
     place = find_device(device)
+    # Read when a GPU's matrix products are first used: with more streams than one they may differ.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     x, x_held_out = (
         network.to_tensor(images, name).to(place, torch.float32)
         for images, name in ((x_train, "x_train"), (x_test, "x_test"))
@@ -140,7 +144,7 @@ def train(
     first, seconds_before = (0, 0.0) if resume is None else run.restore(resume)
     loss_function = _find_loss(loss, network)
     start = time.perf_counter() - seconds_before
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+    with _deterministic():
         for epoch in range(first, epochs):
             order = torch.randperm(len(x), generator=run.generator).to(place).split(batch_size)
             mean_loss = _train_epoch(network, run.optimizer, loss_function, x, wanted, order)
@@ -163,6 +167,19 @@ def find_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("`device` is 'cuda', but PyTorch finds no GPU: use 'cpu' or 'auto'")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Take only algorithms that give the same bytes each time; PyTorch raises where it has none."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns_only)
 
 
 class _Run:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lantk.errors import LantkError
+from lantk.errors import LantkError, shorten
 
 PUBLISHED_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2")
 """Label terms of Chen et al. (2020), among which ``lantk-best`` chooses."""
@@ -82,7 +82,7 @@ def family_of(variant: str) -> str:
     if not is_term(parent):
         close = difflib.get_close_matches(variant, (*PLAIN_VARIANTS, *TERMS), n=1)
         raise VariantError(
-            f"unknown variant {variant!r}: "
+            f"unknown variant {shorten(repr(variant))}: "
             + (f"did you mean {close[0]!r}? " if close else "")
             + f"There are {', '.join(PLAIN_VARIANTS)}, the label terms {', '.join(TERMS)} and"
             " module:Class of your own, and a label term with"
@@ -90,8 +90,8 @@ def family_of(variant: str) -> str:
         )
     if control == "offdiagonal" and not parent.startswith("lantk-fjlt-"):
         raise VariantError(
-            f"{variant} is no variant: only lantk-fjlt-* are fitted entry by entry, so that the"
-            " diagonal can be left out"
+            f"{shorten(variant)} is no variant: only lantk-fjlt-* are fitted entry by entry, so"
+            " that the diagonal can be left out"
         )
     return parent
 

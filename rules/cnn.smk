@@ -28,9 +28,10 @@ rule cnn:
         CONDA
     threads: THREADS
     resources:
+        **GPU,
         # Images in float32, twice while a learning rate is chosen, beside activations of a batch.
-        mem_mb=lambda wildcards: 6000 + CASES[wildcards.case].n_train // 20,
-        runtime=480,
+        mem_mb=growing(lambda wildcards: 6000 + CASES[wildcards.case].n_train // 20),
+        runtime=growing(480),
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         architecture=lambda wildcards: json.dumps(CASES[wildcards.case].architecture),

@@ -16,7 +16,14 @@ from lantk.experiment import (
     resolve_experiment,
     target_option,
 )
-from lantk.variants import is_own_term, is_term, own_file, stems, variant_name
+from lantk.variants import (
+    is_own_term,
+    is_term,
+    own_file,
+    split_control,
+    stems,
+    variant_name,
+)
 
 try:
     # Our own check has the clearer messages, Snakemake's fills in the defaults.
@@ -27,6 +34,8 @@ try:
     validate(config, "config.schema.yaml")
     EXPERIMENT = resolve_experiment(config)
     for family in filter(is_own_term, EXPERIMENT.families):
+        if not workflow.is_main_process:
+            break  # a job of a cluster reads this again, and tries out the one that it needs
         # Imported here: what it needs takes a second to load, and most experiments have none.
         from lantk.contract import load_term_class
 
@@ -35,6 +44,8 @@ except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
 
 RESULTS = config["results"].rstrip("/")
+# Texts that may hold braces, in which Snakemake looks for wildcards unless a function returns them.
+CONFIG_TEXT = json.dumps(config, sort_keys=True)
 TASKS, CASES = EXPERIMENT.tasks, EXPERIMENT.cases
 FAMILIES = EXPERIMENT.families
 SEEDS = config["cnn"]["seeds"]
@@ -51,11 +62,23 @@ CLASSES = {
 ENDINGS = [""]
 if len(EXPERIMENT.architectures) > 1:
     ENDINGS = [f".{name}" for name in EXPERIMENT.architectures]
+# The same folders as the command that fills them has them.
+GRAM_FOLDERS = " ".join(
+    f'"$(dirname {{output.record_{i}:q}})"' for i in range(len(ENDINGS))
+)
 
 # Small jobs are mostly start-up, so they run side by side; large ones take several cores each.
 THREADS = 1 if max(case.n_train for case in CASES.values()) <= 500 else 8
+# What a job asks a cluster for: where it may do without a GPU, it must not wait for one.
+GPU = {"gpu": 1} if config["device"] == "cuda" else {}
 # Row bands of each task's Gram matrices.
 BANDS = EXPERIMENT.bands
+
+
+def data_path():
+    """Return the option with the path of the data, if there is one."""
+    path = config["data"]["path"]
+    return ["--path", path] if path else []
 
 
 def gram_mb(n_train, n_test):
@@ -63,8 +86,20 @@ def gram_mb(n_train, n_test):
     return n_train * (n_train + n_test) * 8 // 2**20 + 1
 
 
+def growing(amount):
+    """Return a resource function: a number, or function of wildcards, times the attempt.
+
+    What was killed for want of time or memory asks for more where a profile has `retries`.
+    """
+
+    def resource(wildcards, attempt):
+        return attempt * (amount(wildcards) if callable(amount) else amount)
+
+    return resource
+
+
 def case_mb(factor):
-    """Return a resource function: the memory of a job that holds so many Gram matrices."""
+    """Return a function of wildcards: the memory of a job that holds so many Gram matrices."""
 
     def memory(wildcards):
         case = CASES[wildcards.case]
@@ -77,7 +112,7 @@ def case_mb(factor):
 
 
 def family_mb(variants):
-    """Return a resource function: the memory of the evaluation of a family."""
+    """Return a function of wildcards: the memory of the evaluation of a family."""
     shuffled = [name for name in variants if name.endswith("-shuffled")]
     # Features of pairs are kept; each permutation has a label term of its own, in float32.
     return case_mb(
@@ -105,6 +140,30 @@ TERMS = {variant_name(family): family for family in FAMILIES if is_term(family)}
 # Figures over all cases; of Gram matrices one a case, with the first label term that is evaluated.
 KINDS = overview_kinds(EXPERIMENT)
 SHOWN_TERMS = [name for name, term in TERMS.items() if term in VARIANTS][:1]
+
+# Rule -> the family's name in its paths, and the families that it evaluates. Those of the user's own
+# that have the same controls share a rule: planning takes the number of files times that of rules.
+NAMED = {variant_name(family): family for family in FAMILIES}
+EVALUATIONS = {}
+for name, family in NAMED.items():
+    if is_own_term(family):
+        controls = [split_control(variant)[1] for variant in FAMILIES[family]]
+        of_rule = "_".join(["own", *(control or "term" for control in controls)])
+        EVALUATIONS.setdefault(of_rule, ("{family}", []))[1].append(family)
+    elif family != "cnn":
+        EVALUATIONS[re.sub("[^a-z0-9]", "_", name)] = (name, [family])
+
+
+def shown_stems(shown, members):
+    """Return the stems of the results of a family, by its name in paths."""
+    found = stems(FAMILIES[members[0]], config["permutations"], SEEDS)
+    return [stem.replace(variant_name(members[0]), shown, 1) for stem in found]
+
+
+def of_family(shown, function):
+    """Return an input or parameter function: that of the family, which may be a wildcard."""
+    return lambda wildcards: function(NAMED[wildcards.get("family", shown)])
+
 
 CONDA = "../envs/lantk.yaml"
 

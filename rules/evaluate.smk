@@ -1,21 +1,16 @@
 # A family of variants (a label term and its controls, or the kernel and its own) is one job a case.
-for family, variants in FAMILIES.items():
-    if family == "cnn":
-        continue
+for name, (shown, members) in EVALUATIONS.items():
 
     rule:
         name:
-            f"evaluate_{re.sub('[^a-z0-9]', '_', variant_name(family))}"
+            f"evaluate_{name}"
         input:
             split=case_split,
             gram=case_bands("json"),
             blocks=case_bands("npy"),
-            label_term=expand(
-                f"{RESULTS}/label_terms/{{case}}/{{term}}.npz",
-                term=[name for name in TERMS if TERMS[name] == family],
-                allow_missing=True,
-            ),
-            own=own_file(family),
+            label_term=[f"{RESULTS}/label_terms/{{case}}/{shown}.npz"]
+            * is_term(members[0]),
+            own=of_family(shown, own_file),
             code=[
                 "lantk/architecture.py",
                 "lantk/compiled.py",
@@ -44,31 +39,34 @@ for family, variants in FAMILIES.items():
         output:
             records=[
                 f"{RESULTS}/evaluations/{{case}}/{stem}.json"
-                for stem in stems(variants, config["permutations"], SEEDS)
+                for stem in shown_stems(shown, members)
             ],
             predictions=[
                 f"{RESULTS}/evaluations/{{case}}/{stem}.csv"
-                for stem in stems(variants, config["permutations"], SEEDS)
+                for stem in shown_stems(shown, members)
             ],
         log:
-            f"{RESULTS}/logs/evaluate/{{case}}/{variant_name(family)}.log",
+            f"{RESULTS}/logs/evaluate/{{case}}/{shown}.log",
         benchmark:
-            f"{RESULTS}/benchmarks/evaluate/{{case}}/{variant_name(family)}.jsonl"
+            f"{RESULTS}/benchmarks/evaluate/{{case}}/{shown}.jsonl"
+        wildcard_constraints:
+            family="|".join(map(variant_name, members)),
         conda:
             CONDA
         threads: THREADS
         resources:
-            mem_mb=family_mb(variants),
-            runtime=480,
+            **GPU,
+            mem_mb=growing(family_mb(FAMILIES[members[0]])),
+            runtime=growing(480),
         params:
             n_train=lambda wildcards: CASES[wildcards.case].n_train,
-            variants=variants,
-            options=evaluate_options(config, variants),
+            variants=of_family(shown, FAMILIES.get),
+            options=evaluate_options(config, FAMILIES[members[0]]),
             device=config["device"],
-            label_term=["--label-term"] * is_term(family),
+            label_term=["--label-term"] * is_term(members[0]),
             folder=f"{RESULTS}/evaluations/{{case}}",
         shell:
-            "python -m lantk evaluate --split {input.split:q} --gram {input.gram:q}"
+            "python -m lantk evaluate --split {input.split:q} --gram {input.gram[0]:q}"
             " --case {wildcards.case} --n-train {params.n_train} --variants {params.variants:q}"
             " {params.label_term} {input.label_term:q} {params.options} --device {params.device}"
             " --threads {threads} --out {params.folder:q} > {log:q} 2>&1"

@@ -21,33 +21,38 @@ rule gram:
             "lantk/tasks.py",
         ],
     output:
-        records=[f"{RESULTS}/grams/{{task}}{end}/{{band}}.json" for end in ENDINGS],
-        blocks=[f"{RESULTS}/grams/{{task}}{end}/{{band}}.npy" for end in ENDINGS],
+        **{
+            f"{kind}_{i}": f"{RESULTS}/grams/{{task}}{end}/{{band}}.{ending}"
+            for i, end in enumerate(ENDINGS)
+            for kind, ending in (("record", "json"), ("block", "npy"))
+        },
+        cost=f"{RESULTS}/benchmarks/gram/{{task}}/{{band}}.jsonl",
     log:
         f"{RESULTS}/logs/gram/{{task}}/{{band}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/gram/{{task}}/{{band}}.jsonl"
+    # With --cache gram, bands are shared between results folders and work trees. So every output has
+    # a name, parameters hold no path, and the job writes its cost itself, where others have a
+    # benchmark.
+    cache: "hash-omit-software"
     conda:
         CONDA
     threads: THREADS
     resources:
-        mem_mb=lambda wildcards: (
-            2000
+        **GPU,
+        # Not a parameter: the bytes do not depend on it, so nothing is computed again. 0: default.
+        mem_mb=growing(
+            lambda wildcards: 2000
             + gram_mb(*EXPERIMENT.sizes[wildcards.task])
             * len(ENDINGS)
             // len(BANDS[wildcards.task])
             + (config["kernel"]["memory_mb"] or 256)
         ),
-        runtime=240,
-        # Not a parameter: the bytes do not depend on it, so nothing is computed again. 0: default.
+        runtime=growing(240),
         scratch_mb=config["kernel"]["memory_mb"] or 0,
     params:
         architectures=[json.dumps(given) for given in EXPERIMENT.architectures],
         device=config["device"],
-        folders=lambda wildcards: [
-            f"{RESULTS}/grams/{wildcards.task}{end}" for end in ENDINGS
-        ],
+        band=lambda wildcards: wildcards.band,
     shell:
         "python -m lantk gram --split {input.split:q} --architecture {params.architectures:q}"
-        " --device {params.device} --memory-mb {resources.scratch_mb} --band {wildcards.band}"
-        " --threads {threads} --out {params.folders:q} > {log:q} 2>&1"
+        " --device {params.device} --memory-mb {resources.scratch_mb} --band {params.band}"
+        f" --threads {{threads}} --out {GRAM_FOLDERS} --cost {{output.cost:q}} > {{log:q}} 2>&1"

@@ -34,13 +34,13 @@ rule label_term:
         CONDA
     threads: THREADS
     resources:
-        mem_mb=case_mb(3),
-        runtime=60,
+        mem_mb=growing(case_mb(3)),
+        runtime=growing(60),
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         term=lambda wildcards: TERMS[wildcards.term],
         estimator=lambda wildcards: estimator_option(config, TERMS[wildcards.term]),
     shell:
-        "python -m lantk label-term --split {input.split:q} --gram {input.gram:q}"
+        "python -m lantk label-term --split {input.split:q} --gram {input.gram[0]:q}"
         " --n-train {params.n_train} --variant {params.term} {params.estimator}"
         " --threads {threads} --out {output:q} > {log:q} 2>&1"

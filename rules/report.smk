@@ -2,7 +2,6 @@ rule html_report:
     # One file with everything that was found; it reads what is listed in tracking.json.
     input:
         tables=rules.table.output,
-        records=rules.table.input.records,
         figures=expand(FIGURE, case=CASES),
         overviews=expand(OVERVIEW, kind=KINDS),
         heat_maps=expand(HEAT_MAP, case=CASES, term=SHOWN_TERMS),

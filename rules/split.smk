@@ -19,7 +19,7 @@ rule fetch:
         CONDA
     params:
         source=config["data"]["source"],
-        path=["--path", config["data"]["path"]] if config["data"]["path"] else [],
+        path=lambda wildcards: data_path(),
         # Not for the command: files that change are read again.
         fingerprint=EXPERIMENT.data_fingerprint,
     shell:
@@ -47,11 +47,11 @@ rule split:
     conda:
         CONDA
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         source=config["data"]["source"],
-        path=["--path", config["data"]["path"]] if config["data"]["path"] else [],
+        path=lambda wildcards: data_path(),
         classes=lambda wildcards: CLASSES[wildcards.task],
         n_train=lambda wildcards: EXPERIMENT.sizes[wildcards.task][0],
         n_test=config["task"]["n_test"] or "all",

@@ -92,7 +92,6 @@ rule figure:
 rule overview:
     input:
         table=rules.table.output.csv,
-        records=rules.table.input.records,
         code=[
             "lantk/errors.py",
             "lantk/figure_style.py",
@@ -168,13 +167,14 @@ rule heat_map:
     conda:
         CONDA
     resources:
-        mem_mb=case_mb(1),
+        mem_mb=growing(case_mb(1)),
+        runtime=growing(60),
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         term=lambda wildcards: TERMS[wildcards.term],
         estimator=lambda wildcards: estimator_option(config, TERMS[wildcards.term]),
     shell:
-        "python -m lantk heat-map --split {input.split:q} --gram {input.gram:q}"
+        "python -m lantk heat-map --split {input.split:q} --gram {input.gram[0]:q}"
         " --case {wildcards.case} --n-train {params.n_train} --variant {params.term}"
         " {params.estimator} --label-term {input.label_term:q} --evaluation {input.evaluation:q}"
         " --out {output:q} > {log:q} 2>&1"

@@ -32,7 +32,7 @@ rule track:
     resources:
         mlflow=1,
     params:
-        config=json.dumps(config, sort_keys=True),
+        config=lambda wildcards: CONFIG_TEXT,
         listing=LISTING,
         cases=list(CASES),
     shell:

@@ -14,8 +14,8 @@ from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-bench, growth, memory, side_by_side = map(
-    importlib.import_module, ("bench", "growth", "memory", "side_by_side")
+bench, growth, memory, scaling, side_by_side = map(
+    importlib.import_module, ("bench", "growth", "memory", "scaling", "side_by_side")
 )
 Case, Series = side_by_side.Case, growth.Series
 
@@ -178,3 +178,46 @@ def test_too_much_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "run", lambda **_: found)
     with pytest.raises(SystemExit, match=r"more memory was taken than allowed.*'beyond': 11"):
         memory.measure((5,), (10,), tmp_path)
+
+
+def test_scaling(tmp_path):
+    """Plans, results and empty jobs are measured and saved; a label term more is two jobs more."""
+    results = scaling.measure_plan("label terms", (1, 2), 1)
+    first, again, _ = results
+    assert [cost["jobs"] for cost in first.costs] == [24, 26]
+    # A fit, two files of the term and six of its three shuffled ones, two logs, two benchmarks.
+    assert again.costs[1]["files"] - again.costs[0]["files"] == 10
+    verbs = ("collect", "sync", "report")
+    results += scaling.measure_results("runs", (2, 4), verbs) + scaling.measure_jobs((1, 2))
+    assert all(cost["cpu"] > 0 and cost["memory"] > 0 for g in results for cost in g.costs)
+    scaling.save(results, bench.describe_machine(1), tmp_path)
+    saved = read(tmp_path, "scaling")
+    assert [found["what"] for found in saved] == [growth.what for growth in results]
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_exponent_of_what_grows_beyond_the_start(power):
+    """A constant, such as the start of a process, does not lower the exponent."""
+    sizes = [0, 10, 100, 1000]
+    found = scaling.Growth("x", "y", sizes, [{"cpu": 7 + 0.3 * n**power} for n in sizes])
+    assert found.exponent() == pytest.approx(power)
+    assert np.isnan(scaling.Growth("x", "y", sizes, [{"cpu": 7}] * 4).exponent())
+
+
+def test_own_terms_with_equal_controls_share_a_rule(tmp_path):
+    """Planning does not take more rules for more label terms, which would cost their square."""
+    scaling.make_tree(tmp_path)
+    terms = [f"many_terms:Term{i}" for i in range(4)]
+    classes = [f"class Term{i}(Mean):\n    pass\n" for i in range(4)]
+    (tmp_path / "many_terms.py").write_text("\n\n".join([scaling.OWN_TERMS, *classes]))
+    config = scaling.plan_config(n_terms=4)
+    config["variants"] = ["cntk", *terms, *(f"{term}-shuffled" for term in terms[:3])]
+    (tmp_path / "plan.json").write_text(json.dumps(config))
+    command = ["snakemake", "--configfile", "plan.json", "--dry-run"]
+    done = scaling.run(command, tmp_path)
+    jobs = dict(re.findall(r"^(evaluate_\w+) +(\d+)", done["text"], re.MULTILINE))
+    assert jobs == {
+        "evaluate_cntk": "1",
+        "evaluate_own_term_shuffled": "3",
+        "evaluate_own_term": "1",
+    }

@@ -271,6 +271,14 @@ def test_the_configuration_reference_is_in_step():
     assert text == script.reference(*script.load()), "run python docs/make_configuration.py"
 
 
+def test_the_list_of_licences_is_in_step():
+    """docs/licences.md lists every locked package at its version, with what it declares."""
+    script = load_script("make_licences")
+    text = (ROOT / "docs" / "licences.md").read_text()
+    assert text == script.licences_page(), "run python docs/make_licences.py"
+    assert "not declared" not in text
+
+
 def test_every_key_has_a_section():
     """Every key of config.yaml has a section, a description and an example."""
     _, default = load_script("make_configuration").load()

@@ -1,6 +1,7 @@
 """Which jobs failed, from fabricated results folders; and what is said of them."""
 
 import os
+import shutil
 import time
 
 import pytest
@@ -277,3 +278,12 @@ def test_long_messages_are_wrapped(results):
     fail(results, "evaluate/{case}/cntk", text="lantk evaluate: " + "too large " * 50)
     text = failures_text(found(results), None, width=80)
     assert max(len(line) for line in text.splitlines() if "log:" not in line) <= 80
+
+
+def test_a_log_that_a_full_disk_kept_empty_says_so(results, monkeypatch):
+    """Where the disk is full, the job could not write why it failed: that is said in its place."""
+    fail(results, "evaluate/{case}/cntk", text="")
+    usage = shutil.disk_usage(results)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
+    (job,) = found(results)
+    assert "disk is full (0.0 MiB free)" in failures_text([job], None)

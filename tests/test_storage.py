@@ -4,6 +4,8 @@ import errno
 import os
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +35,19 @@ def fail(error):
     return raise_it
 
 
+def fail_with(error):
+    """Return a function of anything that raises `error`."""
+    return lambda *_: fail(error)()
+
+
 def test_file_appears_under_its_name_only_after_the_block(tmp_path):
     """The name is free inside the block; after it, the file is there and nothing beside it."""
     path = tmp_path / "new" / "folder" / "table.csv"
     with writing(path) as temporary:
         assert isinstance(temporary, Path)
-        assert temporary.parent == path.parent
-        assert temporary.suffix == ".csv"
-        assert temporary.name.startswith(".")
+        assert temporary.parent.parent == path.parent
+        assert temporary.parent.name.startswith(".")
+        assert temporary.name == path.name
         temporary.write_text("whole")
         assert not path.exists()
     assert path.read_text() == "whole"
@@ -109,14 +116,75 @@ def test_folder_in_the_way_is_an_error_and_stays(tmp_path):
     assert names(tmp_path / "a") == ["b"]
 
 
-def test_temporary_names_differ_between_calls_and_processes(tmp_path):
-    """Two writers of one file have different temporary names; each holds its process number."""
+def test_two_writers_of_one_file_are_not_in_each_others_way(tmp_path):
+    """Two writers of one file have different temporary names; the last to end stands."""
     with writing(tmp_path / "a") as first, writing(tmp_path / "a") as second:
         assert first != second
-        assert str(os.getpid()) in first.name
         first.write_text("1")
         second.write_text("2")
     assert (tmp_path / "a").read_text() == "1"
+    assert names(tmp_path) == ["a"]
+
+
+KILLED = """
+import os, sys, time
+from lantk.storage import writing
+with writing(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print(temporary, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    """A write removes what SIGKILL left in its folder, and nothing of processes that live."""
+    path = tmp_path / "a.txt"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    dead, living = (Path(process.stdout.readline().strip()) for process in processes)
+    # Of another machine: its locks may not be seen here.
+    foreign = tmp_path / ".tmp-00000000-0123456789ab"
+    foreign.mkdir()
+    processes[0].kill()
+    processes[0].communicate()
+    try:
+        assert dead.read_text() == "half"
+        with writing(tmp_path / "b.txt") as temporary:
+            temporary.write_text("whole")
+        assert set(names(tmp_path)) == {"b.txt", living.parent.name, foreign.name}
+        assert living.read_text() == "half"
+    finally:
+        processes[1].terminate()
+        processes[1].communicate()
+
+
+def test_a_folder_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    """A writer whose hidden folder was taken for abandoned, not being locked yet, makes another."""
+    lock = storage.fcntl.flock
+    taken = []
+
+    def remove_first(descriptor, operation):
+        if not taken and not operation & storage.fcntl.LOCK_NB:
+            taken.extend(tmp_path.iterdir())
+            taken[0].rmdir()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(storage.fcntl, "flock", remove_first)
+    with writing(tmp_path / "a.txt") as temporary:
+        assert temporary.parent != taken[0]
+        temporary.write_text("whole")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    """A read-only file system, or a missing permission, names the folder and what to do."""
+    monkeypatch.setattr(
+        storage.os, "open", fail_with(OSError(errno.EROFS, os.strerror(errno.EROFS)))
+    )
+    with pytest.raises(OSError, match=r"cannot be written \(Read-only.*take another"):
+        write_half(tmp_path / "a.txt", lambda: None)
 
 
 def test_longest_name_a_folder_takes_can_be_written(tmp_path):

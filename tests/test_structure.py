@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ ALLOWED = {
     "lantk.errors": set(),
     "lantk.variants": {"lantk.errors"},
     "lantk.options": set(),
+    "lantk.lease": {"lantk.errors"},
     "lantk.storage": set(),
     "lantk.provenance": set(),
     "lantk.compiled": set(),
@@ -34,10 +36,12 @@ ALLOWED = {
     "lantk.solve": {"lantk.errors", "lantk.products"},
     "lantk.download": {"lantk.errors", "lantk.storage"},
     "lantk.sources": {"lantk.errors"},
-    "lantk.tasks": {"lantk.sources"},
+    "lantk.tasks": {"lantk.errors", "lantk.sources"},
     "lantk.data": {"lantk.download", "lantk.sources", "lantk.storage", "lantk.tasks"},
+    "lantk.bounds": {"lantk.errors"},
     "lantk.experiment": {
         "lantk.architecture",
+        "lantk.bounds",
         "lantk.data",
         "lantk.errors",
         "lantk.kernel.bands",
@@ -169,7 +173,7 @@ ONLY_IN = {
     "argparse": {"lantk.options"},
     "jsonschema": {"lantk.experiment"},
     "jinja2": {"lantk.html_report"},
-    "snakemake": set(),
+    "snakemake": {"lantk.lease"},
 }
 
 
@@ -275,9 +279,38 @@ def test_no_logic_in_rules():
 
 def test_environment_agrees_with_the_lock():
     """The versions in the conda environment are those of the lock."""
-    lock = set((ROOT / "envs" / "lock.txt").read_text().splitlines())
+    files = (ROOT / "envs" / name for name in ("lock.txt", "torch.txt"))
+    lock = set(re.findall(r"^\S+==\S+", "\n".join(p.read_text() for p in files), re.M))
     environment = yaml.safe_load((ROOT / "envs" / "lantk.yaml").read_text())
-    assert set(environment["dependencies"][-1]["pip"]) <= lock
+    assert {name.lower() for name in environment["dependencies"][-1]["pip"]} <= lock
+
+
+def read_lock(name):
+    """Return the lines of packages in a file of the lock, and the hashes of each."""
+    text = (ROOT / "envs" / name).read_text().replace("\\\n", "")
+    lines = [line.split(" --hash=") for line in text.splitlines() if not line.startswith("#")]
+    return {words[0].strip(): [word.strip() for word in words[1:]] for words in lines}
+
+
+def test_every_locked_file_has_its_hash():
+    """Each package is locked at one version with hashes; PyTorch in two builds of this version."""
+    shared, index, cpu = (read_lock(f"{name}.txt") for name in ("lock", "torch", "torch-cpu"))
+    for line, hashes in (shared | index | cpu).items():
+        assert re.fullmatch(r"[a-z0-9.-]+==[^ ]+( ; .*)?", line)
+        assert hashes
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", text) for text in hashes), line
+    assert len(set(shared) & set(index)) == 0
+    ((build, _),) = cpu.items()
+    assert build.removesuffix("+cpu") in index
+    assert not re.search("https?:|file:|--index", "".join(shared | index | cpu))
+
+
+def test_what_the_package_needs_is_locked():
+    """Every dependency of the package and of its development is in the lock."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    locked = {line.partition("==")[0] for line in read_lock("lock.txt") | read_lock("torch.txt")}
+    assert {re.match(r"[\w-]+", text)[0].lower() for text in wanted} <= locked
 
 
 @pytest.mark.parametrize(

@@ -722,6 +722,25 @@ def test_a_file_that_changed_in_the_store_is_mended(results, to):
     assert verify(where) == (N, {})
 
 
+def test_a_large_table_is_kept_once_a_case(results, to):
+    """A table too large for copies is in the first run of its case, which the others name."""
+    sync(results, **to)
+    (results / "table.md").write_text("| | 3-8 |\n" * 20_000)
+    report, where = sync(results, **to), target(results, **to)
+    assert report.updated == N
+    client, contents = client_of(report), {}
+    for name, run in runs_of(report).items():
+        folder = Path(client.download_artifacts(run.info.run_id, ""))
+        contents[name] = [(folder / file).read_text() for file in ("table.md", "config.json")]
+    table, config = contents.pop("3-8 cntk")
+    assert table == (results / "table.md").read_text()
+    assert json.loads(config) == CONFIG
+    for pointers in contents.values():
+        assert all("3-8 cntk" in text and len(text) < 100 for text in pointers)
+    assert verify(where) == (N, {})
+    assert sync(results, **to).updated == 0
+
+
 def test_verify_reads_parameters_curves_and_status_back(results, to, shared_store):
     """A parameter, a curve or a status that was changed in the database is found."""
     report = sync(results, **to)

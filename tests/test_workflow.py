@@ -444,7 +444,7 @@ def test_an_edit_of_an_own_term_runs_it_again(grid):
     (grid / "own_term.py").write_text(OWN_TERM + "# edited\n")
     jobs = planned(grid, GRID)
     (grid / "own_term.py").write_text(OWN_TERM)
-    assert (jobs["label_term"], jobs["evaluate_lantk_parzen_window"]) == (4, 4)
+    assert (jobs["label_term"], jobs["evaluate_own_term"]) == (4, 4)
     assert "evaluate_lantk_fjlt_v1" not in jobs
     assert planned(grid, GRID) == {}
 
@@ -552,7 +552,7 @@ def test_a_failed_run_goes_on_by_the_same_command(failed):
     tree, output = failed
     (tree / "tired").unlink()
     assert set(planned(tree, FAILING)) == {
-        *("label_term", "evaluate_lantk_failing", "heat_map", "figure", "table", "overview"),
+        *("label_term", "evaluate_own_term", "heat_map", "figure", "table", "overview"),
         *TRACK,
     }
     status, output = snakemake(tree, "--cores", "2", config=FAILING)

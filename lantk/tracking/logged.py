@@ -33,6 +33,9 @@ class LoggedRun:
     folder_name: str
     """The results folder, as the configuration names it."""
     config_text: str
+    kept_with: str | None = None
+    """Name of the run that holds what is said of the whole folder, where that is too large for
+    every run to have a copy; None where this one has it."""
 
     @property
     def identity(self) -> str:
@@ -50,19 +53,30 @@ class LoggedRun:
         run = self.run
         provenance = json.dumps(run.provenance, indent=2, sort_keys=True, default=str)
         written = {"config.json": self.config_text, "provenance.json": provenance}
+        if self.kept_with is not None:
+            # In place of the file, so that no older and smaller one is left in its place.
+            written["config.json"] = json.dumps({"kept with the run": self.kept_with})
+            if "table.md" in run.artifacts:
+                written["table.md"] = f"Large, and kept with the run {self.kept_with!r} only."
         return {name: f"{text}\n" for name, text in written.items()} | dict(run.texts)
+
+    @property
+    def _copied(self) -> dict[str, Path]:
+        """Name of an artifact -> the file of the results that it is a copy of."""
+        texts = self.texts
+        return {name: path for name, path in self.run.artifacts.items() if name not in texts}
 
     @property
     def files(self) -> dict[str, str]:
         """Name of an artifact -> first digits of the digest of its content."""
-        content = {name: path.read_bytes() for name, path in self.run.artifacts.items()}
+        content = {name: path.read_bytes() for name, path in self._copied.items()}
         content |= {name: text.encode() for name, text in self.texts.items()}
         return {name: hashlib.sha256(data).hexdigest()[:8] for name, data in content.items()}
 
     @property
     def sizes(self) -> dict[str, int]:
         """Name of an artifact -> its bytes."""
-        sizes = {name: path.stat().st_size for name, path in self.run.artifacts.items()}
+        sizes = {name: path.stat().st_size for name, path in self._copied.items()}
         return sizes | {name: len(text.encode()) for name, text in self.texts.items()}
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from lantk.tracking.logged import (
     results_id,
 )
 from lantk.tracking.reading import read_runs
-from lantk.tracking.run import Listing, TrackingError
+from lantk.tracking.run import Listing, Run, TrackingError
 from lantk.tracking.store import (
     Store,
     connect,
@@ -41,6 +41,9 @@ from lantk.tracking.store import (
     using,
 )
 from lantk.tracking.views import view_tags
+
+# Bytes of table and configuration up to which every run has a copy; beyond, one run of each case.
+_MOST_COPIED = 2**17
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,26 @@ class Target:
         self.check()
         config_text = json.dumps(self.config, indent=2, sort_keys=True, default=str)
         runs = read_runs(Path(self.results).resolve(), self.listing)
-        return [LoggedRun(run, self.folder_name, config_text) for run in runs]
+        keepers = _find_keepers(runs, len(config_text))
+        found = []
+        for run in runs:
+            keeper = keepers.get(run.case, run.name)
+            kept_with = None if keeper == run.name else keeper
+            found.append(LoggedRun(run, self.folder_name, config_text, kept_with))
+        return found
+
+
+def _find_keepers(runs: Sequence[Run], n_bytes: int) -> dict[str, str]:
+    """Return case -> the run that keeps table and configuration; nothing where all runs do.
+
+    Both grow with the number of runs, so that copies in all would grow with its square.
+    """
+    keepers: dict[str, str] = {}
+    for run in runs:
+        table = run.artifacts.get("table.md")
+        if table is not None and table.stat().st_size + n_bytes > _MOST_COPIED:
+            keepers.setdefault(run.case, run.name)
+    return keepers
 
 
 @dataclass(frozen=True)

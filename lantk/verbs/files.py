@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
+import os
+import re
+import resource
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,21 +38,26 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     drawn = load_split(args.split)
     remedy = "compute it again with the verb gram"
     records, bands, blocks, devices = [], [], [], set()
-    for named in args.gram:
+    for named in _all_bands(args.gram):
         path = named.with_suffix(".json")
         try:
             record = json.loads(path.read_text())
             start, stop = record["rows"]
             bands.append(Band(start, stop, record["first_column"]))
             blocks.append(np.load(path.with_suffix(".npy"), mmap_mode="r"))
+            if not is_whole(path, record):
+                raise LantkError("the block has changed since it was written")
             records.append({name: record[name] for name in ("split", "architecture")})
             devices.add(record["device"])
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, LantkError) as error:
             raise LantkError(
-                f"{path}, or the block beside it, is broken ({error}): {remedy}"
+                f"{path}, or the block beside it, is broken ({error}): {remedy}{_in_cache(path)}"
             ) from error
         if record["split"] != drawn.digest:
-            raise LantkError(f"{path} was computed from other images than {args.split}: {remedy}")
+            raise LantkError(
+                f"{path} was computed from other images than {args.split}: {remedy}"
+                f"{_in_cache(path)}"
+            )
     if any(record != records[0] for record in records):
         raise LantkError(
             f"the bands {', '.join(map(str, args.gram))} are of different architectures: {remedy}"
@@ -63,6 +72,38 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
         drawn, k = drawn.first(n), (np.array(k[0][:n, :n]), np.array(k[1][:, :n]))
     found = {"devices": sorted(devices), "n_train": len(drawn.y_train)}
     return drawn, *k, records[0] | found
+
+
+def digest_block(path: Path) -> str:
+    """Return the SHA-256 of a file: what the record of a band says of the block beside it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole(path: Path, record: dict[str, Any]) -> bool:
+    """Return whether the block beside a record at `path` has the bytes that it was written with."""
+    # Records of earlier versions do not say.
+    return "sha256" not in record or digest_block(path.with_suffix(".npy")) == record["sha256"]
+
+
+def _in_cache(path: Path) -> str:
+    """Return what to do before, where a file is a link: a shared cache would give it again."""
+    if not path.is_symlink():
+        return ""
+    return f". It lies in a shared cache: first delete {os.readlink(path)} there"
+
+
+def _all_bands(given: list[Path]) -> list[Path]:
+    """Return the files of all bands; the first one alone stands for all.
+
+    Their names could be more than a command line holds, which is 128 KiB on Linux.
+    """
+    from lantk.kernel.bands import name_bands
+
+    number = re.fullmatch(r"1-of-([1-9]\d*)", given[0].stem)
+    if len(given) > 1 or number is None:
+        return given
+    return [given[0].with_name(f"{name}.json") for name in name_bands(int(number[1]))]
 
 
 def load_fitted(args: argparse.Namespace, term: str, gram_record: dict[str, Any]) -> Any:
@@ -247,6 +288,24 @@ def _read_jobs(folder: Path, paths: Iterable[Path]) -> Any:
             name = str(path.relative_to(folder).with_suffix(""))
             rows.append({"job": name} | cost._asdict())
     return pd.DataFrame(rows, columns=["job", "seconds", "peak_memory_mb"])
+
+
+def write_cost(path: Path, seconds: float) -> None:
+    """Write seconds and peak memory of this process as Snakemake writes them in a benchmark."""
+    from lantk.storage import writing
+
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps({"s": seconds, "max_rss": _peak_mb()}) + "\n")
+
+
+def _peak_mb() -> float:
+    """Return the peak resident memory of this process so far, in MiB."""
+    try:
+        # Not getrusage: on Linux its peak includes that of the process which started this one.
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in bytes on macOS
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
-from lantk.verbs.files import spell_out, write_json
+from lantk.verbs.files import digest_block, is_whole, spell_out, write_cost, write_json
 from lantk.verbs.progress import showing_progress, showing_work
 
 
@@ -62,6 +63,7 @@ def gram(args: argparse.Namespace) -> None:
     from lantk.kernel.gram import gram_band, uses_gpu
     from lantk.storage import writing_array
 
+    start = time.perf_counter()
     if len(args.architecture) != len(args.out):
         raise LantkError(
             f"{len(args.architecture)} architectures and {len(args.out)} folders: wanted one folder"
@@ -113,8 +115,10 @@ def gram(args: argparse.Namespace) -> None:
                 progress=progress,
             )
         for _, path, record in jobs:
-            write_json(path, record)
+            write_json(path, record | {"sha256": digest_block(path.with_suffix(".npy"))})
             print(f"band {name} is written: {path}", file=sys.stderr)
+    if args.cost is not None:
+        write_cost(args.cost, time.perf_counter() - start)
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -160,10 +164,12 @@ def _is_written(path: Path, record: dict[str, Any], shape: tuple[int, int]) -> b
     import numpy as np
 
     try:
-        found = json.loads(path.read_text()) | {"device": record["device"]}
+        found = json.loads(path.read_text())
         block = np.load(path.with_suffix(".npy"), mmap_mode="r")
-        is_it = bool(found == record) and block.shape == shape and block.dtype == np.float32
-    except (OSError, ValueError, TypeError, EOFError):
+        is_it = all(found[key] == record[key] for key in record if key != "device")
+        is_it = is_it and block.shape == shape and block.dtype == np.float32
+        is_it = is_it and is_whole(path, found)
+    except (OSError, ValueError, TypeError, LookupError, EOFError):
         is_it = False
     if is_it:
         print(f"band {path.stem} is there already: {path}", file=sys.stderr)

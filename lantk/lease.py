@@ -1,0 +1,329 @@
+"""A results folder belongs to one workflow at a time, and its jobs end with that workflow.
+
+A running workflow holds an exclusive lock of the system on a file in the folder. Whatever ends it,
+SIGKILL included, the system frees the lock: nothing stale is left to be removed. Its jobs look each
+second whether that lock is still held, and by their workflow; if not, they end themselves. They
+share the lock of a second file, which the next workflow waits for before it starts any job.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lantk.errors import LantkError
+
+LOCK_NAME = ".workflow.lock"
+_JOBS_NAME = ".workflow-jobs.lock"
+# Tells jobs the machine of their workflow, its token, and the file that it holds.
+_VARIABLE = "LANTK_WORKFLOW_LOCK"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_PATIENCE_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+_PROBE_SECONDS = 1.0
+_WATCH_SECONDS = 1.0
+# Compiled code hears of a signal when it returns to Python; after this it is not waited for.
+_GRACE_SECONDS = 10.0
+# Clocks of the machines that share a file system differ by less.
+_CLOCK_SKEW_SECONDS = 60.0
+
+
+class LeaseError(LantkError):
+    """The results folder belongs to another workflow, or cannot be written."""
+
+
+def hold_while_executing(workflow: Any, results: str | os.PathLike[str]) -> None:
+    """Let a Snakemake workflow hold its results folder while it runs jobs.
+
+    Only the process that a user started holds it, and not for a dry run, a report, a list. Where
+    the folder is held, Snakemake's own lock, which outlives a SIGKILL, is left out.
+
+    Parameters
+    ----------
+    workflow : snakemake.workflow.Workflow
+        As a Snakefile sees it.
+    results : path-like
+        Folder of the results; made where it is not there.
+    """
+    # Nothing that Snakemake calls before it takes its own lock can be written in a Snakefile.
+    execute = workflow.execute
+
+    def execute_alone(**settings: Any) -> Any:
+        from snakemake.exceptions import WorkflowError
+
+        is_dry = settings["executor_plugin"].common_settings.dryrun_exec
+        if is_dry or not workflow.is_main_process:
+            return execute(**settings)
+        try:
+            with holding(results) as is_held:
+                if is_held:
+                    workflow.execution_settings.lock = False
+                bring_back_from_the_future(results)
+                return execute(**settings)
+        except LeaseError as error:
+            raise WorkflowError(str(error)) from None
+
+    workflow.execute = execute_alone
+
+
+@contextmanager
+def holding(results: str | os.PathLike[str]) -> Iterator[bool]:
+    """Hold a results folder for the length of a block; jobs that it starts end with it.
+
+    Parameters
+    ----------
+    results : path-like
+        Folder of the results; made where it is not there.
+
+    Yields
+    ------
+    bool
+        Whether it is held: some shared file systems cannot lock, which is said on standard error.
+
+    Raises
+    ------
+    LeaseError
+        If another workflow holds the folder, one on another machine did not end in order there, or
+        the folder cannot be written.
+    """
+    lock = Path(results).absolute() / LOCK_NAME
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        # Python's descriptors are not inherited: no child can hold on to it.
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _cannot_write(results, error) from error
+    try:
+        is_held = _take(descriptor, lock)
+        if not is_held:
+            yield False
+            return
+        _check_other_machine(lock)
+        record = _own_record()
+        try:
+            _write_record(descriptor, record)
+        except OSError as error:
+            raise _cannot_write(results, error) from error
+        try:
+            # Jobs of a workflow that was killed now find the folder in other hands.
+            _wait_for_jobs(lock)
+            with _telling_jobs(f"{record['boot']}:{record['token']}:{lock}"):
+                yield True
+        finally:
+            with suppress(OSError):  # a disk that fails turns read-only
+                _write_record(descriptor, None)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _telling_jobs(value: str) -> Iterator[None]:
+    before = os.environ.get(_VARIABLE)
+    os.environ[_VARIABLE] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(_VARIABLE)
+        if before is not None:
+            os.environ[_VARIABLE] = before
+
+
+def bring_back_from_the_future(results: str | os.PathLike[str]) -> None:
+    """Date files of a results folder from now that a wrong clock dated from later.
+
+    Whatever is made of such a file is older than it, and would be made again by each run until
+    that time has come.
+    """
+    now = time.time()
+    for path in Path(results).rglob("*"):
+        with suppress(FileNotFoundError):  # what jobs of another machine write
+            if path.lstat().st_mtime > now + _CLOCK_SKEW_SECONDS:
+                os.utime(path, (now, now), follow_symlinks=False)
+
+
+def end_with_workflow() -> threading.Event:
+    """End this process when the workflow that started it has ended, or the shell between them.
+
+    It gets SIGTERM, so that it can unwind; if that takes too long it is ended at once, which
+    leaves nothing half-written either. A process that no workflow of this machine started is left
+    alone.
+
+    Returns
+    -------
+    threading.Event
+        Set before the signal is sent.
+    """
+    ended = threading.Event()
+    machine, _, rest = os.environ.get(_VARIABLE, "").partition(":")
+    token, _, path = rest.partition(":")
+    # On another machine the scheduler ends jobs, and a lock may be no news from here.
+    if machine == _machine():
+        lock = Path(path)
+        with suppress(OSError):
+            # Kept, open and locked, until this process has ended.
+            jobs = os.open(lock.with_name(_JOBS_NAME), os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(jobs, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        watch = threading.Thread(
+            target=_watch, args=(lock, token, os.getppid(), ended), daemon=True
+        )
+        watch.start()
+    return ended
+
+
+def _watch(lock: Path, token: str, parent: int, ended: threading.Event) -> None:
+    """End this process once the workflow is gone, or was killed with the shell left out."""
+    while os.getppid() == parent and _is_held(lock, token):
+        time.sleep(_WATCH_SECONDS)
+    ended.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os._exit(128 + signal.SIGTERM)
+
+
+def _is_held(lock: Path, token: str) -> bool:
+    """Return whether a folder is held by the workflow of this token, as far as can be seen."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return True  # deleted with the results, or out of reach for a while
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return _read_record(lock).get("token") == token or not lock.exists()
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, lock: Path) -> bool:
+    """Lock a file, or say why not; return whether its file system can lock at all."""
+    deadline = time.monotonic() + _PROBE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            # A job that looks whether its workflow lives has it for a moment.
+            if time.monotonic() > deadline:
+                holder = _describe(_read_record(lock))
+                raise LeaseError(
+                    f"another workflow is writing to {lock.parent}: {holder}. Wait until it has"
+                    " ended, or end it with Ctrl-C where it was started; a workflow with another"
+                    " `results` folder may run beside it"
+                ) from None
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            _say(
+                f"the file system of {lock.parent} cannot lock files ({error.strerror}): do not"
+                " start a second workflow on these results; jobs of a workflow that is killed go on"
+            )
+            return False
+        time.sleep(_POLL_SECONDS)
+
+
+def _wait_for_jobs(lock: Path) -> None:
+    """Wait until jobs of a workflow that was killed have ended."""
+    jobs = lock.with_name(_JOBS_NAME)
+    descriptor = os.open(jobs, os.O_RDWR | os.O_CREAT, 0o666)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    has_told = False
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                pass
+            if time.monotonic() > deadline:
+                raise LeaseError(
+                    "jobs of a workflow that was killed have not ended within"
+                    f" {_PATIENCE_SECONDS:.0f} s and may still write to {lock.parent}. See which"
+                    f" they are, `fuser -v {shlex.quote(str(jobs))}`, and end them"
+                )
+            if not has_told:
+                _say("waiting until the jobs of a workflow that was killed have ended")
+                has_told = True
+            time.sleep(_POLL_SECONDS)
+    finally:
+        os.close(descriptor)
+
+
+def _check_other_machine(lock: Path) -> None:
+    """Refuse what a workflow of another machine left, since a lock may not reach as far."""
+    record = _read_record(lock)
+    own = _own_record()
+    if record and all(record.get(key) != own[key] for key in ("host", "boot")):
+        raise LeaseError(
+            f"a workflow on another machine is writing to {lock.parent} or was killed:"
+            f" {_describe(record)}. If it no longer runs there, delete {lock} and start again"
+        )
+
+
+def _own_record() -> dict[str, Any]:
+    return {
+        "token": secrets.token_hex(8),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "boot": _machine(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _machine() -> str:
+    """Return what tells running systems apart: locks of the same one always meet."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _write_record(descriptor: int, record: dict[str, Any] | None) -> None:
+    os.ftruncate(descriptor, 0)
+    if record is not None:
+        os.pwrite(descriptor, json.dumps(record).encode(), 0)
+
+
+def _read_record(lock: Path) -> dict[str, Any]:
+    """Return what the holder of a lock wrote, or nothing where it has ended in order."""
+    try:
+        record = json.loads(lock.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _describe(record: dict[str, Any]) -> str:
+    if not record:
+        return "it has just started"
+    return (
+        f"process {record.get('pid')} on {record.get('host')}, started {record.get('started')}"
+        f" (`{record.get('command')}`)"
+    )
+
+
+def _cannot_write(results: str | os.PathLike[str], error: OSError) -> LeaseError:
+    return LeaseError(
+        f"the results folder {os.fspath(results)} cannot be written ({error.strerror}): make it"
+        " writable or free some space, or choose another folder with `results`"
+    )
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text[0].upper()}{text[1:]}\n")
+    sys.stderr.flush()
