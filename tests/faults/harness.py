@@ -168,10 +168,11 @@ def kill_at_random(results: Results, rng: random.Random, seconds: float) -> tupl
     os.kill(victim.pid, signal.SIGKILL)
     if kind == "workflow":
         process.wait(LONGEST_SECONDS)
-    # The others go on, and the workflow ends with a failure or, by chance, had just been told.
-    elif process.wait(LONGEST_SECONDS) == 0 and kind == "job":
-        raise AssertionError(f"{command} was killed and the workflow did not notice")
-    (what,) = re.findall(r"-m lantk ((?:mlflow )?[a-z-]+)", command) or [""]
+    # What is printed at the end is several verbs in one shell: the first names it.
+    what = next(iter(re.findall(r"-m lantk ((?:mlflow )?[a-z-]+)", command)), "")
+    # The others go on, and the workflow ends with a failure, unless all results were there.
+    has_ended_well = kind != "workflow" and process.wait(LONGEST_SECONDS) == 0
+    assert not has_ended_well or what in ("table", "mlflow links"), f"{command} was killed unseen"
     return kind, what
 
 
