@@ -1,6 +1,6 @@
 #!/bin/sh
 # status.sh SCHEDULER JOB prints `running` (which is also waiting), `success` or `failed`.
-# Slurm was tested. SGE, PBS and LSF were written from their manuals and not run.
+# Slurm was tested. SGE, PBS and LSF were not run: check them against the manual of yours.
 # A scheduler that does not answer says nothing of the job: it is asked again later.
 scheduler=$1
 job=$2

@@ -158,7 +158,7 @@ def kill_at_random(results: Results, rng: random.Random, seconds: float) -> tupl
     while process.poll() is None and not results.processes(kind):
         time.sleep(0.02)
     if kind == "sync":
-        _sleep_or_end(process, rng.uniform(0.0, 8.0))
+        _sleep_or_end(process, rng.uniform(0.0, 4.0))
     found = results.processes(kind) if process.poll() is None else []
     if not found:
         process.wait(LONGEST_SECONDS)
