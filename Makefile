@@ -72,6 +72,7 @@ $(VENV)/installed: envs/lock.txt envs/torch-cpu.txt envs/torch.txt pyproject.tom
 	$(PYTHON) -m venv $(VENV)
 	torch=envs/torch-cpu.txt; \
 	$(BIN)/pip install --quiet --disable-pip-version-check --dry-run --no-deps -r $$torch > /dev/null 2>&1 || torch=envs/torch.txt; \
+	echo "PyTorch as in $$torch"; \
 	$(BIN)/pip install --quiet --disable-pip-version-check -r envs/lock.txt -r $$torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
@@ -93,6 +94,7 @@ lock:
 	$(VENV)-lock/bin/pip install --quiet --disable-pip-version-check --upgrade uv
 	$(VENV)-lock/bin/python envs/make_lock.py --upgrade
 	rm -rf $(VENV)-lock
+	@echo 'Next: the versions in envs/lantk.yaml by hand, make run, python docs/make_licences.py'
 
 clean:
 	rm -rf results .snakemake

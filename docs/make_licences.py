@@ -19,7 +19,7 @@ HEAD = """# Licences of the packages that are locked
 <!-- Written by docs/make_licences.py: do not edit. -->
 
 lantk itself is under the MIT licence. It ships none of these packages: `pip` fetches them from
-their authors. Each is named with the version in `envs/lock.txt` and the licence that it declares.
+their authors. Each is named with the version in the locks in `envs/` and the licence that it declares.
 """
 COPYLEFT = """
 ## With conditions for who passes them on

@@ -10,7 +10,7 @@ index lists, wherever the other lies:
 
     lock.txt        everything else
     torch.txt       PyTorch as the index has it; on Linux with NVIDIA's libraries
-    torch-cpu.txt   the CPU build for Linux on x86-64, where pip is pointed to it
+    torch-cpu.txt   the CPU build for Python 3.11 and Linux on x86-64, where pip is pointed to it
 
 Their versions are PyTorch's pin below. A CPU build that pip cannot get keeps its old hash, if that
 is of the same version.
@@ -37,7 +37,7 @@ SHARED, INDEX_BUILD, CPU_BUILD = (
 HEADS = {
     SHARED: "# Everything but PyTorch that the project runs, tests and checks with; `make lock`.",
     INDEX_BUILD: "# PyTorch as the index has it, with NVIDIA's libraries on Linux; `make lock`.",
-    CPU_BUILD: "# PyTorch's CPU build for Linux on x86-64, beside lock.txt; `make lock`.",
+    CPU_BUILD: "# PyTorch's CPU build for Python 3.11 and Linux on x86-64, beside lock.txt; `make lock`.",
 }
 # Not ours to support, and each is a line that no other system reads.
 ELSEWHERE = re.compile(r";.*sys_platform == '(win32|emscripten)'(?! and)")

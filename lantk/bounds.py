@@ -96,11 +96,6 @@ def check_command(config: Mapping[str, Any], words: Iterable[str]) -> None:
         )
 
 
-def most_files(path: str) -> int:
-    """Return how many files with names as long as `path` one command can list."""
-    return _LONGEST_COMMAND // (len(shlex.quote(path).encode()) + 1)
-
-
 def is_finite(value: float) -> bool:
     """Return whether a number, of any size, is a finite float."""
     try:
@@ -131,6 +126,8 @@ def _walk(config: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     waiting: list[tuple[tuple[str, ...], Any]] = [((), config)]
     for path, value in waiting:
         yield path, value
+        if len(waiting) > 2 * _MOST_VALUES:
+            continue  # too many already: nothing more is taken up
         inner: Iterable[tuple[Any, Any]] = ()
         if isinstance(value, Mapping):
             inner = value.items()

@@ -22,7 +22,6 @@ from lantk.bounds import (
     check_command,
     check_folder,
     is_finite,
-    most_files,
 )
 from lantk.data import describe, fingerprint
 from lantk.errors import shorten
@@ -40,7 +39,9 @@ from lantk.variants import (
 )
 
 # Stores of runs: a server, or a database that MLflow knows, with a driver or without.
-_STORE = re.compile(r"(https?|(?:sqlite|postgresql|mysql|mssql)(?:\+\w+)?)://(.*)", re.S)
+_STORE = re.compile(r"(https?|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S)
+# Names such as 4711-of-5000 in one command, beside those of variants.
+_MOST_BANDS = 5_000
 # A name in paths, where more follows it.
 _LONGEST_TERM = 120
 # Images that the sketch of 20 features takes (Chen et al. 2020: epsilon = 0.01).
@@ -375,16 +376,12 @@ def _resolve_bands(
     bands = {}
     for slug, (n_train, n_test) in sizes.items():
         n_bands = config["kernel"]["bands"]
-        # The jobs that read a Gram matrix name the files of all its bands.
-        longest = max((str(a) for a in architectures if isinstance(a, str)), key=len, default="")
-        path = f"{config['results']}/grams/{slug}.{longest}/{n_train}-of-{n_train}.json"
-        most = most_files(path)
         if n_bands == "auto":
-            n_bands = min(count_bands(n_train, n_test, visits, config["device"]), most)
-        elif n_bands > most:
+            n_bands = min(count_bands(n_train, n_test, visits, config["device"]), _MOST_BANDS)
+        elif n_bands > _MOST_BANDS:
             raise ConfigError(
-                f"kernel.bands is {n_bands}, and commands name the files of all of them: wanted at"
-                f" most {most}, or auto"
+                f"kernel.bands is {n_bands}, and a command names all of them: wanted at most"
+                f" {_MOST_BANDS:,}, or auto"
             )
         elif n_bands > n_train:
             raise ConfigError(

@@ -65,11 +65,11 @@ def hold_while_executing(workflow: Any, results: str | os.PathLike[str]) -> None
     def execute_alone(**settings: Any) -> Any:
         from snakemake.exceptions import WorkflowError
 
-        is_dry = settings["executor_plugin"].common_settings.dryrun_exec
-        if is_dry or not workflow.is_main_process:
+        executor = settings["executor_plugin"].common_settings
+        if executor.dryrun_exec or not workflow.is_main_process:
             return execute(**settings)
         try:
-            with holding(results) as is_held:
+            with holding(results, has_queue=executor.non_local_exec) as is_held:
                 if is_held:
                     workflow.execution_settings.lock = False
                 bring_back_from_the_future(results)
@@ -81,13 +81,15 @@ def hold_while_executing(workflow: Any, results: str | os.PathLike[str]) -> None
 
 
 @contextmanager
-def holding(results: str | os.PathLike[str]) -> Iterator[bool]:
+def holding(results: str | os.PathLike[str], *, has_queue: bool = False) -> Iterator[bool]:
     """Hold a results folder for the length of a block; jobs that it starts end with it.
 
     Parameters
     ----------
     results : path-like
         Folder of the results; made where it is not there.
+    has_queue : bool
+        Whether jobs go to a scheduler, where they outlive a workflow that is killed.
 
     Yields
     ------
@@ -97,30 +99,28 @@ def holding(results: str | os.PathLike[str]) -> Iterator[bool]:
     Raises
     ------
     LeaseError
-        If another workflow holds the folder, one on another machine did not end in order there, or
-        the folder cannot be written.
+        If another workflow holds the folder, one whose jobs cannot be seen from here did not end
+        in order, or the folder cannot be written.
     """
     lock = Path(results).absolute() / LOCK_NAME
-    try:
+    with _naming(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         # Python's descriptors are not inherited: no child can hold on to it.
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise _cannot_write(results, error) from error
     try:
-        is_held = _take(descriptor, lock)
+        with _naming(lock):
+            is_held = _take(descriptor, lock)
         if not is_held:
             yield False
             return
-        _check_other_machine(lock)
-        record = _own_record()
-        try:
+        _check_left_behind(lock)
+        record = _own_record() | {"has_queue": has_queue}
+        with _naming(lock):
             _write_record(descriptor, record)
-        except OSError as error:
-            raise _cannot_write(results, error) from error
         try:
             # Jobs of a workflow that was killed now find the folder in other hands.
-            _wait_for_jobs(lock)
+            with _naming(lock.with_name(_JOBS_NAME)):
+                _wait_for_jobs(lock)
             with _telling_jobs(f"{record['boot']}:{record['token']}:{lock}"):
                 yield True
         finally:
@@ -149,10 +149,13 @@ def bring_back_from_the_future(results: str | os.PathLike[str]) -> None:
     that time has come.
     """
     now = time.time()
-    for path in Path(results).rglob("*"):
-        with suppress(FileNotFoundError):  # what jobs of another machine write
-            if path.lstat().st_mtime > now + _CLOCK_SKEW_SECONDS:
-                os.utime(path, (now, now), follow_symlinks=False)
+    # Files come and go while jobs of another machine write, and some may be another user's.
+    for folder, folders, files in os.walk(results):
+        for name in folders + files:
+            path = os.path.join(folder, name)
+            with suppress(OSError):
+                if os.lstat(path).st_mtime > now + _CLOCK_SKEW_SECONDS:
+                    os.utime(path, (now, now), follow_symlinks=False)
 
 
 def end_with_workflow() -> threading.Event:
@@ -165,7 +168,7 @@ def end_with_workflow() -> threading.Event:
     Returns
     -------
     threading.Event
-        Set before the signal is sent.
+        Set before the signal is sent where it was the workflow that ended.
     """
     ended = threading.Event()
     machine, _, rest = os.environ.get(_VARIABLE, "").partition(":")
@@ -186,9 +189,10 @@ def end_with_workflow() -> threading.Event:
 
 def _watch(lock: Path, token: str, parent: int, ended: threading.Event) -> None:
     """End this process once the workflow is gone, or was killed with the shell left out."""
-    while os.getppid() == parent and _is_held(lock, token):
+    while (is_held := _is_held(lock, token)) and os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
-    ended.set()
+    if not is_held:
+        ended.set()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)
     os._exit(128 + signal.SIGTERM)
@@ -203,8 +207,11 @@ def _is_held(lock: Path, token: str) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
+    except BlockingIOError:
+        # A record that cannot be read is no news.
+        return _read_record(lock).get("token", token) == token
     except OSError:
-        return _read_record(lock).get("token") == token or not lock.exists()
+        return True
     finally:
         os.close(descriptor)
 
@@ -263,10 +270,17 @@ def _wait_for_jobs(lock: Path) -> None:
         os.close(descriptor)
 
 
-def _check_other_machine(lock: Path) -> None:
-    """Refuse what a workflow of another machine left, since a lock may not reach as far."""
+def _check_left_behind(lock: Path) -> None:
+    """Refuse what a workflow of another machine left, or one whose jobs may still be queued."""
     record = _read_record(lock)
     own = _own_record()
+    if record.get("has_queue"):
+        raise LeaseError(
+            f"a workflow that wrote to {lock.parent} was killed: {_describe(record)}. Its jobs may"
+            " still be in the queue of its scheduler: cancel them, or wait until they have ended;"
+            f" then delete {lock} and start again"
+        )
+    # A lock may not reach as far as another machine.
     if record and all(record.get(key) != own[key] for key in ("host", "boot")):
         raise LeaseError(
             f"a workflow on another machine is writing to {lock.parent} or was killed:"
@@ -317,11 +331,17 @@ def _describe(record: dict[str, Any]) -> str:
     )
 
 
-def _cannot_write(results: str | os.PathLike[str], error: OSError) -> LeaseError:
-    return LeaseError(
-        f"the results folder {os.fspath(results)} cannot be written ({error.strerror}): make it"
-        " writable or free some space, or choose another folder with `results`"
-    )
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Turn an error of the system into one that names the file that cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        raise LeaseError(
+            f"the results folder {file.parent} cannot be written ({file.name}: {error.strerror}):"
+            " make folder and file writable or free some space, or choose another folder with"
+            " `results`"
+        ) from error
 
 
 def _say(text: str) -> None:

@@ -37,11 +37,11 @@ def collect_provenance() -> dict[str, Any]:
     What cannot be known is None: the commit outside a git checkout, the lock of an installed
     package, the GPU where there is none. Linear algebra is what this process has loaded so far.
     """
-    lock = _PACKAGE.parent / "envs" / "lock.txt"
+    locks = sorted((_PACKAGE.parent / "envs").glob("*.txt"))
     return {
         "commit": _commit(),
         "code": _digest(*sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("*.cu")])),
-        "lock": _digest(lock) if lock.is_file() else None,
+        "lock": _digest(*locks) if locks else None,
         "versions": {"python": platform.python_version()} | _versions(),
         "hardware": {
             "machine": platform.machine(),

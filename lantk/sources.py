@@ -226,7 +226,7 @@ def opening_npz(path: Path, remedy: str) -> Iterator[NpzArchive]:
             file.seek(0)
             with zipfile.ZipFile(file) as archive:
                 yield NpzArchive(archive)
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}; {remedy}") from error
@@ -420,7 +420,7 @@ def _image(file: Path) -> Iterator[Any]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 yield image
-    except DataError:
+    except (DataError, MemoryError):
         raise
     # Broken bytes make the decoders raise nearly anything.
     except Exception as error:

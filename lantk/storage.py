@@ -66,7 +66,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
             for written in (temporary, *temporary.rglob("*")):
                 _flush_to_disk(written)
             os.replace(temporary, path)
-            _flush_to_disk(path.parent)
+            with suppress(OSError):  # some file systems cannot flush a folder
+                _flush_to_disk(path.parent)
     except OSError as error:
         if error.errno in _FULL:
             raise _full_disk(error.errno, path) from error

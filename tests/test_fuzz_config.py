@@ -157,6 +157,14 @@ def laughs():
     return value
 
 
+def wide():
+    """Return references to long lists, of which the first two levels are four million values."""
+    value = [1]
+    for _ in range(3):
+        value = value * 2000 if value == [1] else [value] * 2000
+    return value
+
+
 # By number: Hypothesis writes its strategies down, and not all of these can be written.
 odd = st.integers(0, len(NESTED + LAYERS) - 1).map(lambda i: (NESTED + LAYERS)[i])
 simple = odd | st.integers() | st.floats() | st.text(max_size=20)
@@ -201,7 +209,7 @@ def changed(values, base=CONFIG):
 
 def outcome(config):
     """Return the experiment, or the message it is refused with: quickly, and in one short line."""
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         check_schema(config, SCHEMA)
         found = resolve_experiment(config)
@@ -210,7 +218,7 @@ def outcome(config):
         assert found.isprintable(), found
         assert len(found) < LONGEST_MESSAGE
         found.encode()
-    assert time.perf_counter() - start < PATIENCE_SECONDS
+    assert time.process_time() - start < PATIENCE_SECONDS
     if currently_in_test_context():
         event("refused" if isinstance(found, str) else "accepted")
     return found
@@ -261,7 +269,7 @@ def test_any_value_is_refused_by_its_key_or_is_valid(path, data):
 @pytest.mark.parametrize("path", LEAVES, ids=".".join)
 def test_each_hostile_value_is_refused_or_valid(path):
     """Every value of a long list of oddities, at every key, is refused in one line or is valid."""
-    for value in [*NESTED, *LAYERS, itself(), deep(), laughs()]:
+    for value in [*NESTED, *LAYERS, itself(), deep(), laughs(), wide()]:
         outcome(changed({path: value}))
 
 
@@ -296,10 +304,10 @@ def test_what_is_no_mapping_is_refused(value):
 
 
 TOO_MUCH = {
-    "bands for more files than a command names": (
-        {("kernel", "bands"): 5000, ("data", "source"): "cifar10", ("task", "pairs"): [[3, 8]]}
+    "more bands than a command names": (
+        {("kernel", "bands"): 5001, ("data", "source"): "cifar10", ("task", "pairs"): [[3, 8]]}
         | {("task", "n_train"): 10000, ("results",): "results/" + "x" * 100},
-        "kernel.bands is 5000, and commands name the files",
+        "kernel.bands is 5001, and a command names all of them",
     ),
     "names of more cases than a command takes": (
         {("architecture",): [f"arora2019-vanilla-{d}" for d in range(3, 43)]}

@@ -127,7 +127,7 @@ def test_a_job_ends_with_the_shell_it_was_started_from(folder):
             time.sleep(0.1)
         # The workflow goes on meanwhile.
         assert process.poll() is None
-        assert (folder.parent / "shell").read_text() == "unwound True"
+        assert (folder.parent / "shell").read_text() == "unwound False"
 
 
 def test_a_job_that_no_workflow_started_is_left_alone(monkeypatch):
@@ -155,6 +155,26 @@ def test_a_workflow_that_another_machine_left_is_not_taken_for_dead(folder):
         assert is_held
 
 
+def test_jobs_in_a_queue_outlive_a_workflow_that_was_killed(folder):
+    """What went to a scheduler may go on after a SIGKILL: a person looks first."""
+    with holding(folder, has_queue=True):
+        left = (folder / LOCK_NAME).read_text()
+    with holding(folder, has_queue=True):
+        pass
+    (folder / LOCK_NAME).write_text(left)
+    with pytest.raises(LeaseError, match=r"queue of its scheduler.*delete .*\.workflow\.lock"):
+        holding(folder).__enter__()
+
+
+def test_a_lock_that_cannot_be_opened_is_named(folder):
+    """Where another thing, or a file of another user, is in the way, the message names the file."""
+    for name in (LOCK_NAME, ".workflow-jobs.lock"):
+        (folder / name).mkdir(parents=True)
+        with pytest.raises(LeaseError, match=rf"cannot be written \({name}: "):
+            holding(folder).__enter__()
+        (folder / name).rmdir()
+
+
 def test_a_file_system_that_cannot_lock_is_told(folder, monkeypatch, capsys):
     """Without locks nothing is held, which is said, and jobs are not told to watch."""
 
@@ -169,7 +189,9 @@ def test_a_file_system_that_cannot_lock_is_told(folder, monkeypatch, capsys):
 
 
 def plugin(is_dry):
-    return SimpleNamespace(common_settings=SimpleNamespace(dryrun_exec=is_dry))
+    return SimpleNamespace(
+        common_settings=SimpleNamespace(dryrun_exec=is_dry, non_local_exec=False)
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,15 @@ case $scheduler in
     # Forgotten after a while; then only an accounting database knows.
     case $shown in
       *'Invalid job id'*)
-        state=$(sacct --allocations --noheader --parsable2 --format=State --jobs="$job" 2> /dev/null)
+        command -v sacct > /dev/null || say failed
+        state=$(sacct --allocations --noheader --parsable2 --format=State --jobs="$job" 2> /dev/null) || say running
         state=${state:-FORGOTTEN}
         ;;
     esac
     case $state in
       COMPLETED) say success ;;
-      BOOT_FAIL | CANCELLED* | DEADLINE | FAILED | FORGOTTEN | NODE_FAIL | OUT_OF_MEMORY | TIMEOUT)
+      BOOT_FAIL | CANCELLED* | DEADLINE | FAILED | FORGOTTEN | NODE_FAIL | OUT_OF_MEMORY | TIMEOUT | \
+        PREEMPTED | REVOKED | SPECIAL_EXIT)
         say failed ;;
     esac
     ;;

@@ -154,7 +154,7 @@ class Slurm:
             # One plugin names the rule in the comment, the other profile in the job's name.
             named = re.match(r"rule_(\w+?)_wildcards_", said.get("Comment", ""))
             name = named[1] if named else said["JobName"].removeprefix("lantk-")
-            memory = re.search(r"mem=([\d.]+)([MG])", said["TRES"])
+            memory = re.search(r"mem=([\d.]+)([MG])", said.get("ReqTRES") or said["TRES"])
             assert memory is not None, line
             found.append(
                 Job(
