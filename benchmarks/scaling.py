@@ -308,8 +308,10 @@ def draw(results: Sequence[Growth], path: Path) -> None:
             for i, growth in enumerate(g for g in results if g.against == name):
                 added = [cost["cpu"] - growth.costs[0]["cpu"] for cost in growth.costs]
                 style = {"marker": "osD^vx"[i % 6], "label": growth.what}
-                axes.plot(growth.sizes[1:], added[1:], **style)
-            axes.set(xscale="log", yscale="log", xlabel=name)
+                # What a noisy clock makes negative has no place on a logarithmic axis.
+                shown = [(n, s) for n, s in zip(growth.sizes, added, strict=True) if s > 0]
+                axes.loglog(*zip(*(shown or [(1, 1)]), strict=True), **style)
+            axes.set_xlabel(name)
             axes.legend(fontsize=6)
         panels[0].set_ylabel("CPU seconds beyond those at the smallest size")
 

@@ -19,7 +19,7 @@ HEAD = """# Licences of the packages that are locked
 <!-- Written by docs/make_licences.py: do not edit. -->
 
 lantk itself is under the MIT licence. It ships none of these packages: `pip` fetches them from
-their authors. Each is named with the version in the locks in `envs/` and the licence that it declares.
+their authors. Each is named with its version in the locks and the licence that it declares.
 """
 COPYLEFT = """
 ## With conditions for who passes them on
@@ -51,13 +51,14 @@ def read_lock() -> dict[str, str]:
 def find_licence(package: str) -> str:
     """Return the licence that an installed package declares, in one line."""
     declared = metadata(package)
-    if declared["License-Expression"]:
-        return declared["License-Expression"]
+    # Not by [...]: a package in the environment may replace the reader by one that raises.
+    if expression := declared.get("License-Expression"):
+        return str(expression)
     kinds = [c for c in declared.get_all("Classifier") or [] if c.startswith(_CLASSIFIER)]
     names = [kind.rpartition(" :: ")[2] for kind in kinds if kind.count("::") > 1]
     if names:
         return " and ".join(names)
-    text = (declared["License"] or "").strip().splitlines()
+    text = (declared.get("License") or "").strip().splitlines()
     return text[0] if text else _name_text(package)
 
 

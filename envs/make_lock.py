@@ -37,7 +37,7 @@ SHARED, INDEX_BUILD, CPU_BUILD = (
 HEADS = {
     SHARED: "# Everything but PyTorch that the project runs, tests and checks with; `make lock`.",
     INDEX_BUILD: "# PyTorch as the index has it, with NVIDIA's libraries on Linux; `make lock`.",
-    CPU_BUILD: "# PyTorch's CPU build for Python 3.11 and Linux on x86-64, beside lock.txt; `make lock`.",
+    CPU_BUILD: "# PyTorch's CPU build for Python 3.11, Linux on x86-64; `make lock`.",
 }
 # Not ours to support, and each is a line that no other system reads.
 ELSEWHERE = re.compile(r";.*sys_platform == '(win32|emscripten)'(?! and)")

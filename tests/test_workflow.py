@@ -444,7 +444,7 @@ def test_an_edit_of_an_own_term_runs_it_again(grid):
     (grid / "own_term.py").write_text(OWN_TERM + "# edited\n")
     jobs = planned(grid, GRID)
     (grid / "own_term.py").write_text(OWN_TERM)
-    assert (jobs["label_term"], jobs["evaluate_own_term"]) == (4, 4)
+    assert (jobs["label_term"], jobs["evaluate_own_shuffled"]) == (4, 4)
     assert "evaluate_lantk_fjlt_v1" not in jobs
     assert planned(grid, GRID) == {}
 
