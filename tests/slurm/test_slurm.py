@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 
 import cluster
@@ -115,6 +114,7 @@ class Job:
     hours: float
     cpus: int
     asks_gpu: bool
+    submitted: datetime | None
     start: datetime | None
     end: datetime | None
     log: Path
@@ -166,6 +166,7 @@ class Slurm:
                     hours=_hours(said["TimeLimit"]),
                     cpus=int(said["NumCPUs"]),
                     asks_gpu="gpu" in said.get("TresPerJob", "") + said.get("TresPerNode", ""),
+                    submitted=_when(said["SubmitTime"]),
                     start=_when(said["StartTime"]),
                     end=_when(said["EndTime"]),
                     log=Path(said["StdOut"]),
@@ -367,8 +368,8 @@ def test_a_second_run_has_nothing_to_do(finished, workflows, slurm):
         assert "Nothing to be done" in done.stdout + done.stderr, done.stdout + done.stderr
 
 
-def test_bands_run_in_parallel(workflows, slurm):
-    """The four bands of a kernel went out as four jobs, of which two ran at the same time."""
+def test_bands_go_out_in_parallel(workflows, slurm):
+    """The four bands of a kernel are four jobs, all of them in the queue before one had ended."""
     killed = workflows["killed"]
 
     def bands() -> list[Job]:
@@ -376,8 +377,9 @@ def test_bands_run_in_parallel(workflows, slurm):
         return [job for job in jobs if job.state == "COMPLETED"]
 
     wait_for(lambda: len(bands()) == 4, "end of the bands", killed)
-    spans = sorted((job.start, job.end) for job in bands())
-    assert any(later < end for (_, end), (later, _) in pairwise(spans)), spans
+    # Which of them run at once is Slurm's affair: other workflows want the same cores.
+    last, first_end = max(job.submitted for job in bands()), min(job.end for job in bands())
+    assert last <= first_end, bands()
 
 
 def killed_for_memory(slurm: Slurm, workflow: Workflow) -> None:
