@@ -18,7 +18,7 @@ Jacot, Gabriel and Hongler, "Neural Tangent Kernel", NeurIPS 2018 (the parameter
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -145,7 +145,7 @@ class Network(nn.Module):
         )
         self._check_sizes()
         sides = self.architecture.sides(*self.image_shape[1:])
-        self._paddings = [
+        self.paddings = [
             [same_padding(side, conv.size, conv.stride) for side in shape]
             for conv, shape in zip(self.architecture.convs, sides, strict=False)
         ]
@@ -174,20 +174,41 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs (n, n_outputs) of images (n, channels, height, width)."""
-        layers = cast(Iterable[nn.Conv2d], self.convs)
-        for conv, layer, padding in zip(
-            self.architecture.convs, layers, self._paddings, strict=True
-        ):
-            # The convolution pads both ends alike; a zero more after is put there first.
-            (top, bottom), (left, right) = padding
-            if (bottom, right) != (top, left):
-                x = functional.pad(x, (0, right - left, 0, bottom - top))
-            weight = self._scaled(layer.weight)
-            x = functional.conv2d(x, weight, layer.bias, conv.stride, (top, left))
-            if conv.relu:
-                x = functional.relu(x)
-        x = x.flatten(1) if self.architecture.readout == "flatten" else x.mean((2, 3))
-        return functional.linear(x, self._scaled(self.dense.weight), self.dense.bias)
+        return self.read_out(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the dense layer reads of images, (n, features)."""
+        return self.go_on(0, self.convolve(0, x))
+
+    def convolve(self, i: int, x: Tensor) -> Tensor:
+        """Return what convolution `i` makes of its input, before its ReLU."""
+        conv, layer = self.architecture.convs[i], cast(nn.Conv2d, self.convs[i])
+        # The convolution pads both ends alike; a zero more after is put there first.
+        (top, bottom), (left, right) = self.paddings[i]
+        if (bottom, right) != (top, left):
+            x = functional.pad(x, (0, right - left, 0, bottom - top))
+        return functional.conv2d(
+            x, self._scaled(layer.weight), layer.bias, conv.stride, (top, left)
+        )
+
+    def activate(self, i: int, x: Tensor) -> Tensor:
+        """Return the output of convolution `i` after its ReLU, if it has one."""
+        return functional.relu(x) if self.architecture.convs[i].relu else x
+
+    def go_on(self, i: int, x: Tensor) -> Tensor:
+        """Return the features that follow from the output of convolution `i` before its ReLU."""
+        x = self.activate(i, x)
+        for j in range(i + 1, len(self.convs)):
+            x = self.activate(j, self.convolve(j, x))
+        return x.flatten(1) if self.architecture.readout == "flatten" else x.mean((2, 3))
+
+    def read_out(self, features: Tensor) -> Tensor:
+        """Return the outputs (n, n_outputs) of features."""
+        return functional.linear(features, self._scaled(self.dense.weight), self.dense.bias)
+
+    def weight_scale(self, weight: Tensor) -> float:
+        """Return what a weight is multiplied by in the forward pass."""
+        return 1 / math.sqrt(weight[0].numel()) if self.parameterization == "ntk" else 1.0
 
     def to_tensor(self, images: NDArray[Any], name: str) -> Tensor:
         """Return images as a tensor, once they are floats of this network's shape and finite.
@@ -223,9 +244,7 @@ class Network(nn.Module):
             nn.init.normal_(weight, std=math.sqrt(gain / weight[0].numel()) if is_he else 1.0)
 
     def _scaled(self, weight: Tensor) -> Tensor:
-        if self.parameterization != "ntk":
-            return weight
-        return weight / math.sqrt(weight[0].numel())
+        return weight * self.weight_scale(weight) if self.parameterization == "ntk" else weight
 
     def _check_sizes(self) -> None:
         n_convs = len(self.architecture.convs)

@@ -398,7 +398,7 @@ def _fill_targets(
 
 
 def two_layer_ntk(x1: NDArray, x2: NDArray) -> NDArray:
-    """Return the NTK of a 2-layer ReLU network, first layer trained, (n1, n2).
+    """Return the NTK of a 2-layer ReLU network, both layers trained, (n1, n2) float64.
 
     ``x.x' (pi - t) / (2 pi) + |x||x'| (sin t + (pi - t) cos t) / (2 pi)``, t the angle.
 
@@ -406,12 +406,18 @@ def two_layer_ntk(x1: NDArray, x2: NDArray) -> NDArray:
     ----------
     Chen, He and Su (2020), section 2.2.
     """
-    features = np.empty((10, len(x1), len(x2)))
-    rows, columns = _read_vectors(x1), _read_vectors(x2)
-    compare(rows[0], columns[0], features[1], features[9])
-    _fill_seven(features, rows[1:], columns[1:], 1.0, x1.shape[1])
-    _, inner, cosine, _, norms, sine, angle, *_ = features
-    return _two_layer_ntk(inner, norms, cosine, sine, angle)
+    norms1, norms2 = (np.linalg.norm(np.asarray(x, np.float64), axis=1) for x in (x1, x2))
+    columns = np.asarray(x2, np.float64).T
+    kernel = np.empty((len(x1), len(x2)))
+    step = max(_ENTRIES_AT_ONCE // len(x2), 1)
+    for start in range(0, len(x1), step):
+        rows = slice(start, start + step)
+        inner = np.asarray(x1[rows], np.float64) @ columns
+        norms, cosine = np.multiply.outer(norms1[rows], norms2), np.empty_like(inner)
+        _divide(inner, norms, cosine)
+        sine = np.sqrt((1 - cosine) * (1 + cosine))
+        kernel[rows] = _two_layer_ntk(inner, norms, cosine, sine, np.arccos(cosine))
+    return kernel
 
 
 def as_array(x: Vectors) -> NDArray:

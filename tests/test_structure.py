@@ -67,6 +67,9 @@ ALLOWED = {
     "lantk.kernel.forecast": {"lantk.kernel.bands", "lantk.kernel.cpu", "lantk.kernel.gram"},
     "lantk.network": {"lantk.architecture", "lantk.errors"},
     "lantk.training": {"lantk.network"},
+    "lantk.tangent": {"lantk.network"},
+    "lantk.elasticity": {"lantk.errors"},
+    "lantk.nth": {"lantk.errors"},
     "lantk.learning_rate": {"lantk.network", "lantk.training"},
     "lantk.checkpoint": {"lantk.errors", "lantk.storage"},
     "lantk.label_terms": {
@@ -167,7 +170,13 @@ ALLOWED = {
 ONLY_IN = {
     "mlflow": {"lantk.tracking.sync", "lantk.tracking.logged", "lantk.tracking.store"},
     "matplotlib": {"lantk.figure_style", "lantk.figures", "lantk.weight_figure"},
-    "torch": {"lantk.checkpoint", "lantk.network", "lantk.solve_device", "lantk.training"},
+    "torch": {
+        "lantk.checkpoint",
+        "lantk.network",
+        "lantk.solve_device",
+        "lantk.tangent",
+        "lantk.training",
+    },
     "numba": {"lantk.compiled", "lantk.kernel.cpu", "lantk.kernel.gram", "lantk.pair_tiles"},
     "cupy": {"lantk.kernel.cuda"},
     "argparse": {"lantk.options"},
