@@ -144,7 +144,7 @@ def test_results_that_cannot_be_written_are_refused_at_once(small_disk, undistur
     status, output = results.run()
     remount("rw")
     assert status == 1
-    assert f"the results folder {results.name} cannot be written (Read-only file system)" in output
+    assert f"{results.name} cannot be written (.workflow.lock: Read-only file system)" in output
     assert "Traceback" not in output
     assert not list(results.folder.iterdir())
     check_finished(results, undisturbed[0])
