@@ -79,10 +79,7 @@ def tangent_blocks(
     filter are treated together: G_i = sum_p delta_i(p) a_i(p)^T with delta the derivative of the
     output by the layer's output at position p and a the patch there; the block is <G_i, G_j>.
     """
-    x = network.to_tensor(x_train, "x_train")
-    if x_test is not None:
-        x = torch.cat([x, network.to_tensor(x_test, "x_test")])
-    x = x.to(network.dense.weight)
+    x = _stack(network, x_train, x_test)
     n_train = len(x_train)
     passes = _plan_passes(network, len(x), memory_mb)
     n_passes, n_done = sum(map(len, passes.values())), 0
@@ -111,14 +108,19 @@ def conjugate_gram(
     Shapes are those of `tangent_blocks`; in the ``ntk`` parameterization it is the dense layer's
     part of the tangent kernel.
     """
-    x = network.to_tensor(x_train, "x_train")
-    if x_test is not None:
-        x = torch.cat([x, network.to_tensor(x_test, "x_test")])
-    x = x.to(network.dense.weight)
+    x = _stack(network, x_train, x_test)
     with torch.no_grad():
         features = torch.cat([network.features(batch) for batch in x.split(_IMAGES_AT_ONCE)])
         block = features @ features[: len(x_train)].T / features.shape[1]
     return block.cpu().numpy()
+
+
+def _stack(network: Network, x_train: NDArray, x_test: NDArray | None) -> Tensor:
+    """Return train and test images in one tensor, where the network lies and in its precision."""
+    x = network.to_tensor(x_train, "x_train")
+    if x_test is not None:
+        x = torch.cat([x, network.to_tensor(x_test, "x_test")])
+    return x.to(network.dense.weight)
 
 
 def _plan_passes(network: Network, n_images: int, memory_mb: int) -> dict[str, list[slice]]:

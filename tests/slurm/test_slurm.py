@@ -115,7 +115,6 @@ class Job:
     cpus: int
     asks_gpu: bool
     submitted: datetime | None
-    start: datetime | None
     end: datetime | None
     log: Path
     shown: str
@@ -167,7 +166,6 @@ class Slurm:
                     cpus=int(said["NumCPUs"]),
                     asks_gpu="gpu" in said.get("TresPerJob", "") + said.get("TresPerNode", ""),
                     submitted=_when(said["SubmitTime"]),
-                    start=_when(said["StartTime"]),
                     end=_when(said["EndTime"]),
                     log=Path(said["StdOut"]),
                     shown=line,
