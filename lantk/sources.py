@@ -203,7 +203,11 @@ class NpzArchive:
             read = np.lib.format.read_array_header_1_0
             if version != (1, 0):
                 read = np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(header)
+            try:
+                shape, _, dtype = read(header)
+            # Python's parser says so of text nested too deeply; a header is never that long.
+            except MemoryError:
+                raise ValueError(f"the header of {name} is nested too deeply") from None
         n_bytes = self._file.getinfo(f"{name}.npy").file_size - n_header
         n_wanted = math.prod(shape) * dtype.itemsize
         is_wrong = any(isinstance(n, bool) or n < 0 for n in shape) or n_bytes != n_wanted
