@@ -274,14 +274,15 @@ def _processes_in(folder: Path) -> list[str]:
 
 
 def interrupt(slurm: Slurm, workflow: Workflow) -> None:
-    """Check that nothing is left of the network, which is all that runs, after Ctrl-C."""
-    (running,) = [job for job in slurm.jobs(workflow.folder) if job.state == "RUNNING"]
-    assert running.rule == "cnn"
+    """Check that nothing is left of the network, or of what runs beside it, after Ctrl-C."""
+    running = [job for job in slurm.jobs(workflow.folder) if job.state == "RUNNING"]
+    assert "cnn" in [job.rule for job in running]
+    numbers = ",".join(str(job.number) for job in running)
     workflow.process.send_signal(signal.SIGINT)
     # It still says what failed, to MLflow too.
     workflow.process.wait(PATIENCE_S)
     until = time.monotonic() + 120
-    while slurm("squeue", "--noheader", "--jobs", str(running.number)).strip():
+    while slurm("squeue", "--noheader", "--jobs", numbers).strip():
         assert time.monotonic() < until, "still in Slurm"
         time.sleep(0.5)
     assert slurm.jobs(workflow.folder, "cnn")[-1].state == "CANCELLED"
