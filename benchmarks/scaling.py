@@ -17,7 +17,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,8 +32,8 @@ import numpy as np
 
 sys.path.insert(0, str(bench.ROOT / "tests"))
 from records import make_record, write_record
+from work_tree import copy_project
 
-PARTS = ("Snakefile", "config.yaml", "rules", "lantk", "envs", "profiles")
 TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2")
 N_VARIANTS = 10  # of a case, where runs grow with the cases
 OWN_TERMS = """import numpy as np
@@ -161,16 +160,6 @@ PLANS: dict[str, tuple[Callable[[int], dict[str, Any]], tuple[int, ...]]] = {
 RUNS, WIDTHS, JOBS = (10, 100, 300, 1000), (10, 100, 300), (10, 100, 300, 1000)
 
 
-def make_tree(folder: Path) -> None:
-    """Copy what the workflow consists of."""
-    for part in PARTS:
-        source = bench.ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / part)
-
-
 def pretend(tree: Path) -> None:
     """Make every file of a plan, empty, so that nothing is left to be done."""
     command = ["snakemake", "--configfile", "plan.json"]
@@ -194,7 +183,7 @@ def measure_plan(name: str, sizes: Sequence[int], repeats: int) -> list[Growth]:
         print(f"plan of {size} {name} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
             tree = Path(folder)
-            make_tree(tree)
+            copy_project(tree)
             config = make(size)
             classes = [f"class Term{i}(Mean):\n    pass\n" for i in range(size)]
             (tree / "many_terms.py").write_text("\n\n".join([OWN_TERMS, *classes]))

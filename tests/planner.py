@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +16,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-PARTS = ["Snakefile", "config.yaml", "rules", "lantk", "envs", "profiles"]
+from work_tree import copy_project
+
 _SECONDS = 120
 
 
@@ -27,13 +26,7 @@ class Planner:
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
-        tree.mkdir(parents=True)
-        for part in PARTS:
-            source = ROOT / part
-            if source.is_dir():
-                shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, tree / part)
+        copy_project(tree)
         # Forked where no thread runs, whatever the tests do.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         environment.pop("MLFLOW_TRACKING_URI", None)

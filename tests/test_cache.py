@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from work_tree import copy_project
 
 ROOT = Path(__file__).parents[1]
-PARTS = ["Snakefile", "config.yaml", "rules", "lantk", "envs", "profiles"]
-
 CONFIG = {
     "data": {"source": "npz", "path": "images.npz"},
     "task": {"pairs": [["a", "b"]], "n_train": None, "n_test": None},
@@ -29,15 +28,9 @@ CONFIG = {
 N_FILES = 2 * (2 * 2 + 1)
 
 
-def copy_project(folder, source=ROOT):
+def tree_with_images(folder, source=ROOT):
     """Return a copy of the project with own images, of the same bytes and times in every copy."""
-    folder.mkdir(exist_ok=True)
-    for part in PARTS:
-        if (source / part).is_dir():
-            leave = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source / part, folder / part, ignore=leave)
-        else:
-            shutil.copy(source / part, folder / part)
+    copy_project(folder, source=source)
     write_images(folder)
     return folder
 
@@ -84,7 +77,7 @@ BANDS = {"1-of-2", "2-of-2"}
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """Return a tree that filled a cache, and the cache."""
-    tree = copy_project(tmp_path_factory.mktemp("first tree"))
+    tree = tree_with_images(tmp_path_factory.mktemp("first tree"))
     cache = tmp_path_factory.mktemp("shared cache")
     snakemake(tree, cache, "out/mine/table.csv")
     assert computed(tree / "out/mine") == BANDS
@@ -95,7 +88,7 @@ def first(tmp_path_factory):
 @pytest.fixture(scope="module")
 def second(first, tmp_path_factory):
     """Return another tree, with another results folder, after its run with the same cache."""
-    tree = copy_project(tmp_path_factory.mktemp("second tree"), first[0])
+    tree = tree_with_images(tmp_path_factory.mktemp("second tree"), first[0])
     snakemake(tree, first[1], "results/other/table.csv", results="results/other")
     return tree
 
@@ -160,7 +153,7 @@ CHANGES = {
 def test_only_the_same_matrix_comes_from_the_cache(first, tmp_path, change):
     """Another architecture, other images, code or bands are computed; label terms do not matter."""
     edit, config, written, obtained = CHANGES[change]
-    tree = copy_project(tmp_path, first[0])
+    tree = tree_with_images(tmp_path, first[0])
     edit(tree)
     output = snakemake(tree, first[1], "--dry-run", config=config)
     told = r"/([^/]+)\.json will be (written to|obtained from) global between-workflow cache"
@@ -173,7 +166,7 @@ def test_damage_in_the_cache_is_noticed(first, tmp_path):
     """A block that changed in the cache is used nowhere; the message says what to delete there."""
     cache = tmp_path / "cache"
     shutil.copytree(first[1], cache)
-    tree = copy_project(tmp_path / "tree", first[0])
+    tree = tree_with_images(tmp_path / "tree", first[0])
     records = [f"out/mine/grams/a-b.chen2020/{band}.json" for band in sorted(BANDS)]
     snakemake(tree, cache, *records)
     assert computed(tree / "out/mine") == set()

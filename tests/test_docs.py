@@ -11,7 +11,6 @@ import io
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from work_tree import copy_project
 
 from lantk.__main__ import _parser
 from lantk.experiment import check_schema
 
 ROOT = Path(__file__).parents[1]
-PARTS = ["Snakefile", "config.yaml", "rules", "lantk", "envs", "profiles", "experiments", "docs"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
 # The default experiment, made small: what the pages change is laid over it.
@@ -97,13 +96,7 @@ def run(tree, command):
 def tree(tmp_path_factory):
     """Return a copy of the project with a small default experiment, which has been run."""
     folder = tmp_path_factory.mktemp("docs") / "work tree"
-    folder.mkdir()
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / part)
+    copy_project(folder, "experiments", "docs")
     default = yaml.safe_load((ROOT / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump(merged(default, SMALL), sort_keys=False))
     run(folder, ["snakemake", "--cores", "2"])

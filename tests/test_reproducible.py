@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from work_tree import copy_project
 
 from lantk import provenance
 
 ROOT = Path(__file__).parents[1]
-PARTS = ["Snakefile", "config.yaml", "rules", "lantk", "envs", "profiles"]
-
 # Large enough for the sketch of lantk-fjlt-v1, which every fold fits.
 CONFIG = {
     "task": {"pairs": [[3, 8]], "n_train": 220, "n_test": 40},
@@ -38,14 +36,7 @@ COMPUTING += [
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """Return a copy of the project."""
-    folder = tmp_path_factory.mktemp("tree")
-    for part in PARTS:
-        if (ROOT / part).is_dir():
-            leave = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / part, folder / part, ignore=leave)
-        else:
-            shutil.copy(ROOT / part, folder / part)
-    return folder
+    return copy_project(tmp_path_factory.mktemp("tree"))
 
 
 def run(tree, name, *arguments):

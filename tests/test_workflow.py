@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from work_tree import copy_project
 
 import lantk
 from lantk.data import describe, load_split, split_pair
@@ -25,8 +25,6 @@ from lantk.tasks import resolve_pair
 from lantk.training import train
 
 ROOT = Path(__file__).parents[1]
-PARTS = ["Snakefile", "config.yaml", "rules", "lantk", "envs", "profiles", "experiments"]
-
 TINY = {
     "task": {"pairs": [[3, 8], ["8", 1]], "n_train": 20, "n_test": 30, "seed": 7},
     "variants": [
@@ -61,14 +59,7 @@ STEMS = {
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """Return a copy of the project, in a folder with a space in its name."""
-    folder = tmp_path_factory.mktemp("work tree")
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / part)
-    return folder
+    return copy_project(tmp_path_factory.mktemp("work tree"), "experiments")
 
 
 def snakemake(tree, *arguments, config=TINY):

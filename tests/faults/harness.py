@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,7 +19,6 @@ import pandas as pd
 import psutil
 
 ROOT = Path(__file__).parents[2]
-PARTS = ["Snakefile", "config.yaml", "rules", "lantk", "envs", "profiles"]
 MICRO = {
     "task": {"pairs": [[3, 8]], "n_train": 40, "n_test": 40},
     "variants": ["cntk", "lantk-kr-v1", "lantk-kr-v1-shuffled", "lantk-fjlt-v1"],
@@ -43,17 +41,6 @@ VICTIMS = {
     "shell": r"bash -c .*python -m lantk",
     "sync": r"-m lantk mlflow sync",
 }
-
-
-def copy_project(folder: Path) -> Path:
-    """Copy what a workflow needs."""
-    for part in PARTS:
-        source = ROOT / part
-        if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / part)
-    return folder
 
 
 @dataclass

@@ -18,9 +18,9 @@ from harness import (
     check_finished,
     check_no_orphans,
     check_readable,
-    copy_project,
     kill_at_random,
 )
+from work_tree import copy_project
 
 from lantk.lease import LOCK_NAME
 

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +23,9 @@ from pathlib import Path
 
 import cluster
 import pytest
+from work_tree import copy_project
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("Snakefile", "config.yaml", "rules", "lantk", "envs", "profiles", "experiments")
 SLURM = (
     *("--profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "2"),
     *("--seconds-between-status-checks", "2", "--latency-wait", "10"),
@@ -217,13 +216,7 @@ def workflows(slurm, tmp_path_factory) -> Iterator[dict[str, Workflow]]:
 
     def start(name: str, config: dict | None, *arguments: str, files: dict | None = None) -> None:
         # Short: of the folder's path Slurm makes the paths of its logs.
-        folder = tmp_path_factory.mktemp(name)
-        for part in PARTS:
-            if (ROOT / part).is_dir():
-                ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(ROOT / part, folder / part, ignore=ignored)
-            else:
-                shutil.copy(ROOT / part, folder / part)
+        folder = copy_project(tmp_path_factory.mktemp(name), "experiments")
         for path, text in (files or {}).items():
             (folder / path).write_text(text)
         command = [sys.executable, "-m", "snakemake", *arguments]
@@ -274,15 +267,18 @@ def _processes_in(folder: Path) -> list[str]:
 
 
 def interrupt(slurm: Slurm, workflow: Workflow) -> None:
-    """Check that nothing is left of the network, or of what runs beside it, after Ctrl-C."""
-    running = [job for job in slurm.jobs(workflow.folder) if job.state == "RUNNING"]
-    assert "cnn" in [job.rule for job in running]
-    numbers = ",".join(str(job.number) for job in running)
+    """Check that nothing is left of the network, once it is all that runs, after Ctrl-C."""
+
+    def running() -> list[Job]:
+        return [job for job in slurm.jobs(workflow.folder) if job.state == "RUNNING"]
+
+    wait_for(lambda: [job.rule for job in running()] == ["cnn"], "network alone", workflow)
+    network = next(job for job in running() if job.rule == "cnn")
     workflow.process.send_signal(signal.SIGINT)
     # It still says what failed, to MLflow too.
     workflow.process.wait(PATIENCE_S)
     until = time.monotonic() + 120
-    while slurm("squeue", "--noheader", "--jobs", numbers).strip():
+    while slurm("squeue", "--noheader", "--jobs", str(network.number)).strip():
         assert time.monotonic() < until, "still in Slurm"
         time.sleep(0.5)
     assert slurm.jobs(workflow.folder, "cnn")[-1].state == "CANCELLED"
