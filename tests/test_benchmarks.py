@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from work_tree import copy_project
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -206,7 +207,7 @@ def test_exponent_of_what_grows_beyond_the_start(power):
 
 def test_own_terms_with_equal_controls_share_a_rule(tmp_path):
     """Planning does not take more rules for more label terms, which would cost their square."""
-    scaling.make_tree(tmp_path)
+    copy_project(tmp_path)
     terms = [f"many_terms:Term{i}" for i in range(4)]
     classes = [f"class Term{i}(Mean):\n    pass\n" for i in range(4)]
     (tmp_path / "many_terms.py").write_text("\n\n".join([scaling.OWN_TERMS, *classes]))
