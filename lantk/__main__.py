@@ -67,6 +67,12 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
             *("split", "case", "case-n-train", "architecture", *_TRAINING, *_COMPUTING),
             *("protocols", "variant", "out"),
         ),
+        evaluations.after_kernels: (
+            *("split", "case", "case-n-train", "architecture", "network-kernels", "taps"),
+            *("batch-size", "one-learning-rate", "loss", "targets", "channels"),
+            *("parameterization", "seed", "protocols", "honest-ridges", "oracle-ridges"),
+            *("folds", "fold-seed", "held-out", *_COMPUTING, "out-folder"),
+        ),
         evaluations.heat_map: ("split", "gram", *_DRAWING, "threads", "out"),
     },
     "What the results say": {

@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lantk.storage import writing
 _PACKAGE = Path(__file__).parent
 _SECONDS_BETWEEN = 60.0
 # A state is continued by the code that made it, or not at all.
-_CODE = ("architecture.py", "network.py", "training.py", "learning_rate.py")
+CODE = ("architecture.py", "network.py", "training.py", "learning_rate.py")
 
 
 class CheckpointError(LantkError):
@@ -35,12 +35,14 @@ class Checkpoint:
     settings : mapping
         All that the computation depends on, as JSON writes it. A state of other settings, other
         code or another PyTorch is refused.
+    code : sequence of str
+        Modules of this package that the state depends on; by default those of a training.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], code: Sequence[str] = CODE) -> None:
         self.path = path
-        code = hashlib.sha256(b"".join((_PACKAGE / name).read_bytes() for name in _CODE))
-        versions = {"code": code.hexdigest(), "torch": torch.__version__}
+        digest = hashlib.sha256(b"".join((_PACKAGE / name).read_bytes() for name in code))
+        versions = {"code": digest.hexdigest(), "torch": torch.__version__}
         self._origin = json.dumps({**settings, **versions}, sort_keys=True)
         self._saved_at = time.monotonic()
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lantk.elasticity import ClassSums
 from lantk.statistics import PROTOCOLS, accuracy_with_interval, is_correct
 
 
@@ -46,6 +47,10 @@ class WeightPath:
         Of the plain kernel: U^T K^-1 U, with labels U, -1/+1 or one-hot.
     diagnostics : dict
         Scalars about K, Z and the solves.
+    relative_ratio : (p,) array or None
+        Local elasticity of K + lambda Z among the train images; NaN where it cannot be normalised.
+    test_class_sums : list of ClassSums or None
+        The same between test and train images, as far as it is known without test labels.
     """
 
     weights: NDArray
@@ -57,6 +62,8 @@ class WeightPath:
     alignment: NDArray
     label_gram: NDArray | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
+    relative_ratio: NDArray | None = None
+    test_class_sums: Sequence[ClassSums | None] | None = None
 
 
 def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:
@@ -83,6 +90,7 @@ def assess(
     protocols: Sequence[str],
     oracle_weights: Sequence[float],
     is_ridge: bool = False,
+    epoch: int | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Return the results of a weight path under each protocol, and its predictions.
 
@@ -101,6 +109,8 @@ def assess(
         The weights that compete under `oracle`.
     is_ridge : bool
         Whether the weights are ridges and not label weights.
+    epoch : int, optional
+        Of the network whose kernel it is.
 
     Returns
     -------
@@ -132,7 +142,7 @@ def assess(
             name: {
                 **accuracy_with_interval(test_accuracy[i], len(y_test)),
                 **weight_of(i),
-                "epoch": None,
+                "epoch": epoch,
                 "validation_accuracy": _or_none(path.validation_accuracy[i]),
             }
             for name, i in chosen.items()
@@ -146,6 +156,7 @@ def assess(
                 "relative_residual": _or_none(path.relative_residuals[i]),
                 "smallest_eigenvalue": _or_none(path.smallest_eigenvalues[i]),
                 "alignment": _or_none(path.alignment[i]),
+                **_relative_ratios(path, i, y_test),
             }
             for i in range(len(path.weights))
         ],
@@ -153,6 +164,17 @@ def assess(
     }
     shown = path.scores if path.scores.ndim == 2 else predicted_labels(path.scores)
     return results, pd.DataFrame({name: shown[i] for name, i in chosen.items()})
+
+
+def _relative_ratios(path: WeightPath, i: int, y_test: NDArray) -> dict[str, float | None]:
+    """Return the relative ratios at one weight, as far as they are known."""
+    found: dict[str, float | None] = {}
+    if path.relative_ratio is not None:
+        found["relative_ratio_train"] = _or_none(path.relative_ratio[i])
+    if path.test_class_sums is not None:
+        sums = path.test_class_sums[i]
+        found["relative_ratio_test"] = None if sums is None else sums.ratio(y_test).value
+    return found
 
 
 def oracle_label_path(plain: WeightPath, y_test: NDArray, weights: Sequence[float]) -> WeightPath:

@@ -30,8 +30,11 @@ from lantk.passwords import find_passwords, is_clear
 from lantk.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 from lantk.variants import (
     BEST,
+    NETWORK_FAMILY,
     TERMS,
+    at_taps,
     families,
+    family_of,
     is_own_term,
     is_seeded,
     is_term,
@@ -88,6 +91,8 @@ class Experiment:
     """Slug -> names of the row bands of its Gram matrices."""
     families: dict[str, list[str]]
     """Family -> its variants; a family is one job a case. No networks where there are no seeds."""
+    variants: list[str]
+    """Variants that have results, in the order of the table; each tap is one."""
     data_fingerprint: str
     """Changes when files of the data do."""
 
@@ -136,7 +141,8 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     if any(path.is_file() for path in (results, *results.parents)):
         raise ConfigError(f"results is {config['results']!r}: a file is in the way of this folder")
     architectures = _resolve_architectures(config)
-    families = _resolve_families(config)
+    variants = at_taps(config["variants"], config["after_kernels"]["taps"])
+    families = _resolve_families(config, variants)
     description = describe(source["source"], source["path"])
     tasks = _resolve_tasks(config["task"], description)
     sizes, cases = {}, {}
@@ -156,7 +162,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
                 )
             _check_sketch(config, name, n_train)
     # As the rule track writes them, its longest command.
-    check_command(config, (*config["variants"], *map(str, config["cnn"]["seeds"]), *cases))
+    check_command(config, (*variants, *map(str, config["cnn"]["seeds"]), *cases))
     _check_filters(architectures, description.image_shape)
     bands = _resolve_bands(config, architectures, sizes, description.image_shape)
     return Experiment(
@@ -166,6 +172,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
         sizes,
         bands,
         families,
+        [variant for variant in variants if family_of(variant) in families],
         fingerprint(source["source"], source["path"]),
     )
 
@@ -314,9 +321,9 @@ def _check_sketch(config: Mapping[str, Any], case: str, n_train: int) -> None:
         )
 
 
-def _resolve_families(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    found = families(config["variants"])
-    names = [variant_name(variant) for variant in config["variants"]]
+def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dict[str, list[str]]:
+    found = families(variants)
+    names = [variant_name(variant) for variant in variants]
     own = [variant_name(name) for name in found if is_own_term(name)]
     taken = [name for name in own if name in (*TERMS, BEST) or names.count(name) > 1]
     long = [name for name in own if len(name) > _LONGEST_TERM]
@@ -337,9 +344,26 @@ def _resolve_families(config: Mapping[str, Any]) -> dict[str, list[str]]:
         )
     if not config["cnn"]["seeds"]:
         found.pop("cnn", None)
+        found.pop(NETWORK_FAMILY, None)
     if not found:
-        raise ConfigError("variants has only cnn, and cnn.seeds is empty: give it a seed")
+        raise ConfigError("variants has only networks, and cnn.seeds is empty: give it a seed")
+    if NETWORK_FAMILY in found:
+        _check_after_kernels(config)
     return found
+
+
+def _check_after_kernels(config: Mapping[str, Any]) -> None:
+    rates, held_out = _as_list(config["cnn"]["learning_rate"]), config["after_kernels"]["held_out"]
+    if len(rates) > 1:
+        raise ConfigError(
+            f"variants has kernels of networks, and cnn.learning_rate is {rates}: they are taken"
+            " along one training, so give one learning rate"
+        )
+    if held_out > config["folds"]:
+        raise ConfigError(
+            f"after_kernels.held_out is {held_out}, and there are {config['folds']} folds: lower it"
+            " or raise folds"
+        )
 
 
 def _resolve_tasks(task: Mapping[str, Any], description: Description) -> dict[str, Task]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lantk.variants import CNTK_FAMILY, split_control
+from lantk.variants import CNTK_FAMILY, NETWORK_FAMILY, is_network_kernel, split_control
 
 _N_LINES = 10
 _TAIL_BYTES = 2**16
@@ -170,6 +170,10 @@ def _jobs_behind(
     if variant == "cnn":
         yield job(f"train cnn, seed {seed}, of {case}", f"cnn/{case}/seed{seed}", record)
         return
+    if is_network_kernel(variant):
+        path = f"{NETWORK_FAMILY}/{case}/seed{seed}"
+        yield job(f"kernels of the network, seed {seed}, of {case}", path, record)
+        return
     # Where a task has several n, they share a Gram matrix.
     folder = results / "grams" / re.sub(r"\.n\d+$", "", case)
     for band in bands(logs / "gram" / task, folder):
@@ -225,7 +229,7 @@ def _is_older(path: Path, other: Path) -> bool:
 
 def _stage(results: Path, log: Path) -> int:
     """Return the place in the workflow of the rule that wrote a log."""
-    stages = ("fetch", "split", "gram", "label_term", "evaluate", "cnn")
+    stages = ("fetch", "split", "gram", "label_term", "evaluate", "cnn", NETWORK_FAMILY)
     rule = log.relative_to(results / "logs").with_suffix("").parts[0]
     return stages.index(rule) if rule in stages else len(stages)
 

@@ -178,7 +178,9 @@ class Network(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the dense layer reads of images, (n, features)."""
-        return self.go_on(0, self.convolve(0, x))
+        for i in range(len(self.convs)):
+            x = self.activate(i, self.convolve(i, x))
+        return self.pool(x)
 
     def convolve(self, i: int, x: Tensor) -> Tensor:
         """Return what convolution `i` makes of its input, before its ReLU."""
@@ -195,11 +197,8 @@ class Network(nn.Module):
         """Return the output of convolution `i` after its ReLU, if it has one."""
         return functional.relu(x) if self.architecture.convs[i].relu else x
 
-    def go_on(self, i: int, x: Tensor) -> Tensor:
-        """Return the features that follow from the output of convolution `i` before its ReLU."""
-        x = self.activate(i, x)
-        for j in range(i + 1, len(self.convs)):
-            x = self.activate(j, self.convolve(j, x))
+    def pool(self, x: Tensor) -> Tensor:
+        """Return what the dense layer reads of the last convolution's output, (n, features)."""
         return x.flatten(1) if self.architecture.readout == "flatten" else x.mean((2, 3))
 
     def read_out(self, features: Tensor) -> Tensor:

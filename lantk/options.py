@@ -239,6 +239,35 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "folds": {"type": int, "default": 5, "help": "validation folds (default: 5)"},
     "fold-seed": {"type": int, "default": 0, "help": "seed that shuffles the folds (default: 0)"},
+    "network-kernels": {
+        "flag": "--variants",
+        "nargs": "+",
+        "required": True,
+        "help": "kernels of the network in training: after-kernel (all layers), after-kernel-LAYER"
+        " (conv1 ... dense) and conjugate-kernel, with -EPOCH for one tap and -shuffled for a"
+        " network trained on permuted labels",
+    },
+    "taps": {
+        "type": int,
+        "nargs": "+",
+        "default": [0, 1, 3, 10, 30, 100],
+        "help": "epochs after which kernels without -EPOCH are taken (default: 0 1 3 10 30 100)",
+    },
+    "held-out": {
+        "type": int,
+        "default": 1,
+        "help": "how many of the folds are held out, each with networks of its own (default: 1)",
+    },
+    "one-learning-rate": {
+        "flag": "--learning-rate",
+        "type": float,
+        "default": 3e-4,
+        "help": "of Adam (default: 3e-4)",
+    },
+    "parameterization": {
+        "choices": ("standard", "he", "ntk"),
+        "help": "how networks start (default: what the architecture trains with)",
+    },
     "epochs": {"type": int, "default": 300, "help": "passes over train (default: 300)"},
     "batch-size": {"type": int, "default": 128, "help": "images in a step (default: 128)"},
     "learning-rate": {
@@ -350,6 +379,8 @@ EXAMPLES = {
     "evaluate": "--split s.npz --gram g/*-of-3.json --case 3-8"
     " --variants lantk-kr-v1 lantk-kr-v1-shuffled --label-term z.npz --out e",
     "cnn": "--split s.npz --case 3-8 --epochs 20 --variant cnn --out e/cnn-seed66.json",
+    "after-kernels": "--split s.npz --case 3-8 --variants after-kernel after-kernel-shuffled"
+    " --taps 0 3 10 --out e",
     "heat-map": "--split s.npz --gram g/*-of-3.json --case 3-8 --variant lantk-kr-v1"
     " --label-term z.npz --evaluation e/lantk-kr-v1.json --out z.png",
     "collect": _DIGITS,

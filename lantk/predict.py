@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.elasticity import ClassSums, top_eigenvectors
 from lantk.errors import LantkError
 from lantk.evaluate import WeightPath, predicted_labels
 from lantk.label_terms import LabelTerm, blocks_together, fit_together, label_product_factors
@@ -110,6 +111,7 @@ def predict(
     *,
     x_train: Vectors | None = None,
     x_test: Vectors | None = None,
+    diagonal_test: NDArray | None = None,
     folds: int = 5,
     seed: int = 0,
     device: str | None = None,
@@ -133,6 +135,8 @@ def predict(
         Variants to predict.
     x_train, x_test : (n, d), (n_test, d) arrays or PairedVectors
         Vectors, for label terms that need them.
+    diagonal_test : (n_test,) array
+        K(x, x) of the test images, for the relative ratio between test and train images.
     folds, seed : int
         Number of validation folds, and the seed that shuffles them.
     device : str or None
@@ -152,8 +156,7 @@ def predict(
     n_folds = folds if any(c.any() for c in checked) else 0
     total = sum(len(m.grid) + int(c.sum()) * n_folds for m, c in zip(members, checked, strict=True))
     tick = _counter(progress, total)
-    if n_folds:
-        _check_folds(y, folds)
+    splits = validation_folds(y, n_folds, seed) if n_folds else []
 
     factor = _factor(k_train_train, device)
     additions = _fit(members, k_train_train, k_test_train, y, (x_train, x_test), factor, part=0)
@@ -162,16 +165,48 @@ def predict(
         grids=[m.grid for m in members], tolerance=_TOLERANCE, tick=tick,
     )  # fmt: skip
     results = [
-        _describe(k_train_train, y, addition, member.grid, path)
+        _describe(k_train_train, k_test_train, y, diagonal_test, addition, member.grid, path)
         for addition, member, path in zip(additions, members, paths, strict=True)
     ]
     del additions, factor
     # Last, so that a singular matrix is reported with the row numbers of the whole train set.
     if n_folds:
-        accuracies = _validate(k_train_train, y, x_train, members, folds, seed, device, tick)
+        accuracies = _validate(k_train_train, y, x_train, members, splits, device, tick)
         for path, mask, accuracy in zip(results, checked, accuracies, strict=True):
             path.validation_accuracy[mask] = accuracy
     return results
+
+
+def validation_folds(
+    y: NDArray[Any], folds: int, seed: int = 0
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Return stratified folds inside train: for each, the rows to fit and those held out.
+
+    Parameters
+    ----------
+    y : (n,) array of -1/+1, or (n, k) one-hot
+        Train labels.
+    folds, seed : int
+        Number of folds, and the seed that shuffles them.
+
+    Raises
+    ------
+    ValidationError
+        If a class has fewer train images than folds.
+    """
+    # Imported here: scikit-learn takes seconds to load, and the oracle protocol does not need it.
+    from sklearn.model_selection import StratifiedKFold
+
+    counts = [np.sum(y == 1), np.sum(y == -1)] if y.ndim == 1 else y.sum(axis=0)
+    smallest = int(min(counts))
+    if smallest < folds:
+        raise ValidationError(
+            f"{folds} folds need at least {folds} train images of each class, found {smallest}:"
+            " lower `folds` or raise `n_train`"
+        )
+    classes = y if y.ndim == 1 else y.argmax(axis=1)
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    return list(splitter.split(np.zeros(len(y)), classes))
 
 
 def _validate(
@@ -179,20 +214,15 @@ def _validate(
     y: NDArray,
     x: Vectors | None,
     members: Sequence[Member],
-    folds: int,
-    seed: int,
+    splits: Sequence[tuple[NDArray, NDArray]],
     device: str | None,
     tick: Callable[[], None],
 ) -> list[NDArray]:
     """Return each member's accuracy at its validated weights, over stratified folds."""
-    # Imported here: scikit-learn takes seconds to load, and the oracle protocol does not need it.
-    from sklearn.model_selection import StratifiedKFold
-
     grids = [member.grid[member.is_validated] for member in members]
     n_correct = [np.zeros(len(grid)) for grid in grids]
     classes = y if y.ndim == 1 else y.argmax(axis=1)
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for part, (fit, held) in enumerate(splitter.split(np.zeros(len(y)), classes), start=1):
+    for part, (fit, held) in enumerate(splits, start=1):
         k_fit, k_held = (np.asarray(k[np.ix_(rows, fit)]) for rows in (fit, held))
         vectors = (None, None) if x is None else (x[fit], x[held])
         factor = _factor(k_fit, device)
@@ -235,7 +265,7 @@ def _fit(
     fit_together(
         [terms[key] for key in unfitted],
         k_train,
-        [_permuted(y, owners[key].permutation, part) for key in unfitted],
+        [permuted(y, owners[key].permutation, part) for key in unfitted],
         x_train,
         factor.solve if factor is not None else None,
     )
@@ -273,7 +303,11 @@ def _term_key(member: Member) -> Any:
     return None if member.make_term is None else (member.make_term, member.permutation)
 
 
-def _permuted(y: NDArray, permutation: int | None, part: int) -> NDArray:
+def permuted(y: NDArray, permutation: int | None, part: int) -> NDArray:
+    """Return the labels that a control is fitted to on train set `part`: permuted, or as they are.
+
+    The same seed permutes each train set another way.
+    """
     return y if permutation is None else np.random.default_rng([permutation, part]).permutation(y)
 
 
@@ -343,7 +377,9 @@ def _factor(k: NDArray, device: str | None) -> CholeskyFactor | DeviceSolver | N
 
 def _describe(
     k: NDArray,
+    k_test: NDArray,
     y: NDArray,
+    diagonal_test: NDArray | None,
     addition: _Addition,
     grid: NDArray,
     path: tuple[NDArray, NDArray, PathSolution],
@@ -366,7 +402,19 @@ def _describe(
             "sign_agreement": _sign_agreement(z, labels, signs),
             "alignment_z": _alignment(moments, np.inf, len(y)),
         }
+    if z is None or z.ndim == 1:
+        largest, shares = top_eigenvectors(k, y)
+        diagnostics |= {"top10_trace_share": float(largest.sum())}
+        diagnostics |= {"top10_label_share": float(shares.sum())}
     eigenvalues = [_smallest_eigenvalue(k, z, factor) for factor in factors]
+    classes = y if y.ndim == 1 else y.argmax(axis=1)
+    ratios = [
+        float("nan") if sums is None else sums.ratio(classes).value
+        for sums in _class_sums(k, z, k, z, classes, None, factors)
+    ]
+    on_test = None
+    if diagonal_test is not None:
+        on_test = _class_sums(k_test, addition.z_rows, k, z, classes, diagonal_test, factors)
     return WeightPath(
         grid,
         factors,
@@ -377,7 +425,49 @@ def _describe(
         np.array([_alignment(moments, factor, len(y)) for factor in factors]),
         y.reshape(len(y), -1).T @ solution.dual[0] if z is None else None,
         diagnostics,
+        np.array(ratios),
+        on_test,
     )
+
+
+def _class_sums(
+    k_rows: NDArray,
+    z_rows: NDArray | None,
+    k: NDArray,
+    z: NDArray | None,
+    classes: NDArray,
+    diagonal_rows: NDArray | None,
+    factors: NDArray,
+) -> list[ClassSums | None]:
+    """Return, for each lambda, the class sums of K + lambda Z between rows and train images.
+
+    Rows without a diagonal of their own are the train images. A Z that is diagonal is left out: a
+    ridge makes no two images more alike. None stands where K + lambda Z is not positive on the
+    diagonal, so that it cannot be normalised.
+    """
+    is_dense = z is not None and z.ndim == 2
+    own = np.diag(k).astype(np.float64)
+    added = np.diag(z).astype(np.float64) if is_dense else np.zeros(len(k))
+    columns = own + factors[:, None] * added
+    are_legal = (columns > 0).all(axis=1)
+    names, counts = np.unique(classes, return_counts=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = (classes == names[:, None]) / np.sqrt(columns)[:, None]
+    weights[~are_legal] = 0
+    # One product for all lambda: what it costs is reading K and Z.
+    flat = weights.reshape(-1, len(k)).T
+    sums = multiply(k_rows, flat).reshape(len(k_rows), len(factors), -1)
+    if is_dense and z_rows is not None:
+        sums += factors[:, None] * multiply(z_rows, flat).reshape(sums.shape)
+    rows = (
+        columns
+        if diagonal_rows is None
+        else np.broadcast_to(diagonal_rows, (len(factors), len(k_rows)))
+    )
+    return [
+        ClassSums(sums[:, i] / np.sqrt(rows[i])[:, None], names, counts) if legal else None
+        for i, legal in enumerate(are_legal)
+    ]
 
 
 def _moments(
@@ -430,16 +520,6 @@ def _smallest_eigenvalue(k_train_train: NDArray, z_train: NDArray | None, factor
     if len(k_train_train) > _EIGENVALUE_MAX_N:
         return np.nan
     return float(np.linalg.eigvalsh(add_label_term(k_train_train, z_train, factor))[0])
-
-
-def _check_folds(y: NDArray, folds: int) -> None:
-    counts = [np.sum(y == 1), np.sum(y == -1)] if y.ndim == 1 else y.sum(axis=0)
-    smallest = int(min(counts))
-    if smallest < folds:
-        raise ValidationError(
-            f"{folds} folds need at least {folds} train images of each class, found {smallest}:"
-            " lower `folds` or raise `n_train`"
-        )
 
 
 def _mean_abs(matrix: NDArray) -> float:

@@ -1,8 +1,8 @@
-"""The tangent kernel of a finite network, streamed layer by layer: what training made of it.
+"""The tangent kernel of a finite network, layer by layer: what training made of it.
 
 A network at any epoch of its training has a kernel of its own, <grad f(x), grad f(x')> over its
 trained parameters. All gradients at once would be 55 GB (12,000 images, 1.15 million parameters in
-float32); here a block of the parameters of one layer is held at a time.
+float32); here those of some columns are held, and those of the rows stream by.
 
 References
 ----------
@@ -13,7 +13,7 @@ Long, "Properties of the after kernel", 2021 (the kernel of a trained network).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,10 +23,19 @@ from torch.nn import functional
 
 from lantk.network import Network
 
-# Images whose activations and patches are held at once.
-_IMAGES_AT_ONCE = 32
+# Images whose activations and patches are held at once, and rows that are multiplied at once.
+_IMAGES_AT_ONCE, _ROWS_AT_ONCE = 32, 128
 
 Progress = Callable[[int, int], None]
+
+
+class Block(NamedTuple):
+    """A kernel among train images, and between test and train images."""
+
+    k: NDArray[np.float32]
+    """(n_train + n_test, n_train): train rows, then test rows."""
+    diagonal: NDArray[np.float32]
+    """(n_train + n_test,): K(x, x) of each row."""
 
 
 def layer_names(network: Network) -> list[str]:
@@ -46,10 +55,10 @@ def tangent_blocks(
     x_train: NDArray[np.floating],
     x_test: NDArray[np.floating] | None = None,
     *,
-    memory_mb: int = 2048,
+    memory_mb: int = 6144,
     progress: Progress | None = None,
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield what each trained layer adds to the network's tangent kernel; the NTK is their sum.
+) -> dict[str, Block]:
+    """Return what each trained layer adds to the network's tangent kernel; the NTK is their sum.
 
     Of several outputs it is the mean over them (their kernel is block diagonal in the limit of
     infinite width, with equal blocks).
@@ -61,58 +70,75 @@ def tangent_blocks(
     x_train, x_test : ndarray, shape (n, channels, height, width)
         Scaled images; without `x_test` there are train rows only.
     memory_mb : int
-        For the gradients that are held at once, in MiB. Twice as much means half as many passes
-        through the network, which are of no account where there are a few.
+        For the gradients of train images that are held at once, in MiB. Where it holds those of
+        all train images, every image passes through the network once, else once for each time
+        that it is filled.
     progress : callable, optional
-        Called with (passes done, passes in all).
+        Called with (gradients computed, gradients in all).
 
-    Yields
-    ------
-    name : str
-        Of `layer_names`.
-    block : ndarray, shape (n_train + n_test, n_train)
-        Train rows, then test rows.
+    Returns
+    -------
+    dict
+        Name of the layer (of `layer_names`) -> its block.
 
     Notes
     -----
-    Cost: 2 (n_train + n_test) n_train operations for each trained parameter. Weights that share a
-    filter are treated together: G_i = sum_p delta_i(p) a_i(p)^T with delta the derivative of the
-    output by the layer's output at position p and a the patch there; the block is <G_i, G_j>.
+    Cost: n_train (n_train + 2 n_test) operations for each trained parameter, and a forward and
+    backward pass for each image and time. Weights that share a filter are treated together:
+    G_i = sum_p delta_i(p) a_i(p)^T with delta the derivative of the output by the layer's output
+    at position p and a the patch there; the block is <G_i, G_j>.
     """
-    x = _stack(network, x_train, x_test)
-    n_train = len(x_train)
-    passes = _plan_passes(network, len(x), memory_mb)
-    n_passes, n_done = sum(map(len, passes.values())), 0
-    for name, chunks in passes.items():
-        total = torch.zeros(len(x), n_train, dtype=x.dtype, device=x.device)
-        for rows in chunks:
-            for output in range(network.n_outputs):
-                gradients = _gradients(network, x, name, rows, output)
-                total.addmm_(gradients, gradients[:n_train].T)
-            n_done += 1
-            if progress is not None:
-                progress(n_done, n_passes)
-        total /= network.n_outputs
-        # A product of a matrix with its own transpose is symmetric but for rounding.
-        total[:n_train] = (total[:n_train] + total[:n_train].T.clone()) / 2
-        yield name, total.cpu().numpy()
+    x, n_train = _stack(network, x_train, x_test), len(x_train)
+    kernels = {name: torch.zeros(len(x), n_train).to(x) for name in layer_names(network)}
+    norms = {name: torch.zeros(len(x)).to(x) for name in kernels}
+    n_held = _images_that_fit(network, memory_mb)
+    firsts = range(0, n_train, n_held)
+    n_done, n_all = 0, network.n_outputs * sum(len(x) - first for first in firsts)
+    for output in range(network.n_outputs):
+        for first in firsts:
+            stop_held = min(first + n_held, n_train)
+            held = _gradients(network, x[first:stop_held], output)
+            edges = [
+                *range(first, stop_held, _ROWS_AT_ONCE),
+                *range(stop_held, len(x), _ROWS_AT_ONCE),
+            ]
+            for start, stop in zip(edges, [*edges[1:], len(x)], strict=True):
+                is_held = start < stop_held
+                found = {} if is_held else _gradients(network, x[start:stop], output)
+                # Among train images the lower triangle is enough.
+                columns = slice(first, min(stop, stop_held))
+                for name, k in kernels.items():
+                    own = held[name][start - first : stop - first] if is_held else found[name]
+                    k[start:stop, columns].addmm_(own, held[name][: columns.stop - first].T)
+                    if first == 0:
+                        norms[name][start:stop] += own.square().sum(1)
+                n_done += stop - start
+                if progress is not None:
+                    progress(n_done, n_all)
+    for k in kernels.values():
+        lower = k[:n_train].tril()
+        k[:n_train] = lower + lower.tril(-1).T
+    return {
+        name: Block(*((part / network.n_outputs).cpu().numpy() for part in (k, norms[name])))
+        for name, k in kernels.items()
+    }
 
 
-def conjugate_gram(
+def conjugate_block(
     network: Network,
     x_train: NDArray[np.floating],
     x_test: NDArray[np.floating] | None = None,
-) -> NDArray[np.float32]:
+) -> Block:
     """Return the conjugate kernel, <h(x), h(x')> / d of the d features that the dense layer reads.
 
-    Shapes are those of `tangent_blocks`; in the ``ntk`` parameterization it is the dense layer's
-    part of the tangent kernel.
+    In the ``ntk`` parameterization it is the dense layer's part of the tangent kernel.
     """
     x = _stack(network, x_train, x_test)
     with torch.no_grad():
         features = torch.cat([network.features(batch) for batch in x.split(_IMAGES_AT_ONCE)])
-        block = features @ features[: len(x_train)].T / features.shape[1]
-    return block.cpu().numpy()
+        features /= features.shape[1] ** 0.5
+        k, diagonal = features @ features[: len(x_train)].T, features.square().sum(1)
+    return Block(k.cpu().numpy(), diagonal.cpu().numpy())
 
 
 def _stack(network: Network, x_train: NDArray, x_test: NDArray | None) -> Tensor:
@@ -123,55 +149,82 @@ def _stack(network: Network, x_train: NDArray, x_test: NDArray | None) -> Tensor
     return x.to(network.dense.weight)
 
 
-def _plan_passes(network: Network, n_images: int, memory_mb: int) -> dict[str, list[slice]]:
-    """Return layer -> runs of output channels whose gradients for all images fit the memory."""
-    itemsize = network.dense.weight.element_size()
-    passes = {}
-    for name in layer_names(network):
-        layer = _layer(network, name)
-        n_rows = layer.weight.shape[0] if name != "dense" else 1
-        row_bytes = n_images * itemsize * (layer.weight[0].numel() + 1)
-        step = min(max(memory_mb * 2**20 // row_bytes, 1), n_rows)
-        passes[name] = [slice(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
-    return passes
+def _images_that_fit(network: Network, memory_mb: int) -> int:
+    """Return of how many images the gradients fit the memory, at least of one."""
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return max(memory_mb * 2**20 // (trained * network.dense.weight.element_size()), 1)
 
 
-def _gradients(network: Network, x: Tensor, name: str, rows: slice, output: int) -> Tensor:
-    """Return d output / d (weights and biases of some channels of a layer), (n, parameters)."""
-    found = []
-    for batch in x.split(_IMAGES_AT_ONCE):
-        if name == "dense":
-            with torch.no_grad():
-                weights = network.features(batch)
-            biases = torch.ones_like(weights[:, :1])
-        else:
-            patches, deltas = _patches_and_deltas(network, batch, int(name[4:]) - 1, output)
-            deltas = deltas[:, rows]
-            weights = torch.bmm(deltas, patches.mT).flatten(1)
-            biases = deltas.sum(2)
-        layer = _layer(network, name)
-        weights = weights * network.weight_scale(layer.weight)
-        found.append(weights if layer.bias is None else torch.cat([weights, biases], 1))
-    return torch.cat(found)
+def _gradients(network: Network, x: Tensor, output: int) -> dict[str, Tensor]:
+    """Return d output / d (weights and biases) of each trained layer, (n, parameters of it).
 
-
-def _patches_and_deltas(network: Network, x: Tensor, i: int, output: int) -> tuple[Tensor, Tensor]:
-    """Return what convolution i reads at each position, and what its output there does to f.
-
-    Shapes (n, inputs x filter size^2, positions) and (n, channels, positions).
+    The weights of a filter come in an order of their own, which no inner product knows.
     """
-    with torch.no_grad():
-        for j in range(i):
-            x = network.activate(j, network.convolve(j, x))
-        z = network.convolve(i, x)
+    layers = {name: _layer(network, name) for name in layer_names(network)}
+    found = {
+        name: x.new_empty(
+            len(x),
+            sum(p.numel() for p in layer.parameters())
+            // len(layer.weight)
+            * (1 if name == "dense" else len(layer.weight)),
+        )
+        for name, layer in layers.items()
+    }
+    for start in range(0, len(x), _IMAGES_AT_ONCE):
+        batch = slice(start, start + _IMAGES_AT_ONCE)
+        inputs, deltas, features = _activations_and_deltas(network, x[batch], output)
+        for name, layer in layers.items():
+            target = found[name][batch]
+            if name == "dense":
+                parts, biases = [features], torch.ones_like(features[:, :1])
+            else:
+                i = int(name[4:]) - 1
+                parts = _filter_gradients(network, i, inputs[i], deltas[i])
+                biases = deltas[i].sum((2, 3))
+            at = 0
+            for part in parts:
+                target[:, at : at + part.shape[1]] = part
+                at += part.shape[1]
+            scale = network.weight_scale(layer.weight)
+            if scale != 1:
+                target[:, :at] *= scale
+            if layer.bias is not None:
+                target[:, at:] = biases
+    return found
+
+
+def _activations_and_deltas(
+    network: Network, x: Tensor, output: int
+) -> tuple[list[Tensor], tuple[Tensor, ...], Tensor]:
+    """Return each convolution's input, d output / d its output, and what the dense layer reads."""
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
     with torch.enable_grad():
-        z.requires_grad_(True)
-        outputs = network.read_out(network.go_on(i, z))
-        (deltas,) = torch.autograd.grad(outputs[:, output].sum(), z)
+        for i in range(len(network.convs)):
+            inputs.append(x.detach())
+            z = network.convolve(i, x)
+            # The images need no gradient, nor do the parameters: the first output is a leaf.
+            outputs.append(z if i else z.detach().requires_grad_(True))
+            x = network.activate(i, outputs[i])
+        features = network.pool(x)
+        total = network.read_out(features)[:, output].sum()
+        deltas = torch.autograd.grad(total, outputs)
+    return inputs, deltas, features.detach()
+
+
+def _filter_gradients(network: Network, i: int, x: Tensor, delta: Tensor) -> Iterator[Tensor]:
+    """Yield d output / d w(p) of each offset p in the filter of convolution i, (n, weights)."""
     (top, bottom), (left, right) = network.paddings[i]
     conv = network.architecture.convs[i]
-    padded = functional.pad(x, (left, right, top, bottom))
-    return functional.unfold(padded, conv.size, stride=conv.stride), deltas.flatten(2)
+    height, width = delta.shape[2:]
+    # Channels last, as the network computes: each offset is then one view and one product.
+    padded = functional.pad(x, (left, right, top, bottom)).permute(0, 2, 3, 1)
+    deltas = delta.permute(0, 2, 3, 1).flatten(1, 2).mT
+    for row in range(conv.size):
+        rows = padded[:, row : row + (height - 1) * conv.stride + 1 : conv.stride]
+        for column in range(conv.size):
+            seen = rows[:, :, column : column + (width - 1) * conv.stride + 1 : conv.stride]
+            yield torch.bmm(deltas, seen.flatten(1, 2)).flatten(1)
 
 
 def _layer(network: Network, name: str) -> nn.Conv2d | nn.Linear:

@@ -29,6 +29,13 @@ CNTK_FAMILY = ("cntk", "cntk-ridge", "oracle-label")
 PLAIN_VARIANTS = (*CNTK_FAMILY, "cntk-rbf", "cnn")
 """Variants that are neither label terms nor controls of one."""
 
+NETWORK_FAMILY = "after-kernel"
+"""The family of all kernels of a network in training, which are taken from one training."""
+_NETWORK_KERNELS = (NETWORK_FAMILY, "after-kernel-LAYER", "conjugate-kernel")
+
+_TAPPED = re.compile(
+    r"((?:after-kernel(?:-(?:conv[1-9]\d{0,2}|dense))?|conjugate-kernel))(?:-(\d{1,7}))?"
+)
 _OWN_TERM = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 
 
@@ -58,11 +65,60 @@ def split_control(variant: str) -> tuple[str, str | None]:
     return (parent, ending) if ending in CONTROLS else (variant, None)
 
 
+def split_tap(variant: str) -> tuple[str, int]:
+    """Return the kernel of a network in training, and the epoch after which it is taken.
+
+    Raises
+    ------
+    VariantError
+        If it is another variant, or names no epoch.
+
+    Examples
+    --------
+    >>> split_tap("after-kernel-10"), split_tap("after-kernel-conv3-0")
+    (('after-kernel', 10), ('after-kernel-conv3', 0))
+    """
+    found = _TAPPED.fullmatch(variant)
+    if found is None or found[2] is None:
+        raise VariantError(f"{variant!r} is no kernel of a network in training at an epoch")
+    return found[1], int(found[2])
+
+
+def is_network_kernel(variant: str) -> bool:
+    """Return whether a variant or its parent is a kernel of a network in training."""
+    return _TAPPED.fullmatch(split_control(variant)[0]) is not None
+
+
+def is_network(variant: str) -> bool:
+    """Return whether a variant needs a network to be trained, one a seed."""
+    return variant == "cnn" or is_network_kernel(variant)
+
+
+def at_taps(variants: Iterable[str], taps: Sequence[int]) -> list[str]:
+    """Return the variants with those that name no epoch spelled out, one for each tap.
+
+    Examples
+    --------
+    >>> at_taps(["cntk", "after-kernel-shuffled", "conjugate-kernel-3"], [0, 10])
+    ['cntk', 'after-kernel-0-shuffled', 'after-kernel-10-shuffled', 'conjugate-kernel-3']
+    """
+    found = []
+    for variant in variants:
+        parent, control = split_control(variant)
+        tapped = _TAPPED.fullmatch(parent)
+        if tapped is None or tapped[2] is not None:
+            found.append(variant)
+        else:
+            found += ["-".join(filter(None, (parent, str(tap), control))) for tap in taps]
+    return list(dict.fromkeys(found))
+
+
 def family_of(variant: str) -> str:
     """Return the family of a variant: what shares factors and features, so is one job.
 
     It is ``cntk`` for ``cntk``, ``cntk-ridge`` and ``oracle-label``, the label term for a label
-    term and its controls, and the variant itself for any other.
+    term and its controls, ``after-kernel`` for all kernels of a network in training, and the
+    variant itself for any other.
 
     Raises
     ------
@@ -79,12 +135,20 @@ def family_of(variant: str) -> str:
         return "cntk"
     if variant in PLAIN_VARIANTS:
         return variant
+    if is_network_kernel(variant):
+        if control not in (None, "shuffled"):
+            raise VariantError(
+                f"{shorten(variant)} is no variant: of networks' kernels there is -shuffled only"
+            )
+        return NETWORK_FAMILY
     if not is_term(parent):
-        close = difflib.get_close_matches(variant, (*PLAIN_VARIANTS, *TERMS), n=1)
+        close = difflib.get_close_matches(
+            variant, (*PLAIN_VARIANTS, *_NETWORK_KERNELS, *TERMS), n=1
+        )
         raise VariantError(
             f"unknown variant {shorten(repr(variant))}: "
             + (f"did you mean {close[0]!r}? " if close else "")
-            + f"There are {', '.join(PLAIN_VARIANTS)}, the label terms {', '.join(TERMS)} and"
+            + f"There are {', '.join((*PLAIN_VARIANTS, *_NETWORK_KERNELS))}, the label terms {', '.join(TERMS)} and"
             " module:Class of your own, and a label term with"
             f" {', '.join(f'-{name}' for name in CONTROLS)}"
         )
@@ -112,7 +176,7 @@ def families(variants: Iterable[str]) -> dict[str, list[str]]:
 
 def is_seeded(variant: str) -> bool:
     """Return whether a variant has one result a seed: networks, and shuffled labels."""
-    return variant == "cnn" or split_control(variant)[1] == "shuffled"
+    return is_network(variant) or split_control(variant)[1] == "shuffled"
 
 
 def variant_name(variant: str) -> str:
@@ -164,7 +228,7 @@ def stems(variants: Iterable[str], permutations: int, seeds: Sequence[int]) -> l
     found = []
     for variant in variants:
         name = variant_name(variant)
-        numbers = seeds if variant == "cnn" else range(permutations)
+        numbers = seeds if is_network(variant) else range(permutations)
         found += [f"{name}-seed{i}" for i in numbers] if is_seeded(variant) else [name]
     return found
 

@@ -17,6 +17,7 @@ from lantk.experiment import (
     target_option,
 )
 from lantk.variants import (
+    NETWORK_FAMILY,
     is_own_term,
     is_term,
     own_file,
@@ -50,8 +51,7 @@ TASKS, CASES = EXPERIMENT.tasks, EXPERIMENT.cases
 FAMILIES = EXPERIMENT.families
 SEEDS = config["cnn"]["seeds"]
 # What rules and the verb table name alike: the variants that have results, in the table's order.
-VARIANTS = [variant for family in FAMILIES.values() for variant in family]
-VARIANTS.sort(key=config["variants"].index)
+VARIANTS = EXPERIMENT.variants
 # Slug -> classes by number, as the verb split reads them.
 CLASSES = {
     slug: ["--pair" if len(task.numbers) == 2 else "--classes"]
@@ -98,12 +98,12 @@ def growing(amount):
     return resource
 
 
-def case_mb(factor):
+def case_mb(factor, base=2000):
     """Return a function of wildcards: the memory of a job that holds so many Gram matrices."""
 
     def memory(wildcards):
         case = CASES[wildcards.case]
-        mb = 2000 + int(factor * gram_mb(case.n_train, case.n_test))
+        mb = base + int(factor * gram_mb(case.n_train, case.n_test))
         # Of the largest n, bands are put together in float32 before the first rows are taken.
         largest, _ = EXPERIMENT.sizes[case.task]
         return mb + (case.n_train < largest) * gram_mb(largest, case.n_test) // 2
@@ -150,7 +150,7 @@ for name, family in NAMED.items():
         controls = [split_control(variant)[1] for variant in FAMILIES[family]]
         of_rule = "_".join(["own", *(control or "term" for control in controls)])
         EVALUATIONS.setdefault(of_rule, ("{family}", []))[1].append(family)
-    elif family != "cnn":
+    elif family not in ("cnn", NETWORK_FAMILY):
         EVALUATIONS[re.sub("[^a-z0-9]", "_", name)] = (name, [family])
 
 
@@ -164,6 +164,8 @@ def of_family(shown, function):
     """Return an input or parameter function: that of the family, which may be a wildcard."""
     return lambda wildcards: function(NAMED[wildcards.get("family", shown)])
 
+
+NETWORK_KERNELS = FAMILIES.get(NETWORK_FAMILY, [])
 
 CONDA = "../envs/lantk.yaml"
 

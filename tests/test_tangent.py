@@ -6,7 +6,7 @@ import torch
 
 import lantk
 from lantk.network import Network, empirical_ntk
-from lantk.tangent import conjugate_gram, layer_names, tangent_blocks
+from lantk.tangent import conjugate_block, layer_names, tangent_blocks
 
 RNG = np.random.default_rng(0)
 SMALL = {
@@ -19,18 +19,26 @@ def images(n, shape):
     return RNG.standard_normal((n, *shape))
 
 
+def total(blocks):
+    """Return the whole kernel, the sum over the layers."""
+    return sum(block.k for block in blocks.values())
+
+
 @pytest.mark.parametrize("parameterization", ["standard", "he", "ntk"])
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("memory_mb", [0, 2048])
 def test_layers_sum_to_the_gradients_inner_products(name, parameterization, memory_mb):
-    """The sum over layers is <grad f(x), grad f(x')> by autograd, one channel at a time or all."""
+    """The sum over layers is <grad f(x), grad f(x')> by autograd, one image at a time or all."""
     shape, channels = SMALL[name]
     network = Network(name, shape, channels, parameterization=parameterization, seed=1).double()
     x_train, x_test = images(5, shape), images(3, shape)
-    blocks = dict(tangent_blocks(network, x_train, x_test, memory_mb=memory_mb))
+    blocks = tangent_blocks(network, x_train, x_test, memory_mb=memory_mb)
     assert list(blocks) == layer_names(network)
     wanted = empirical_ntk(network, np.concatenate([x_train, x_test]), x_train)
-    np.testing.assert_allclose(sum(blocks.values()), wanted, atol=1e-12 * abs(wanted).max())
+    np.testing.assert_allclose(total(blocks), wanted, atol=1e-12 * abs(wanted).max())
+    everything = empirical_ntk(network, np.concatenate([x_train, x_test]))
+    norms = sum(block.diagonal for block in blocks.values())
+    np.testing.assert_allclose(norms, np.diag(everything), rtol=1e-12)
 
 
 def test_several_outputs_have_the_mean_of_their_kernels():
@@ -38,7 +46,7 @@ def test_several_outputs_have_the_mean_of_their_kernels():
     shape, channels = SMALL["chen2020"]
     network = Network("chen2020", shape, channels, n_outputs=3, seed=2).double()
     x = images(4, shape)
-    found = sum(block for _, block in tangent_blocks(network, x))
+    found = total(tangent_blocks(network, x))
     wanted = 0
     for output in range(3):
         rows = []
@@ -56,9 +64,9 @@ def test_conjugate_kernel_is_the_dense_layers_part():
     shape, channels = SMALL["chen2020"]
     network = Network("chen2020", shape, channels, parameterization="ntk").double()
     x_train, x_test = images(5, shape), images(3, shape)
-    *_, (name, block) = tangent_blocks(network, x_train, x_test)
+    *_, (name, block) = tangent_blocks(network, x_train, x_test).items()
     assert name == "dense"
-    np.testing.assert_allclose(conjugate_gram(network, x_train, x_test), block, rtol=1e-12)
+    np.testing.assert_allclose(conjugate_block(network, x_train, x_test).k, block.k, rtol=1e-12)
 
 
 def test_wide_networks_tend_to_the_exact_kernel():
@@ -72,7 +80,7 @@ def test_wide_networks_tend_to_the_exact_kernel():
             Network(name, shape, [width] * 2, parameterization="ntk", seed=seed).double()
             for seed in range(100)
         )
-        kernels = np.array([sum(block for _, block in tangent_blocks(n, x)) for n in networks])
+        kernels = np.array([total(tangent_blocks(n, x)) for n in networks])
         spreads.append(kernels.std(axis=0, ddof=1))
         assert abs((kernels.mean(axis=0) - exact) / (spreads[-1] / 10)).max() < 4
     assert 1.5 < np.median(spreads[0] / spreads[1]) < 2.7
@@ -83,8 +91,8 @@ def test_float32_is_the_double_kernel_to_its_precision():
     shape, channels = SMALL["chen2020"]
     network = Network("chen2020", shape, channels, seed=3)
     x = images(6, shape).astype(np.float32)
-    found = sum(block for _, block in tangent_blocks(network, x))
-    wanted = sum(block for _, block in tangent_blocks(network.double(), x))
+    found = total(tangent_blocks(network, x))
+    wanted = total(tangent_blocks(network.double(), x))
     assert found.dtype == np.float32
     assert (found == found.T).all()
     assert abs(found - wanted).max() < 1e-5 * abs(wanted).max()

@@ -27,7 +27,7 @@ from lantk.tracking.values import (
     setting_params,
     variant_params,
 )
-from lantk.variants import DERIVED
+from lantk.variants import DERIVED, is_network
 
 _LOG_LINES, _NOTE_LINES, _LINE_WIDTH = 200, 12, 300
 _Rows = dict[str, Mapping[str, Any]]
@@ -146,10 +146,12 @@ def _finished_run(
     provenance = record.get("provenance") or {}
     params = variant_params(variant, seed) | case_params(record) | setting_params(record)
     benchmarks = results / "benchmarks"
-    is_network = variant == "cnn"
-    name = f"cnn/{case}/seed{seed}" if is_network else f"evaluate/{case}/{params['family']}"
+    has_network = is_network(variant)
+    name = f"evaluate/{case}/{params['family']}"
+    if has_network:
+        name = f"{params['family']}/{case}/seed{seed}"
     job = read_job_cost(benchmarks / f"{name}.jsonl")
-    gram = None if is_network else read_gram_cost(benchmarks / "gram" / record["task"])
+    gram = None if has_network else read_gram_cost(benchmarks / "gram" / record["task"])
     metrics = record_metrics(record, rows)
     files = {
         "evaluation.json": path,

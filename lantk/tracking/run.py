@@ -15,7 +15,7 @@ from typing import Any
 
 from lantk.errors import LantkError
 from lantk.tracking.values import is_measured_by_clock
-from lantk.variants import is_seeded, stems, variant_name
+from lantk.variants import is_network, is_seeded, stems, variant_name
 
 
 class TrackingError(LantkError):
@@ -39,7 +39,7 @@ class Listing:
         found: dict[str, tuple[str, int | None]] = {}
         for variant in self.variants:
             names = stems([variant], self.permutations, self.seeds)
-            numbers = self.seeds if variant == "cnn" else range(self.permutations)
+            numbers = self.seeds if is_network(variant) else range(self.permutations)
             seeds = numbers if is_seeded(variant) else [None]
             found |= {
                 name: (variant_name(variant), seed) for name, seed in zip(names, seeds, strict=True)

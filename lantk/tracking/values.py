@@ -14,7 +14,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lantk.timings import JobCost
-from lantk.variants import DERIVED, PLAIN_VARIANTS, case_key, family_of, split_control
+from lantk.variants import (
+    DERIVED,
+    PLAIN_VARIANTS,
+    case_key,
+    family_of,
+    is_network,
+    is_network_kernel,
+    split_control,
+)
 
 CORE_PARAMS = {
     "control": str,
@@ -62,12 +70,14 @@ def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
     if variant in DERIVED:
         parent = DERIVED[0]
     kind = "network" if variant == "cnn" else "kernel" if is_plain else "label term"
+    if is_network_kernel(variant):
+        kind = "network kernel"
     # A label term of the user's own has its own name as family.
-    family = family_of(variant) if is_plain else parent
+    family = family_of(variant) if is_plain or is_network_kernel(variant) else parent
     found: dict[str, Any] = {"control": control or "none", "family": family}
     found |= {"kind": kind, "variant": variant}
     if seed is not None:
-        found["network_seed" if kind == "network" else "permutation_seed"] = seed
+        found["network_seed" if is_network(variant) else "permutation_seed"] = seed
     return found
 
 

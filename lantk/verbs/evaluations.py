@@ -95,6 +95,7 @@ def evaluate(args: argparse.Namespace) -> None:
             seed=args.fold_seed,
             device=solver,
             progress=progress,
+            diagonal_test=record["diagonal_test"],
             **vectors,
         )
     # The members of a family are solved together: each is given its share of the time.
@@ -194,6 +195,87 @@ def cnn(args: argparse.Namespace) -> None:
     head["architecture"] = with_name(spell_out(architecture))
     settings = drawing | schedule | choice
     write_evaluation(args.out, head, drawn, settings, results, predictions)
+    checkpoint.remove()
+
+
+def after_kernels(args: argparse.Namespace) -> None:
+    """Train networks, solve with their kernels at each tap, and write results and predictions.
+
+    It goes on where it was interrupted: the state goes into a file in --out, once a minute.
+    """
+    import functools
+
+    from lantk.after_kernel import CODE, predict_after_kernels
+    from lantk.architecture import parse_architecture
+    from lantk.checkpoint import Checkpoint
+    from lantk.data import load_split
+    from lantk.evaluate import assess
+    from lantk.network import Network, default_channels, default_parameterization
+    from lantk.training import find_device
+    from lantk.variants import NETWORK_FAMILY, at_taps, families, split_control, split_tap
+
+    variants = at_taps(args.variants, args.taps)
+    if set(families(variants)) != {NETWORK_FAMILY}:
+        raise LantkError(
+            f"--variants {' '.join(args.variants)}: wanted kernels of networks only, such as"
+            " after-kernel, conjugate-kernel-10 or after-kernel-conv3-shuffled"
+        )
+    drawn, architecture = load_split(args.split), parse_architecture(args.architecture)
+    drawn = drawn if args.n_train is None else drawn.first(args.n_train)
+    n_outputs = 1 if drawn.is_binary else len(drawn.names)
+    drawing: dict[str, Any] = {
+        "channels": args.channels or default_channels(architecture, n_outputs),
+        "parameterization": args.parameterization or default_parameterization(architecture),
+    }
+    asked = [ridge for name in args.protocols for ridge in vars(args)[f"{name}_ridges"]]
+    settings: dict[str, Any] = {
+        "batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
+        "loss": args.loss,
+        "targets": (0.0, 1.0) if drawn.is_binary else args.targets,
+        "device": find_device(args.device).type,
+        "ridges": sorted(set(asked)),
+        "validated": args.honest_ridges if "honest" in args.protocols else [],
+        "folds": args.folds,
+        "fold_seed": args.fold_seed,
+        "n_held_out": args.held_out,
+        "seed": args.seed,
+    }
+    origin = {"split": drawn.digest, "architecture": architecture.to_list(), "variants": variants}
+    path = args.out / f"{NETWORK_FAMILY}-seed{args.seed}.checkpoint"
+    checkpoint = Checkpoint(path, origin | drawing | settings, CODE)
+    shape = drawn.pixels_train.shape[1:]
+    start = time.perf_counter()
+    with showing_progress("epochs") as progress:
+        paths = predict_after_kernels(
+            functools.partial(
+                Network, architecture, shape, n_outputs=n_outputs, seed=args.seed, **drawing
+            ),
+            drawn.x_train,
+            drawn.y_train,
+            drawn.x_test,
+            variants,
+            resume=_load_checkpoint(checkpoint),
+            keep=checkpoint.save,
+            progress=progress,
+            **settings,
+        )
+    seconds = (time.perf_counter() - start) / len(paths)
+    for variant, found in paths.items():
+        kernel, epoch = split_tap(split_control(variant)[0])
+        results, scores = assess(
+            found,
+            drawn.y_test,
+            protocols=args.protocols,
+            oracle_weights=args.oracle_ridges,
+            is_ridge=True,
+            epoch=epoch,
+        )
+        results["diagnostics"]["seconds"] = seconds
+        head = {"case": args.case, "variant": variant, "seed": args.seed}
+        head["architecture"] = with_name(spell_out(architecture))
+        file = args.out / f"{variant}-seed{args.seed}.json"
+        write_evaluation(file, head, drawn, drawing | settings, results, scores)
     checkpoint.remove()
 
 

@@ -37,7 +37,7 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
 
     drawn = load_split(args.split)
     remedy = "compute it again with the verb gram"
-    records, bands, blocks, devices = [], [], [], set()
+    records, bands, blocks, devices, diagonal = [], [], [], set(), []
     for named in _all_bands(args.gram):
         path = named.with_suffix(".json")
         try:
@@ -49,6 +49,7 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
                 raise LantkError("the block has changed since it was written")
             records.append({name: record[name] for name in ("split", "architecture")})
             devices.add(record["device"])
+            diagonal += record["diagonal_test"]
         except (ValueError, KeyError, TypeError, EOFError, LantkError) as error:
             raise LantkError(
                 f"{path}, or the block beside it, is broken ({error}): {remedy}{_in_cache(path)}"
@@ -70,7 +71,11 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
         # Splits are nested: fewer train images are the leading rows and columns.
         n = args.n_train
         drawn, k = drawn.first(n), (np.array(k[0][:n, :n]), np.array(k[1][:, :n]))
-    found = {"devices": sorted(devices), "n_train": len(drawn.y_train)}
+    found = {
+        "devices": sorted(devices),
+        "n_train": len(drawn.y_train),
+        "diagonal_test": np.array(diagonal),
+    }
     return drawn, *k, records[0] | found
 
 
@@ -253,13 +258,15 @@ def read_benchmarks(args: argparse.Namespace) -> Any:
 
 def _is_of_table(path: Path, folder: Path, args: argparse.Namespace) -> bool:
     """Return whether a benchmark is of a job behind the table; others are left over."""
-    from lantk.variants import family_of, variant_name
+    from lantk.variants import NETWORK_FAMILY, family_of, variant_name
 
-    # RULE, RULE/TASK, gram/GRAM/BAND, cnn/CASE/seedN, RULE/CASE/FAMILY.
+    # RULE, RULE/TASK, gram/GRAM/BAND, cnn or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
     rule, *job = path.relative_to(folder).with_suffix("").parts
-    known = {*args.bands, *(f"seed{seed}" for seed in args.seeds if "cnn" in args.variants)}
+    families = {variant_name(family_of(variant)) for variant in args.variants}
+    if rule in ("cnn", NETWORK_FAMILY) and rule not in families:
+        return False
+    known = {*args.bands, *(f"seed{seed}" for seed in args.seeds), *families}
     known |= {variant_name(variant) for variant in args.variants}
-    known |= {variant_name(family_of(variant)) for variant in args.variants}
     is_whole = rule != "gram" or len(job) == 2
     # The name of a case begins with its task and architecture.
     is_case = not job or any(f"{case}.".startswith(f"{job[0]}.") for case in args.cases)

@@ -60,7 +60,7 @@ def gram(args: argparse.Namespace) -> None:
     from lantk.architecture import parse_architecture
     from lantk.data import load_split
     from lantk.kernel.bands import count_bands, count_visits, find_band, name_bands
-    from lantk.kernel.gram import gram_band, uses_gpu
+    from lantk.kernel.gram import gram_band, gram_diagonal, uses_gpu
     from lantk.storage import writing_array
 
     start = time.perf_counter()
@@ -114,8 +114,15 @@ def gram(args: argparse.Namespace) -> None:
                 scratch_bytes=args.memory_mb * 2**20 or None,
                 progress=progress,
             )
-        for _, path, record in jobs:
-            write_json(path, record | {"sha256": digest_block(path.with_suffix(".npy"))})
+        # Of train images K(x, x) stands in the block itself.
+        images = x_test[max(band.start - sizes[0], 0) : max(band.stop - sizes[0], 0)]
+        for network, path, record in jobs:
+            diagonal = gram_diagonal(network, images, device=args.device) if len(images) else []
+            own = {
+                "diagonal_test": [float(value) for value in diagonal],
+                "sha256": digest_block(path.with_suffix(".npy")),
+            }
+            write_json(path, record | own)
             print(f"band {name} is written: {path}", file=sys.stderr)
     if args.cost is not None:
         write_cost(args.cost, time.perf_counter() - start)

@@ -1,0 +1,292 @@
+"""Kernel regression with the kernels of a network in training: they have seen the labels.
+
+At chosen epochs (taps) of the training of a finite network its own tangent kernel, or a part of it,
+is taken between the images, and solved with a ridge as `cntk-ridge` is. Training has shown the
+kernel the labels of every image it was trained on, so what is validated comes from networks that
+were trained without the images that are held out. The shuffled twin is the kernel of a network
+trained on permuted labels, solved with the true ones.
+
+References
+----------
+Long, "Properties of the after kernel", 2021 (the kernel of a trained network).
+Fort et al., "Deep learning versus kernel learning", NeurIPS 2020 (the kernel along training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lantk.elasticity import ClassSums
+from lantk.evaluate import WeightPath, predicted_labels
+from lantk.label_terms import Ridge
+from lantk.network import Network, TrainingError
+from lantk.predict import Member, permuted, predict, validation_folds
+from lantk.tangent import Block, conjugate_block, layer_names, tangent_blocks
+from lantk.training import State, find_device, train
+from lantk.variants import split_control, split_tap
+
+# What a state of `predict_after_kernels` depends on.
+CODE = (
+    *("after_kernel.py", "architecture.py", "elasticity.py", "evaluate.py", "label_terms.py"),
+    *("network.py", "predict.py", "solve.py", "solve_device.py", "tangent.py", "training.py"),
+)
+
+Images = NDArray[np.floating]
+
+
+class _Ask(NamedTuple):
+    """What a variant is a kernel of."""
+
+    kernel: str
+    epoch: int
+    is_shuffled: bool
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One network to train, and the rows that its kernels predict."""
+
+    number: int
+    is_shuffled: bool
+    part: int
+    """0 is all of train and predicts the test images; a fold predicts what it holds out."""
+    fit: NDArray[np.intp]
+    held_out: NDArray[np.intp]
+    taps: dict[int, list[str]]
+    """Epoch -> kernels to take after it."""
+
+
+def predict_after_kernels(
+    make_network: Callable[[], Network],
+    x_train: Images,
+    y_train: NDArray,
+    x_test: Images,
+    variants: Sequence[str],
+    *,
+    ridges: Sequence[float],
+    validated: Sequence[float] = (),
+    folds: int = 5,
+    fold_seed: int = 0,
+    n_held_out: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    memory_mb: int = 6144,
+    resume: State | None = None,
+    keep: Callable[[State], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **schedule: Any,
+) -> dict[str, WeightPath]:
+    """Return, for each variant, the scores of its kernel on the test rows along the ridges.
+
+    Parameters
+    ----------
+    make_network : callable
+        Returns the untrained network, the same each time.
+    x_train, x_test : ndarray, shape (n, channels, height, width)
+        Scaled images.
+    y_train : ndarray, shape (n_train,)
+        Labels: -1 and +1 for one output, 0 ... k - 1 for k. No argument takes test labels.
+    variants : sequence of str
+        Such as ``after-kernel-10``, ``after-kernel-conv3-10``, ``conjugate-kernel-10-shuffled``.
+    ridges, validated : sequence of float
+        As shares of the mean diagonal of K; those to predict at, and those of them to validate.
+    folds, fold_seed, n_held_out : int
+        Number of stratified folds inside train, the seed that shuffles them, and how many of them
+        are held out, each with networks of its own.
+    seed : int
+        Of the order of the images, and of the permutation of shuffled twins.
+    device : {"auto", "cpu", "cuda"}
+        Where networks are trained and kernels solved.
+    memory_mb : int
+        As for `tangent_blocks`.
+    resume, keep : optional
+        As for `train`; a state holds all that is done.
+    progress : callable, optional
+        Called as ``progress(done, total)`` after each epoch, over all networks, without those that
+        it resumes from.
+    **schedule
+        Other arguments of `train`, its learning rate among them.
+
+    Raises
+    ------
+    DivergenceError, TrainingError
+        If a network diverges, or has no such layer.
+    ValidationError, SolveError
+        As `predict.predict` does.
+
+    Notes
+    -----
+    Epoch 0 has seen no label, so a shuffled twin is the variant itself there.
+    """
+    asked = {name: _ask(name) for name in variants}
+    _check_layers(make_network(), {ask.kernel: name for name, ask in asked.items()})
+    grid = np.array(sorted(set(ridges)), np.float64)
+    labels = y_train if make_network().n_outputs == 1 else np.eye(int(y_train.max()) + 1)[y_train]
+    folded = validation_folds(labels, folds, fold_seed)[:n_held_out] if len(validated) else []
+    stages = _plan_stages(set(asked.values()), len(y_train), folded)
+    state: State = resume or {"done": {}, "stage": 0, "running": None}
+    done, running = dict(state["done"]), state["running"]
+    lengths = [max(stage.taps) for stage in stages]
+    skipped = sum(lengths[: state["stage"]]) + (
+        0 if running is None else len(running["train_loss"])
+    )
+    place = find_device(device)
+
+    def run(stage: _Stage, running: State | None) -> None:
+        network = make_network().to(place, torch.float32)
+        x_fit, y_fit = x_train[stage.fit], y_train[stage.fit]
+        x_rows = x_test if stage.part == 0 else x_train[stage.held_out]
+
+        def tap(epoch: int) -> None:
+            wanted = stage.taps.get(epoch, [])
+            missing = [name for name in wanted if _key(stage.number, epoch, name) not in done]
+            for name, block in _kernels(network, x_fit, x_rows, missing, memory_mb).items():
+                path = _solve(block, labels[stage.fit], grid, place)
+                done[_key(stage.number, epoch, name)] = _to_tensors(path)
+
+        def keep_all(now: State) -> None:
+            epoch = len(now["train_loss"])
+            tap(epoch)
+            if keep is not None:
+                keep({"done": done, "stage": stage.number, "running": now})
+            if progress is not None:
+                progress(sum(lengths[: stage.number]) + epoch - skipped, sum(lengths) - skipped)
+
+        if running is None:
+            tap(0)
+        if max(stage.taps):
+            # What the network learns from, and its order, is another in each training.
+            targets = permuted(y_fit, seed if stage.is_shuffled else None, stage.part)
+            options = schedule | {"epochs": max(stage.taps), "seed": seed, "device": place.type}
+            train(network, x_fit, targets, x_rows[:0], resume=running, keep=keep_all, **options)
+
+    for stage in stages[state["stage"] :]:
+        run(stage, running)
+        running = None
+
+    is_validated = np.isin(grid, validated)
+    return {name: _assemble(ask, stages, done, labels, is_validated) for name, ask in asked.items()}
+
+
+def _ask(variant: str) -> _Ask:
+    """Return what a variant is; at epoch 0 a shuffled twin is the variant itself."""
+    parent, control = split_control(variant)
+    kernel, epoch = split_tap(parent)
+    return _Ask(kernel, epoch, control == "shuffled" and epoch > 0)
+
+
+def _check_layers(network: Network, kernels: Mapping[str, str]) -> None:
+    """Raise TrainingError if a variant asks for a layer that the network does not train."""
+    names = layer_names(network)
+    for kernel, variant in kernels.items():
+        layer = kernel.removeprefix("after-kernel").removeprefix("-")
+        if kernel.startswith("after-kernel-") and layer not in names:
+            raise TrainingError(
+                f"{variant} asks for the layer {layer!r}, and those that the network trains are"
+                f" {', '.join(names)}: name one of them"
+            )
+
+
+def _plan_stages(
+    asked: set[_Ask], n_train: int, folded: Sequence[tuple[NDArray, NDArray]]
+) -> list[_Stage]:
+    """Return the networks to train, those of true labels first."""
+    everything = np.arange(n_train)
+    parts = [(everything, everything[:0]), *folded]
+    stages: list[_Stage] = []
+    for is_shuffled in (False, True):
+        taps: dict[int, list[str]] = {}
+        for ask in sorted(asked):
+            if ask.is_shuffled == is_shuffled:
+                taps.setdefault(ask.epoch, []).append(ask.kernel)
+        for part, (fit, held_out) in enumerate(parts if taps else []):
+            stages.append(_Stage(len(stages), is_shuffled, part, fit, held_out, taps))
+    return stages
+
+
+def _key(stage: int, epoch: int, kernel: str) -> str:
+    return f"{stage}/{epoch}/{kernel}"
+
+
+def _kernels(
+    network: Network, x_train: Images, x_rows: Images, names: Sequence[str], memory_mb: int
+) -> dict[str, Block]:
+    """Return the kernels of the network as it is now, by name."""
+    found = {}
+    if any(name != "conjugate-kernel" for name in names):
+        blocks = tangent_blocks(network, x_train, x_rows, memory_mb=memory_mb)
+        for name in names:
+            if name == "after-kernel":
+                parts = zip(*blocks.values(), strict=True)
+                found[name] = Block(*(np.sum(part, axis=0) for part in parts))
+            elif name != "conjugate-kernel":
+                found[name] = blocks[name.removeprefix("after-kernel-")]
+    if "conjugate-kernel" in names:
+        found["conjugate-kernel"] = conjugate_block(network, x_train, x_rows)
+    return found
+
+
+def _solve(block: Block, labels: NDArray, grid: NDArray, place: torch.device) -> WeightPath:
+    """Return the scores of the rows along the ridges, with what is told of the kernel."""
+    n_train = len(labels)
+    solver = str(place) if place.type == "cuda" else None
+    ridge = Member("after-kernel", grid, make_term=Ridge)
+    (path,) = predict(
+        block.k[:n_train], block.k[n_train:], labels, [ridge], device=solver,
+        diagonal_test=block.diagonal[n_train:],
+    )  # fmt: skip
+    return path
+
+
+def _assemble(
+    ask: _Ask,
+    stages: Sequence[_Stage],
+    done: Mapping[str, Mapping[str, Any]],
+    labels: NDArray,
+    is_validated: NDArray,
+) -> WeightPath:
+    """Return the path of a variant on all of train, with its accuracy on what was held out."""
+    classes = labels if labels.ndim == 1 else labels.argmax(axis=1)
+    n_correct, n_held = np.zeros(len(is_validated)), 0
+    for stage in stages:
+        if stage.is_shuffled != ask.is_shuffled:
+            continue
+        path = _from_tensors(done[_key(stage.number, ask.epoch, ask.kernel)])
+        if stage.part == 0:
+            of_train = path
+        else:
+            n_correct += (predicted_labels(path.scores) == classes[stage.held_out]).sum(axis=1)
+            n_held += len(stage.held_out)
+    if n_held:
+        of_train.validation_accuracy[is_validated] = (n_correct / n_held)[is_validated]
+    return of_train
+
+
+def _to_tensors(path: WeightPath) -> dict[str, Any]:
+    """Return a path as a checkpoint holds it."""
+    found: dict[str, Any] = {}
+    for entry in fields(path):
+        value = getattr(path, entry.name)
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value.copy())
+        elif entry.name == "test_class_sums" and value is not None:
+            value = [sums and [torch.from_numpy(part.copy()) for part in sums] for sums in value]
+        found[entry.name] = value
+    return found
+
+
+def _from_tensors(found: Mapping[str, Any]) -> WeightPath:
+    values = {}
+    for name, value in found.items():
+        if isinstance(value, torch.Tensor):
+            value = value.numpy().copy()
+        elif isinstance(value, list):
+            value = [sums and ClassSums(*(part.numpy() for part in sums)) for sums in value]
+        values[name] = value
+    return WeightPath(**values)

@@ -1,0 +1,72 @@
+# All kernels of the networks of one seed: they are taken along the same trainings.
+rule after_kernel:
+    input:
+        split=case_split,
+        code=[
+            "lantk/after_kernel.py",
+            "lantk/architecture.py",
+            "lantk/checkpoint.py",
+            "lantk/compiled.py",
+            "lantk/data.py",
+            "lantk/download.py",
+            "lantk/elasticity.py",
+            "lantk/errors.py",
+            "lantk/evaluate.py",
+            "lantk/label_terms.py",
+            "lantk/network.py",
+            "lantk/pair_tiles.py",
+            "lantk/predict.py",
+            "lantk/products.py",
+            "lantk/provenance.py",
+            "lantk/solve.py",
+            "lantk/solve_device.py",
+            "lantk/sources.py",
+            "lantk/statistics.py",
+            "lantk/storage.py",
+            "lantk/tangent.py",
+            "lantk/tasks.py",
+            "lantk/training.py",
+            "lantk/variants.py",
+        ],
+    output:
+        records=[
+            f"{RESULTS}/evaluations/{{case}}/{variant}-seed{{seed}}.json"
+            for variant in NETWORK_KERNELS
+        ],
+        predictions=[
+            f"{RESULTS}/evaluations/{{case}}/{variant}-seed{{seed}}.csv"
+            for variant in NETWORK_KERNELS
+        ],
+    log:
+        f"{RESULTS}/logs/after-kernel/{{case}}/seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/after-kernel/{{case}}/seed{{seed}}.jsonl"
+    conda:
+        CONDA
+    threads: THREADS
+    resources:
+        **GPU,
+        # Gradients of train images (6 GiB at most), and of a kernel as many copies as are solved.
+        mem_mb=growing(case_mb(9, base=10000)),
+        runtime=growing(480),
+    params:
+        n_train=lambda wildcards: CASES[wildcards.case].n_train,
+        architecture=lambda wildcards: json.dumps(CASES[wildcards.case].architecture),
+        variants=NETWORK_KERNELS,
+        batch_size=config["cnn"]["batch_size"],
+        learning_rate=config["cnn"]["learning_rate"],
+        loss=config["cnn"]["loss"],
+        targets=target_option(config),
+        channels=json.dumps(config["cnn"]["channels"]),
+        options=evaluate_options(config, ["cntk-ridge"]),
+        held_out=config["after_kernels"]["held_out"],
+        device=config["device"],
+        folder=f"{RESULTS}/evaluations/{{case}}",
+    shell:
+        "python -m lantk after-kernels --split {input.split:q} --case {wildcards.case}"
+        " --n-train {params.n_train} --architecture {params.architecture:q}"
+        " --variants {params.variants:q} --batch-size {params.batch_size}"
+        " --learning-rate {params.learning_rate} --loss {params.loss} {params.targets}"
+        " --channels {params.channels:q} --seed {wildcards.seed} --device {params.device}"
+        " {params.options} --held-out {params.held_out} --threads {threads}"
+        " --out {params.folder:q} > {log:q} 2>&1"
