@@ -94,24 +94,28 @@ def tangent_blocks(
     n_held = _images_that_fit(network, memory_mb)
     firsts = range(0, n_train, n_held)
     n_done, n_all = 0, network.n_outputs * sum(len(x) - first for first in firsts)
+    held = _allocate(network, x, min(n_held, n_train))
+    streamed = _allocate(network, x, min(_ROWS_AT_ONCE, len(x)))
     for output in range(network.n_outputs):
         for first in firsts:
             stop_held = min(first + n_held, n_train)
-            held = _gradients(network, x[first:stop_held], output)
+            _fill(held, network, x[first:stop_held], output)
             edges = [
                 *range(first, stop_held, _ROWS_AT_ONCE),
                 *range(stop_held, len(x), _ROWS_AT_ONCE),
             ]
             for start, stop in zip(edges, [*edges[1:], len(x)], strict=True):
                 is_held = start < stop_held
-                found = {} if is_held else _gradients(network, x[start:stop], output)
+                if not is_held:
+                    _fill(streamed, network, x[start:stop], output)
                 # Among train images the lower triangle is enough.
                 columns = slice(first, min(stop, stop_held))
                 for name, k in kernels.items():
-                    own = held[name][start - first : stop - first] if is_held else found[name]
-                    k[start:stop, columns].addmm_(own, held[name][: columns.stop - first].T)
+                    rows = held[name][start - first :] if is_held else streamed[name]
+                    rows = rows[: stop - start]
+                    k[start:stop, columns].addmm_(rows, held[name][: columns.stop - first].T)
                     if first == 0:
-                        norms[name][start:stop] += own.square().sum(1)
+                        norms[name][start:stop] += torch.linalg.vector_norm(rows, dim=1).square()
                 n_done += stop - start
                 if progress is not None:
                     progress(n_done, n_all)
@@ -155,26 +159,29 @@ def _images_that_fit(network: Network, memory_mb: int) -> int:
     return max(memory_mb * 2**20 // (trained * network.dense.weight.element_size()), 1)
 
 
-def _gradients(network: Network, x: Tensor, output: int) -> dict[str, Tensor]:
-    """Return d output / d (weights and biases) of each trained layer, (n, parameters of it).
+def _allocate(network: Network, x: Tensor, n: int) -> dict[str, Tensor]:
+    """Return room for the gradients of n images, layer by layer: memory is dear to ask for anew."""
+    # Of the dense layer only the weights and the bias of one output.
+    return {
+        name: x.new_empty(
+            n,
+            sum(p.numel() for p in _layer(network, name).parameters())
+            // (network.n_outputs if name == "dense" else 1),
+        )
+        for name in layer_names(network)
+    }
+
+
+def _fill(found: dict[str, Tensor], network: Network, x: Tensor, output: int) -> None:
+    """Write d output / d (weights and biases) of each trained layer, one row an image.
 
     The weights of a filter come in an order of their own, which no inner product knows.
     """
-    layers = {name: _layer(network, name) for name in layer_names(network)}
-    found = {
-        name: x.new_empty(
-            len(x),
-            sum(p.numel() for p in layer.parameters())
-            // len(layer.weight)
-            * (1 if name == "dense" else len(layer.weight)),
-        )
-        for name, layer in layers.items()
-    }
     for start in range(0, len(x), _IMAGES_AT_ONCE):
         batch = slice(start, start + _IMAGES_AT_ONCE)
         inputs, deltas, features = _activations_and_deltas(network, x[batch], output)
-        for name, layer in layers.items():
-            target = found[name][batch]
+        for name, room in found.items():
+            layer, target = _layer(network, name), room[batch][: len(features)]
             if name == "dense":
                 parts, biases = [features], torch.ones_like(features[:, :1])
             else:
@@ -190,7 +197,6 @@ def _gradients(network: Network, x: Tensor, output: int) -> dict[str, Tensor]:
                 target[:, :at] *= scale
             if layer.bias is not None:
                 target[:, at:] = biases
-    return found
 
 
 def _activations_and_deltas(
