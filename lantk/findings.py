@@ -22,7 +22,7 @@ from lantk.tables import (
     p_value_text,
     signed,
 )
-from lantk.variants import BEST, PLAIN_VARIANTS, split_control
+from lantk.variants import BEST, PLAIN_VARIANTS, is_network_kernel, split_control
 
 _NO_WIDTH = 1e-9
 _HINDSIGHT = "does not allow for the choice by test accuracy"
@@ -112,7 +112,9 @@ def label_terms_of(variants: Iterable[str]) -> list[str]:
     return [
         variant
         for variant in variants
-        if variant not in (*PLAIN_VARIANTS, BEST) and split_control(variant)[1] is None
+        if variant not in (*PLAIN_VARIANTS, BEST)
+        and not is_network_kernel(variant)
+        and split_control(variant)[1] is None
     ]
 
 

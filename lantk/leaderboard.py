@@ -16,7 +16,7 @@ from lantk.statistics import (
     mcnemar_p_value,
     normal_half_width,
 )
-from lantk.variants import CASE_COLUMNS, DERIVED, PUBLISHED_TERMS, case_key
+from lantk.variants import CASE_COLUMNS, DERIVED, candidates, case_key
 
 TABLE_COLUMNS = [
     "task",
@@ -34,21 +34,28 @@ TABLE_COLUMNS = [
     "label_gain_half_width",
     "label_weight",
     "ridge",
+    "epoch",
+    "alignment",
+    "relative_ratio_train",
+    "relative_ratio_test",
 ]
 _CASE = list(CASE_COLUMNS)
-_CHOSEN = ["accuracy", "label_weight", "ridge", "validation_accuracy"]
+_CHOSEN = ["accuracy", "label_weight", "ridge", "epoch", "validation_accuracy"]
+# Of the chosen matrix, from the curve.
+_OF_MATRIX = ["alignment", "relative_ratio_train", "relative_ratio_test"]
 
 
 def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
     """Return one row for every case, variant and protocol, with `TABLE_COLUMNS`.
 
-    Several seeds of a variant make one row: mean and standard deviation of the accuracy; p-value,
-    label weight and ridge of the lowest seed. ``lantk-best``, where all `PUBLISHED_TERMS` are
-    there, is the one with the best validation accuracy under ``honest``, with the best test
-    accuracy under ``oracle``; the earlier in `PUBLISHED_TERMS` wins a tie. ``lantk-best-shuffled``
-    is, for each seed, the same choice among their shuffled twins. The label gain is the accuracy
-    minus the mean over the shuffled twins, with half the width of its paired 95 % interval over
-    the test images.
+    Several seeds of a variant make one row: mean and standard deviation of the accuracy, means of
+    alignment and relative ratios; p-value, label weight, ridge and epoch of the lowest seed.
+    ``lantk-best``, where all `PUBLISHED_TERMS` are there, is the one with the best validation
+    accuracy under ``honest``, with the best test accuracy under ``oracle``; the earlier in
+    `PUBLISHED_TERMS` wins a tie. ``after-kernel`` and ``conjugate-kernel`` are the same choice
+    among their epochs, and ``*-shuffled`` is, for each seed, the same among shuffled twins. The
+    label gain is the accuracy minus the mean over the shuffled twins, with half the width of its
+    paired 95 % interval over the test images.
 
     Parameters
     ----------
@@ -63,6 +70,7 @@ def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> p
                 **{key: record[key] for key in ("n_test", "variant", "seed")},
                 "protocol": protocol,
                 **{key: result.get(key) for key in _CHOSEN},
+                **_chosen_matrix(record.get("curve", ()), result),
                 "correct": _is_right(record, predictions, protocol),
             }
             for record, predictions in evaluations
@@ -84,6 +92,17 @@ def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> p
     return table[TABLE_COLUMNS].reset_index(drop=True)
 
 
+def _chosen_matrix(
+    curve: Sequence[dict[str, Any]], result: dict[str, Any]
+) -> dict[str, float | None]:
+    """Return what is known of K + lambda Z at the chosen weight; a ridge is no part of it."""
+    weights = [result.get("label_weight"), result.get("ridge")]
+    found = next(
+        (point for point in curve if [point.get("label_weight"), point.get("ridge")] == weights), {}
+    )
+    return {key: found.get(key) for key in _OF_MATRIX}
+
+
 def _is_right(record: dict[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:
     """Return where a prediction is right: the sign of a score, or the number of a class."""
     found, label = predictions[protocol].to_numpy(), predictions["label"].to_numpy()
@@ -91,13 +110,12 @@ def _is_right(record: dict[str, Any], predictions: pd.DataFrame, protocol: str) 
 
 
 def _best_of(group: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the rows of ``lantk-best`` and of its shuffled twins, of one case and protocol."""
+    """Return the rows of what is derived and of its shuffled twins, of one case and protocol."""
     by = "validation_accuracy" if group["protocol"].iloc[0] == "honest" else "accuracy"
     best = []
-    for derived, ending in zip(DERIVED, ("", "-shuffled"), strict=True):
-        names = [f"{term}{ending}" for term in PUBLISHED_TERMS]
-        candidates = group[group["variant"].isin(names)]
-        for _, of_seed in candidates.groupby("seed", dropna=False):
+    for derived in DERIVED:
+        names = candidates(derived, group["variant"])
+        for _, of_seed in group[group["variant"].isin(names)].groupby("seed", dropna=False):
             # A best of fewer would be another choice.
             if set(of_seed["variant"]) == set(names):
                 # Of equals, idxmax takes the first.
@@ -116,6 +134,7 @@ def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
         first = seeds.iloc[0].to_dict()
         row = first | {"p_value": None, "spread": None}
         row |= {"label_gain": None, "label_gain_half_width": None}
+        row |= {key: _mean(seeds[key]) for key in _OF_MATRIX}
         if len(seeds) > 1:
             row["spread"] = seeds["accuracy"].std()
         if variant != "cntk" and "cntk" in by_variant:
@@ -128,3 +147,8 @@ def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
             row["label_gain_half_width"] = normal_half_width(own - theirs)
         rows.append(row | accuracy_with_interval(means[variant], first["n_test"]))
     return rows
+
+
+def _mean(values: pd.Series) -> float | None:
+    """Return the mean over seeds, None where one is not known."""
+    return None if values.isna().any() else float(values.astype(float).mean())

@@ -26,7 +26,8 @@ from lantk.tables import (
 )
 from lantk.variants import (
     DERIVED,
-    PUBLISHED_TERMS,
+    at_taps,
+    candidates,
     case_key,
     is_seeded,
     stems,
@@ -87,11 +88,8 @@ class Study:
     @property
     def variants(self) -> list[str]:
         """Variants of the preset, and the best of the published terms."""
-        names = [variant_name(variant) for variant in self.preset["variants"]]
-        for derived, ending in zip(DERIVED, ("", "-shuffled"), strict=True):
-            is_whole = {f"{term}{ending}" for term in PUBLISHED_TERMS} <= set(names)
-            names += [derived] if is_whole else []
-        return order_variants(names)
+        names = [variant_name(variant) for variant in asked_variants(self.preset)]
+        return order_variants([*names, *(name for name in DERIVED if candidates(name, names))])
 
     @property
     def tasks(self) -> list[str]:
@@ -107,6 +105,11 @@ class Study:
     def rows_under(self, protocol: str) -> pd.DataFrame:
         """Return the rows of one protocol."""
         return self.table[self.table["protocol"] == protocol]
+
+
+def asked_variants(preset: Mapping[str, Any]) -> list[str]:
+    """Return the variants of a preset, one for each tap where they name no epoch."""
+    return at_taps(preset["variants"], preset.get("after_kernels", {}).get("taps", ()))
 
 
 def gather_study(
@@ -157,7 +160,7 @@ def _stray(asked: Study, record: Mapping[str, Any], largest: Mapping[str, int]) 
     preset = asked.preset
     task, architecture, n_train = case_key(record)
     variant, seed = record["variant"], record["seed"]
-    if variant not in [variant_name(name) for name in preset["variants"]]:
+    if variant not in [variant_name(name) for name in asked_variants(preset)]:
         return variant
     names = stems([variant], preset["permutations"], preset["cnn"]["seeds"])
     if seed is not None and f"{variant}-seed{seed}" not in names:

@@ -47,6 +47,14 @@ _LABELS_BY_COLUMN = (
     "What labels are worth, in points: gain over CNTK and, behind the stroke, the label gain, which"
     " is that gain minus the same with the labels that Z is fitted to shuffled"
 )
+ELASTICITY = (
+    "Local elasticity, train-train / test-train: the relative ratio A / (A + B) in percent of what"
+    " was chosen above, K + lambda Z divided by the roots of its diagonal (of a test image, of that"
+    " without labels), with A its mean over entries within a class and B between two. 50 tells no"
+    " classes apart; a matrix with entries of either sign can leave 0 to 100. Z and a trained"
+    " network have seen the train labels, so only test-train tells what carries over. Alignment is"
+    " the train kernel's with the label products, the mean over the columns."
+)
 _NO_DIFFERENCE = "+0.00 ± 0.00"
 _NOTHING = (
     f" {_NO_DIFFERENCE} means that no accuracy differs: label weight 0 was chosen everywhere, or"
@@ -85,6 +93,8 @@ class Block:
 
     def values(self, key: str) -> pd.DataFrame:
         """Return one quantity, variants by columns, NaN where there is none."""
+        if key not in self.frame:  # as in tables of earlier versions
+            return pd.DataFrame(math.nan, list(self.variants), list(self.columns))
         wide = self.frame.pivot(index="variant", columns="column", values=key).astype(float)
         return wide.reindex(index=list(self.variants), columns=list(self.columns))
 
@@ -101,6 +111,9 @@ def block_lines(block: Block) -> list[str]:
         text += f".{_OVER_TASKS if block.has_several_tasks else _OVER_IMAGES}"
         text += _NOTHING if any(_NO_DIFFERENCE in line for line in worth) else ""
         lines += [f"{text}\n", *worth, ""]
+    elasticity = elasticity_rows(block)
+    if elasticity is not None:
+        lines += [f"{ELASTICITY}\n", *markdown_rows(*elasticity), ""]
     return lines
 
 
@@ -220,6 +233,26 @@ def label_rows(block: Block) -> tuple[list[str], list[list[str]]]:
             mean, half = label_gain_with_interval(block, variant)
             worth = block.missing if math.isnan(mean) else with_half_width(mean, half)
         rows.append([ROWS.get(variant, variant), gain, shuffled, worth, *others])
+    return header, rows
+
+
+def elasticity_rows(block: Block) -> tuple[list[str], list[list[str]]] | None:
+    """Return header and rows of relative ratios and alignment; None where no ratio is known."""
+    train, test = (100 * block.values(f"relative_ratio_{rows}") for rows in ("train", "test"))
+    alignment = block.values("alignment")
+    known = [v for v in block.variants if train.loc[v].notna().any()]
+    if not known:
+        return None
+    header = ["", *block.columns, *["Mean"] * (len(block.columns) > 1), "Alignment"]
+    rows = []
+    for variant in known:
+        pairs = list(zip(train.loc[variant], test.loc[variant], strict=True))
+        if len(pairs) > 1:
+            pairs.append(tuple(part.loc[variant].mean(skipna=False) for part in (train, test)))
+        cells = [" / ".join(_number(value, block.missing) for value in pair) for pair in pairs]
+        mean = alignment.loc[variant].mean(skipna=False)
+        told = block.missing if math.isnan(mean) else f"{mean:.3f}"
+        rows.append([ROWS.get(variant, variant), *cells, told])
     return header, rows
 
 

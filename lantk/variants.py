@@ -18,7 +18,11 @@ PUBLISHED_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2
 """Label terms of Chen et al. (2020), among which ``lantk-best`` chooses."""
 BEST = "lantk-best"
 """The best of them, derived for the table; no variant of its own."""
-DERIVED = (BEST, f"{BEST}-shuffled")
+CHOSEN_KERNELS = ("after-kernel", "conjugate-kernel")
+"""Kernels of a network in training with the epoch chosen among their taps, derived as well."""
+DERIVED = tuple(
+    f"{name}{ending}" for name in (BEST, *CHOSEN_KERNELS) for ending in ("", "-shuffled")
+)
 """Variants that have rows in the table and no evaluation of their own."""
 CASE_COLUMNS = ("task", "architecture", "n_train")
 """Columns of the table that name a case."""
@@ -148,8 +152,8 @@ def family_of(variant: str) -> str:
         raise VariantError(
             f"unknown variant {shorten(repr(variant))}: "
             + (f"did you mean {close[0]!r}? " if close else "")
-            + f"There are {', '.join((*PLAIN_VARIANTS, *_NETWORK_KERNELS))}, the label terms {', '.join(TERMS)} and"
-            " module:Class of your own, and a label term with"
+            + f"There are {', '.join((*PLAIN_VARIANTS, *_NETWORK_KERNELS))}, the label terms"
+            f" {', '.join(TERMS)} and module:Class of your own, and a label term with"
             f" {', '.join(f'-{name}' for name in CONTROLS)}"
         )
     if control == "offdiagonal" and not parent.startswith("lantk-fjlt-"):
@@ -193,6 +197,30 @@ def variant_name(variant: str) -> str:
         return variant
     words = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+", own[2])
     return "-".join(["lantk", *map(str.lower, words)] + ([control] if control else []))
+
+
+def candidates(derived: str, variants: Iterable[str]) -> list[str]:
+    """Return the variants among which a derived one is the best; none where one of them is missing.
+
+    Examples
+    --------
+    >>> candidates("after-kernel", ["cntk", "after-kernel-0", "after-kernel-10", "cnn"])
+    ['after-kernel-0', 'after-kernel-10']
+    """
+    parent, control = split_control(derived)
+    ending = f"-{control}" if control else ""
+    found = list(dict.fromkeys(variants))
+    if parent == BEST:
+        names = [f"{term}{ending}" for term in PUBLISHED_TERMS]
+        # A best of fewer would be another choice.
+        return names if set(names) <= set(found) else []
+    tapped = {name: _TAPPED.fullmatch(name.removesuffix(ending)) for name in found}
+    names = [
+        name
+        for name, match in tapped.items()
+        if match and name.endswith(ending) and match[1] == parent and match[2]
+    ]
+    return names if len(names) > 1 else []
 
 
 def own_file(variant: str) -> list[str]:

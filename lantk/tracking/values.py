@@ -68,7 +68,7 @@ def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
     parent, control = split_control(variant)
     is_plain = variant in PLAIN_VARIANTS
     if variant in DERIVED:
-        parent = DERIVED[0]
+        parent = split_control(variant)[0]
     kind = "network" if variant == "cnn" else "kernel" if is_plain else "label term"
     if is_network_kernel(variant):
         kind = "network kernel"

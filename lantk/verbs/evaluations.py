@@ -262,7 +262,7 @@ def after_kernels(args: argparse.Namespace) -> None:
         )
     seconds = (time.perf_counter() - start) / len(paths)
     for variant, found in paths.items():
-        kernel, epoch = split_tap(split_control(variant)[0])
+        _, epoch = split_tap(split_control(variant)[0])
         results, scores = assess(
             found,
             drawn.y_test,
