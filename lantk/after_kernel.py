@@ -236,7 +236,7 @@ def _solve(block: Block, labels: NDArray, grid: NDArray, place: torch.device) ->
     """Return the scores of the rows along the ridges, with what is told of the kernel."""
     n_train = len(labels)
     solver = str(place) if place.type == "cuda" else None
-    ridge = Member("after-kernel", grid, make_term=Ridge)
+    ridge = Member("after-kernel", grid.tolist(), make_term=Ridge)
     (path,) = predict(
         block.k[:n_train], block.k[n_train:], labels, [ridge], device=solver,
         diagonal_test=block.diagonal[n_train:],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lantk.decomposition import decompose, network_block
 from lantk.findings import (
     Difference,
     find_headline,
@@ -15,9 +16,9 @@ from lantk.findings import (
     label_terms_of,
     row_name,
 )
-from lantk.statistics import PROTOCOLS
-from lantk.tables import Block, order_variants, signed
-from lantk.variants import BEST, split_control
+from lantk.statistics import PROTOCOLS, mean_with_interval
+from lantk.tables import Block, order_variants, signed, with_half_width
+from lantk.variants import BEST, GAP_LEVELS, is_tap, split_control
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def _compared(block: Block) -> list[str]:
     return [
         v
         for v in block.variants
-        if v not in ("cntk", "cnn", "oracle-label") and split_control(v)[1] is None
+        if v not in ("cntk", "cnn", "oracle-label")
+        and split_control(v)[1] is None
+        and not is_tap(v)
     ]
 
 
@@ -178,6 +181,44 @@ def _best_point(terms: Mapping[str, Mapping[str, Any]]) -> str:
     return (
         f"The highest point of a solid curve on the right, {100 * accuracy:.2f} % of"
         f" {row_name(variant)} at r = {weight:g}, is {who}."
+    )
+
+
+def decomposition_caption(table: pd.DataFrame) -> Caption:
+    """Return what the figure of the steps from CNTK to the CNN shows."""
+    block = network_block(table)
+    steps = None if block is None else decompose(block)
+    told = ""
+    if steps is not None:
+        means = [(title, mean_with_interval(values)) for title, values in steps.iterrows()]
+        told = "; ".join(f"{title} {with_half_width(*mean)}" for title, mean in means)
+    text = (
+        f"From CNTK (diamond) to the CNN (star), through {', '.join(GAP_LEVELS[1:-1])}. Colours are"
+        " what labels do: in Z beside a kernel that never saw one, and in training, which makes the"
+        " kernel of them. A step whose interval holds 0 cannot be told from none."
+    )
+    return Caption(
+        "The gap between CNTK and the CNN, in steps",
+        text,
+        f"Bars that lead from CNTK to the CNN. In points, means over the tasks: {told or 'none'}.",
+    )
+
+
+def training_caption(table: pd.DataFrame) -> Caption:
+    """Return what the figure of kernels along training shows."""
+    block = network_block(table)
+    told = []
+    for variant in block.variants if block is not None else ():
+        if is_tap(variant) and block is not None:
+            mean = 100 * block.values("accuracy").loc[variant].mean(skipna=False)
+            told.append(f"{row_name(variant)} {mean:.2f} %")
+    return Caption(
+        "The network's kernels along its training",
+        "Left is what ridge regression with the kernel of the network after an epoch reaches,"
+        " right how much nearer it puts test images to train images of their class (50 tells no"
+        " classes apart). Open marks are networks trained on shuffled labels: what a curve gains"
+        " beyond them, labels have taught it.",
+        f"Curves of test accuracy and of the relative ratio against the epoch: {'; '.join(told)}.",
     )
 
 

@@ -30,9 +30,12 @@ from lantk.passwords import find_passwords, is_clear
 from lantk.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 from lantk.variants import (
     BEST,
+    DERIVED,
+    GAP_LEVELS,
     NETWORK_FAMILY,
     TERMS,
     at_taps,
+    candidates,
     families,
     family_of,
     is_own_term,
@@ -213,7 +216,14 @@ def overview_kinds(experiment: Experiment) -> list[str]:
     # Errors are averaged over the tasks, so only n that every task has count.
     ns = [{c.n_train for c in experiment.cases.values() if c.task == t} for t in experiment.tasks]
     has_growth = len(set.intersection(*ns)) >= 3
-    asked = {"gap": has_gain, "alignment": has_term, "growth": has_growth}
+    shown = [*variants, *(name for name in DERIVED if candidates(name, variants))]
+    asked = {
+        "gap": has_gain,
+        "decomposition": set(GAP_LEVELS) <= set(shown),
+        "training": "after-kernel" in shown,
+        "alignment": has_term,
+        "growth": has_growth,
+    }
     return [kind for kind, is_there in asked.items() if is_there]
 
 

@@ -24,7 +24,7 @@ from lantk.figure_style import GREY, REFERENCES, saving, variant_styles
 from lantk.report import blocks
 from lantk.statistics import PROTOCOLS, log_slope, mean_with_interval
 from lantk.tables import ROWS, Block, order_variants
-from lantk.variants import CASE_COLUMNS, split_control
+from lantk.variants import CASE_COLUMNS, is_tap, split_control
 
 # Beyond this many images a heat map shows averages of blocks.
 _MOST_PIXELS = 500
@@ -62,7 +62,9 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     rows = [
         variant
         for variant in variants
-        if variant not in ("cntk", "cnn", "oracle-label") and split_control(variant)[1] is None
+        if variant not in ("cntk", "cnn", "oracle-label")
+        and split_control(variant)[1] is None
+        and not is_tap(variant)
     ]
     if not rows:
         raise LantkError("a figure of gains wants results of cntk and of another variant")

@@ -18,9 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lantk.captions import (
     Caption,
     alignment_caption,
+    decomposition_caption,
     gap_caption,
     growth_caption,
     heat_map_caption,
+    training_caption,
     weight_caption,
 )
 from lantk.failures import FailedJob
@@ -41,7 +43,7 @@ from lantk.variants import case_key
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NEGATIVE = re.compile(r"(?<![\w.])-(?=\d)")
-OVERVIEWS = ("gap", "growth", "alignment")
+OVERVIEWS = ("gap", "decomposition", "training", "growth", "alignment")
 """Figures over all cases, in the order in which they are shown."""
 
 
@@ -220,6 +222,8 @@ def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
 def _overview_pictures(results: Results, exponents: pd.DataFrame) -> list[Picture]:
     makers = {
         "gap": lambda: gap_caption(results.table),
+        "decomposition": lambda: decomposition_caption(results.table),
+        "training": lambda: training_caption(results.table),
         "growth": lambda: growth_caption(exponents),
         "alignment": lambda: alignment_caption(results.records),
     }

@@ -315,10 +315,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": f"permutations of the labels of each shuffled control ({_KEPT})",
     },
     "kind": {
-        "choices": ("weight", "gap", "growth", "alignment"),
+        "choices": ("weight", "gap", "decomposition", "training", "growth", "alignment"),
         "default": "weight",
         "help": "accuracy against label weight of one case (weight, the default); gains over CNTK"
-        " and the gap to the CNN (gap); error against n (growth); kernel-target alignment",
+        " and the gap to the CNN (gap); that gap in steps (decomposition); kernels of the network"
+        " along its training (training); error against n (growth); kernel-target alignment",
     },
     "experiments": {
         "type": Path,

@@ -447,9 +447,9 @@ def _class_sums(
     """
     is_dense = z is not None and z.ndim == 2
     own = np.diag(k).astype(np.float64)
-    added = np.diag(z).astype(np.float64) if is_dense else np.zeros(len(k))
+    added = np.zeros(len(k)) if z is None or z.ndim == 1 else np.diag(z).astype(np.float64)
     columns = own + factors[:, None] * added
-    are_legal = (columns > 0).all(axis=1)
+    are_legal: NDArray = np.all(columns > 0, axis=1)
     names, counts = np.unique(classes, return_counts=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = (classes == names[:, None]) / np.sqrt(columns)[:, None]

@@ -183,7 +183,7 @@ def _fill(found: dict[str, Tensor], network: Network, x: Tensor, output: int) ->
         for name, room in found.items():
             layer, target = _layer(network, name), room[batch][: len(features)]
             if name == "dense":
-                parts, biases = [features], torch.ones_like(features[:, :1])
+                parts, biases = iter([features]), torch.ones_like(features[:, :1])
             else:
                 i = int(name[4:]) - 1
                 parts = _filter_gradients(network, i, inputs[i], deltas[i])

@@ -24,6 +24,17 @@ DERIVED = tuple(
     f"{name}{ending}" for name in (BEST, *CHOSEN_KERNELS) for ending in ("", "-shuffled")
 )
 """Variants that have rows in the table and no evaluation of their own."""
+GAP_LEVELS = (
+    "cntk",
+    "cntk-ridge",
+    f"{BEST}-shuffled",
+    BEST,
+    "after-kernel-0",
+    "after-kernel-shuffled",
+    "after-kernel",
+    "cnn",
+)
+"""Variants on the way from CNTK to the CNN, in which the gap between them is taken apart."""
 CASE_COLUMNS = ("task", "architecture", "n_train")
 """Columns of the table that name a case."""
 TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin")
@@ -91,6 +102,12 @@ def split_tap(variant: str) -> tuple[str, int]:
 def is_network_kernel(variant: str) -> bool:
     """Return whether a variant or its parent is a kernel of a network in training."""
     return _TAPPED.fullmatch(split_control(variant)[0]) is not None
+
+
+def is_tap(variant: str) -> bool:
+    """Return whether a variant or its parent is such a kernel at one epoch."""
+    found = _TAPPED.fullmatch(split_control(variant)[0])
+    return found is not None and found[2] is not None
 
 
 def is_network(variant: str) -> bool:

@@ -174,6 +174,6 @@ wildcard_constraints:
     task="|".join(map(re.escape, TASKS)),
     case="|".join(map(re.escape, CASES)),
     term="|".join(TERMS) or "none",
-    kind="gap|growth|alignment",
+    kind="gap|decomposition|training|growth|alignment",
     seed=r"\d+",
     band=r"\d+-of-\d+",

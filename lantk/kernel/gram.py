@@ -222,8 +222,11 @@ def gram_diagonal(architecture: Any, x: ArrayLike, **options: Any) -> NDArray[An
     """
     images = np.asarray(x)
     # A few images at a time: fewer would be dearer, of more there are entries that nobody reads.
-    parts = [images[i : i + _DIAGONAL] for i in range(0, len(images), _DIAGONAL)] or [images]
-    return np.concatenate([np.diag(gram(architecture, part, **options)) for part in parts])
+    found = np.empty(len(images), options.get("dtype", "float32"))
+    for i in range(0, len(images), _DIAGONAL):
+        part = slice(i, i + _DIAGONAL)
+        found[part] = np.diag(gram(architecture, images[part], **options))
+    return found
 
 
 def uses_gpu(device: str) -> bool:

@@ -117,9 +117,8 @@ def gram(args: argparse.Namespace) -> None:
         # Of train images K(x, x) stands in the block itself.
         images = x_test[max(band.start - sizes[0], 0) : max(band.stop - sizes[0], 0)]
         for network, path, record in jobs:
-            diagonal = gram_diagonal(network, images, device=args.device) if len(images) else []
             own = {
-                "diagonal_test": [float(value) for value in diagonal],
+                "diagonal_test": gram_diagonal(network, images, device=args.device).tolist(),
                 "sha256": digest_block(path.with_suffix(".npy")),
             }
             write_json(path, record | own)

@@ -150,11 +150,17 @@ def figure(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from lantk.figures import alignment_figure, gap_figure, growth_figure
+    from lantk.network_figures import decomposition_figure, training_figure
     from lantk.weight_figure import weight_figure
 
-    if args.kind in ("gap", "growth"):
-        frame = pd.read_csv(args.results / "table.csv")
-        (gap_figure if args.kind == "gap" else growth_figure)(frame, args.out)
+    of_table = {
+        "gap": gap_figure,
+        "growth": growth_figure,
+        "decomposition": decomposition_figure,
+        "training": training_figure,
+    }
+    if args.kind in of_table:
+        of_table[args.kind](pd.read_csv(args.results / "table.csv"), args.out)
     else:
         records = [json.loads(path.read_text()) for path in evaluation_paths(args)]
         (weight_figure if args.kind == "weight" else alignment_figure)(records, args.out)
