@@ -70,7 +70,7 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
         evaluations.after_kernels: (
             *("split", "case", "case-n-train", "architecture", "network-kernels", "taps"),
             *("batch-size", "one-learning-rate", "loss", "targets", "channels"),
-            *("parameterization", "seed", "protocols", "honest-ridges", "oracle-ridges"),
+            *("parameterization", "seed", "protocols", *_GRIDS),
             *("folds", "fold-seed", "held-out", *_COMPUTING, "out-folder"),
         ),
         evaluations.heat_map: ("split", "gram", *_DRAWING, "threads", "out"),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from lantk.elasticity import ClassSums
 from lantk.evaluate import WeightPath, predicted_labels
-from lantk.label_terms import Ridge
+from lantk.label_terms import Ridge, label_term
 from lantk.network import Network, TrainingError
 from lantk.predict import Member, permuted, predict, validation_folds
 from lantk.tangent import Block, conjugate_block, layer_names, tangent_blocks
@@ -45,6 +46,8 @@ class _Ask(NamedTuple):
 
     kernel: str
     epoch: int
+    term: str
+    """Label term on top of it, or nothing; it is fitted to true labels."""
     is_shuffled: bool
 
 
@@ -58,8 +61,8 @@ class _Stage:
     """0 is all of train and predicts the test images; a fold predicts what it holds out."""
     fit: NDArray[np.intp]
     held_out: NDArray[np.intp]
-    taps: dict[int, list[str]]
-    """Epoch -> kernels to take after it."""
+    taps: dict[int, list[_Ask]]
+    """Epoch -> kernels to take after it, each with its label term."""
 
 
 def predict_after_kernels(
@@ -70,7 +73,9 @@ def predict_after_kernels(
     variants: Sequence[str],
     *,
     ridges: Sequence[float],
-    validated: Sequence[float] = (),
+    validated_ridges: Sequence[float] = (),
+    weights: Sequence[float] = (),
+    validated_weights: Sequence[float] = (),
     folds: int = 5,
     fold_seed: int = 0,
     n_held_out: int = 1,
@@ -94,8 +99,10 @@ def predict_after_kernels(
         Labels: -1 and +1 for one output, 0 ... k - 1 for k. No argument takes test labels.
     variants : sequence of str
         Such as ``after-kernel-10``, ``after-kernel-conv3-10``, ``conjugate-kernel-10-shuffled``.
-    ridges, validated : sequence of float
+    ridges, validated_ridges : sequence of float
         As shares of the mean diagonal of K; those to predict at, and those of them to validate.
+    weights, validated_weights : sequence of float
+        The same of label weights, for variants with a label term, which have no ridge.
     folds, fold_seed, n_held_out : int
         Number of stratified folds inside train, the seed that shuffles them, and how many of them
         are held out, each with networks of its own.
@@ -126,9 +133,15 @@ def predict_after_kernels(
     """
     asked = {name: _ask(name) for name in variants}
     _check_layers(make_network(), {ask.kernel: name for name, ask in asked.items()})
-    grid = np.array(sorted(set(ridges)), np.float64)
+    grids = {
+        is_term: np.array(sorted(set(values)), np.float64)
+        for is_term, values in ((False, ridges), (True, weights))
+    }
+    validated = {False: validated_ridges, True: validated_weights}
     labels = y_train if make_network().n_outputs == 1 else np.eye(int(y_train.max()) + 1)[y_train]
-    folded = validation_folds(labels, folds, fold_seed)[:n_held_out] if len(validated) else []
+    folded = []
+    if any(map(len, validated.values())):
+        folded = validation_folds(labels, folds, fold_seed)[:n_held_out]
     stages = _plan_stages(set(asked.values()), len(y_train), folded)
     state: State = resume or {"done": {}, "stage": 0, "running": None}
     done, running = dict(state["done"]), state["running"]
@@ -145,10 +158,13 @@ def predict_after_kernels(
 
         def tap(epoch: int) -> None:
             wanted = stage.taps.get(epoch, [])
-            missing = [name for name in wanted if _key(stage.number, epoch, name) not in done]
-            for name, block in _kernels(network, x_fit, x_rows, missing, memory_mb).items():
-                path = _solve(block, labels[stage.fit], grid, place)
-                done[_key(stage.number, epoch, name)] = _to_tensors(path)
+            missing = [ask for ask in wanted if _key(stage.number, ask) not in done]
+            names = list(dict.fromkeys(ask.kernel for ask in missing))
+            blocks = _kernels(network, x_fit, x_rows, names, memory_mb)
+            for ask in missing:
+                block, grid = blocks[ask.kernel], grids[bool(ask.term)]
+                path = _solve(block, labels[stage.fit], ask.term, grid, place)
+                done[_key(stage.number, ask)] = _to_tensors(path)
 
         def keep_all(now: State) -> None:
             epoch = len(now["train_loss"])
@@ -170,15 +186,18 @@ def predict_after_kernels(
         run(stage, running)
         running = None
 
-    is_validated = np.isin(grid, validated)
-    return {name: _assemble(ask, stages, done, labels, is_validated) for name, ask in asked.items()}
+    are_validated = {is_term: np.isin(grids[is_term], validated[is_term]) for is_term in grids}
+    return {
+        name: _assemble(ask, stages, done, labels, are_validated[bool(ask.term)])
+        for name, ask in asked.items()
+    }
 
 
 def _ask(variant: str) -> _Ask:
     """Return what a variant is; at epoch 0 a shuffled twin is the variant itself."""
     parent, control = split_control(variant)
-    kernel, epoch = split_tap(parent)
-    return _Ask(kernel, epoch, control == "shuffled" and epoch > 0)
+    kernel, epoch, term = split_tap(parent)
+    return _Ask(kernel, epoch, term or "", control == "shuffled" and epoch > 0)
 
 
 def _check_layers(network: Network, kernels: Mapping[str, str]) -> None:
@@ -201,17 +220,17 @@ def _plan_stages(
     parts = [(everything, everything[:0]), *folded]
     stages: list[_Stage] = []
     for is_shuffled in (False, True):
-        taps: dict[int, list[str]] = {}
+        taps: dict[int, list[_Ask]] = {}
         for ask in sorted(asked):
             if ask.is_shuffled == is_shuffled:
-                taps.setdefault(ask.epoch, []).append(ask.kernel)
+                taps.setdefault(ask.epoch, []).append(ask)
         for part, (fit, held_out) in enumerate(parts if taps else []):
             stages.append(_Stage(len(stages), is_shuffled, part, fit, held_out, taps))
     return stages
 
 
-def _key(stage: int, epoch: int, kernel: str) -> str:
-    return f"{stage}/{epoch}/{kernel}"
+def _key(stage: int, ask: _Ask) -> str:
+    return f"{stage}/{ask.kernel}/{ask.epoch}/{ask.term}"
 
 
 def _kernels(
@@ -232,13 +251,16 @@ def _kernels(
     return found
 
 
-def _solve(block: Block, labels: NDArray, grid: NDArray, place: torch.device) -> WeightPath:
-    """Return the scores of the rows along the ridges, with what is told of the kernel."""
+def _solve(
+    block: Block, labels: NDArray, term: str, grid: NDArray, place: torch.device
+) -> WeightPath:
+    """Return the scores of the rows along the ridges, or along the weights of a label term."""
     n_train = len(labels)
     solver = str(place) if place.type == "cuda" else None
-    ridge = Member("after-kernel", grid.tolist(), make_term=Ridge)
+    make_term = partial(label_term, term) if term else Ridge
+    member = Member("after-kernel", grid.tolist(), make_term=make_term)
     (path,) = predict(
-        block.k[:n_train], block.k[n_train:], labels, [ridge], device=solver,
+        block.k[:n_train], block.k[n_train:], labels, [member], device=solver,
         diagonal_test=block.diagonal[n_train:],
     )  # fmt: skip
     return path
@@ -257,7 +279,7 @@ def _assemble(
     for stage in stages:
         if stage.is_shuffled != ask.is_shuffled:
             continue
-        path = _from_tensors(done[_key(stage.number, ask.epoch, ask.kernel)])
+        path = _from_tensors(done[_key(stage.number, ask)])
         if stage.part == 0:
             of_train = path
         else:

@@ -22,12 +22,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lantk.errors import LantkError, shorten
 
 READOUTS = ("flatten", "global_average_pool")
+# Ends the name of an architecture whose dense layer alone is trained.
+_NNGP = "-nngp"
 
 # The network of Chen et al. (2020): the strides of the authors' release (their text puts the
 # second stride on the last convolution).
@@ -117,7 +119,8 @@ def find_name(architecture: str | Sequence[Any] | Architecture) -> str | None:
     """
     wanted = parse_architecture(architecture)
     depth = len(wanted.convs) + 1
-    for name in ("chen2020", f"arora2019-vanilla-{depth}", f"arora2019-gap-{depth}"):
+    bases = ("chen2020", f"arora2019-vanilla-{depth}", f"arora2019-gap-{depth}")
+    for name in (f"{base}{ending}" for base in bases for ending in ("", _NNGP)):
         try:
             if parse_architecture(name).digest == wanted.digest:
                 return name
@@ -132,7 +135,8 @@ def parse_architecture(name_or_list: str | Sequence[Any] | Architecture) -> Arch
     Parameters
     ----------
     name_or_list : str or list
-        ``"chen2020"``, ``"arora2019-vanilla-D"``, ``"arora2019-gap-D"`` (D >= 2), or a layer list.
+        ``"chen2020"``, ``"arora2019-vanilla-D"``, ``"arora2019-gap-D"`` (D >= 2), one of these
+        with ``-nngp`` at its end, which trains the dense layer alone, or a layer list.
 
     Raises
     ------
@@ -158,6 +162,11 @@ def parse_architecture(name_or_list: str | Sequence[Any] | Architecture) -> Arch
 
 
 def _named(name: str) -> Architecture:
+    if name.endswith(_NNGP) and not name.endswith(2 * _NNGP):
+        # The tangent kernel of a network whose dense layer alone is trained is its NNGP.
+        base = _named(name.removesuffix(_NNGP))
+        convs = [replace(conv, trained=False) for conv in base.convs]
+        return replace(base, convs=tuple(convs), dense_trained=True)
     if name == "chen2020":
         last = len(_CHEN2020_STRIDES) - 1
         convs = [Conv(3, s, relu=i < last) for i, s in enumerate(_CHEN2020_STRIDES)]
@@ -167,7 +176,7 @@ def _named(name: str) -> Architecture:
         raise ArchitectureError(
             f"unknown architecture {shorten(repr(name))}: wanted 'chen2020',"
             " 'arora2019-vanilla-D' with D >= 2, 'arora2019-gap-D' with D >= 3 (D = number of"
-            " convolutions + 1), or a list of layers"
+            f" convolutions + 1), one of these with {_NNGP} at its end, or a list of layers"
         )
     is_gap, n_convs = match[1] == "gap", int(match[2]) - 1
     # Arora et al. fix the first convolution and the last layer in their GAP tables only.

@@ -197,6 +197,19 @@ def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list
     return [str(option) for option in options + estimator_option(config, variants[0])]
 
 
+def after_kernel_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
+    """Return the options of the verb after-kernels that say how ridges and weights are chosen."""
+    options: list[Any] = ["--protocols", *config["protocols"], "--folds", config["folds"]]
+    options += ["--held-out", config["after_kernels"]["held_out"]]
+    grids = {"ridges": config["ridges"]}
+    if any("+" in variant for variant in variants):
+        grids["weights"] = config["label_weights"]
+    for name, of_protocol in grids.items():
+        for protocol, values in of_protocol.items():
+            options += [f"--{protocol}-{name}", *values]
+    return [str(option) for option in options]
+
+
 def target_option(config: Mapping[str, Any]) -> list[Any]:
     """Return the option with the targets of classes; nothing for pairs."""
     task = config["task"]

@@ -107,8 +107,13 @@ def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         for name in (name for name in names if taps_of(block, name)):
             parent, control = split_control(name)
             colour, marker = STYLES[2 * CHOSEN_KERNELS.index(parent)]
-            look: dict[str, Any] = {"color": colour, "marker": marker, "ls": "--" if control else "-"}
-            look |= {"mfc": "white" if control else colour, "mec": colour, "mew": 1}
+            look: dict[str, Any] = {"color": colour, "marker": marker}
+            look |= {
+                "ls": "--" if control else "-",
+                "mfc": "white" if control else colour,
+                "mec": colour,
+                "mew": 1,
+            }
             _drawtaps_of(panels[0], block, name, "accuracy", look)
             _drawtaps_of(panels[1], block, name, "relative_ratio_test", look)
             label = f"{parent}, trained on shuffled labels" if control else parent
@@ -135,7 +140,8 @@ def _drawtaps_of(axes: Axes, block: Block, name: str, key: str, look: dict[str, 
     means = [values.loc[variant].mean(skipna=False) for variant in taps.values()]
     axes.plot(list(taps), means, **look)
     if key == "accuracy" and "cntk" in values.index and values.shape[1] > 1:
-        halves = [mean_with_interval(values.loc[v] - values.loc["cntk"])[1] for v in taps.values()]
+        gains = [values.loc[variant] - values.loc["cntk"] for variant in taps.values()]
+        halves = [mean_with_interval(gain)[1] for gain in gains]
         axes.errorbar(list(taps), means, halves, fmt="none", ecolor=look["color"], elinewidth=0.6)
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xticks(list(taps), [str(tap) for tap in taps])

@@ -245,7 +245,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "required": True,
         "help": "kernels of the network in training: after-kernel (all layers), after-kernel-LAYER"
         " (conv1 ... dense) and conjugate-kernel, with -EPOCH for one tap and -shuffled for a"
-        " network trained on permuted labels",
+        " network trained on permuted labels; +lantk-kr-v1, +lantk-kr-v2 or +lantk-plugin before"
+        " that adds a label term",
     },
     "taps": {
         "type": int,

@@ -48,8 +48,12 @@ NETWORK_FAMILY = "after-kernel"
 """The family of all kernels of a network in training, which are taken from one training."""
 _NETWORK_KERNELS = (NETWORK_FAMILY, "after-kernel-LAYER", "conjugate-kernel")
 
+_KERNEL_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-plugin")
+"""Label terms that can stand on the kernel of a network: those that read no pixels."""
 _TAPPED = re.compile(
-    r"((?:after-kernel(?:-(?:conv[1-9]\d{0,2}|dense))?|conjugate-kernel))(?:-(\d{1,7}))?"
+    r"(?P<kernel>after-kernel(?:-(?:conv[1-9]\d{0,2}|dense))?|conjugate-kernel)"
+    r"(?:-(?P<epoch>\d{1,7}))?"
+    rf"(?:\+(?P<term>{'|'.join(_KERNEL_TERMS)}))?"
 )
 _OWN_TERM = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 
@@ -80,8 +84,8 @@ def split_control(variant: str) -> tuple[str, str | None]:
     return (parent, ending) if ending in CONTROLS else (variant, None)
 
 
-def split_tap(variant: str) -> tuple[str, int]:
-    """Return the kernel of a network in training, and the epoch after which it is taken.
+def split_tap(variant: str) -> tuple[str, int, str | None]:
+    """Return the kernel of a network in training, its epoch, and the label term on top of it.
 
     Raises
     ------
@@ -90,13 +94,13 @@ def split_tap(variant: str) -> tuple[str, int]:
 
     Examples
     --------
-    >>> split_tap("after-kernel-10"), split_tap("after-kernel-conv3-0")
-    (('after-kernel', 10), ('after-kernel-conv3', 0))
+    >>> split_tap("after-kernel-conv3-10"), split_tap("after-kernel-0+lantk-kr-v1")
+    (('after-kernel-conv3', 10, None), ('after-kernel', 0, 'lantk-kr-v1'))
     """
     found = _TAPPED.fullmatch(variant)
-    if found is None or found[2] is None:
+    if found is None or found["epoch"] is None:
         raise VariantError(f"{variant!r} is no kernel of a network in training at an epoch")
-    return found[1], int(found[2])
+    return found["kernel"], int(found["epoch"]), found["term"]
 
 
 def is_network_kernel(variant: str) -> bool:
@@ -107,7 +111,7 @@ def is_network_kernel(variant: str) -> bool:
 def is_tap(variant: str) -> bool:
     """Return whether a variant or its parent is such a kernel at one epoch."""
     found = _TAPPED.fullmatch(split_control(variant)[0])
-    return found is not None and found[2] is not None
+    return found is not None and found["epoch"] is not None
 
 
 def is_network(variant: str) -> bool:
@@ -127,10 +131,12 @@ def at_taps(variants: Iterable[str], taps: Sequence[int]) -> list[str]:
     for variant in variants:
         parent, control = split_control(variant)
         tapped = _TAPPED.fullmatch(parent)
-        if tapped is None or tapped[2] is not None:
+        if tapped is None or tapped["epoch"] is not None:
             found.append(variant)
-        else:
-            found += ["-".join(filter(None, (parent, str(tap), control))) for tap in taps]
+            continue
+        term = f"+{tapped['term']}" if tapped["term"] else ""
+        ending = f"{term}-{control}" if control else term
+        found += [f"{tapped['kernel']}-{tap}{ending}" for tap in taps]
     return list(dict.fromkeys(found))
 
 
@@ -235,7 +241,8 @@ def candidates(derived: str, variants: Iterable[str]) -> list[str]:
     names = [
         name
         for name, match in tapped.items()
-        if match and name.endswith(ending) and match[1] == parent and match[2]
+        if match and name.endswith(ending) and match["kernel"] == parent
+        if match["epoch"] and not match["term"]
     ]
     return names if len(names) > 1 else []
 

@@ -58,8 +58,7 @@ rule after_kernel:
         loss=config["cnn"]["loss"],
         targets=target_option(config),
         channels=json.dumps(config["cnn"]["channels"]),
-        options=evaluate_options(config, ["cntk-ridge"]),
-        held_out=config["after_kernels"]["held_out"],
+        options=after_kernel_options(config, NETWORK_KERNELS),
         device=config["device"],
         folder=f"{RESULTS}/evaluations/{{case}}",
     shell:
@@ -68,5 +67,5 @@ rule after_kernel:
         " --variants {params.variants:q} --batch-size {params.batch_size}"
         " --learning-rate {params.learning_rate} --loss {params.loss} {params.targets}"
         " --channels {params.channels:q} --seed {wildcards.seed} --device {params.device}"
-        " {params.options} --held-out {params.held_out} --threads {threads}"
+        " {params.options} --threads {threads}"
         " --out {params.folder:q} > {log:q} 2>&1"

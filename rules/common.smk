@@ -9,6 +9,7 @@ from snakemake.utils import validate
 
 from lantk.errors import LantkError
 from lantk.experiment import (
+    after_kernel_options,
     check_schema,
     estimator_option,
     evaluate_options,

@@ -227,15 +227,19 @@ def after_kernels(args: argparse.Namespace) -> None:
         "channels": args.channels or default_channels(architecture, n_outputs),
         "parameterization": args.parameterization or default_parameterization(architecture),
     }
-    asked = [ridge for name in args.protocols for ridge in vars(args)[f"{name}_ridges"]]
+    grids: dict[str, Any] = {}
+    for kind in ("ridges", "weights"):
+        asked = [value for name in args.protocols for value in vars(args)[f"{name}_{kind}"]]
+        grids[kind] = sorted(set(asked))
+        is_honest = "honest" in args.protocols
+        grids[f"validated_{kind}"] = vars(args)[f"honest_{kind}"] if is_honest else []
     settings: dict[str, Any] = {
         "batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
         "loss": args.loss,
         "targets": (0.0, 1.0) if drawn.is_binary else args.targets,
         "device": find_device(args.device).type,
-        "ridges": sorted(set(asked)),
-        "validated": args.honest_ridges if "honest" in args.protocols else [],
+        **grids,
         "folds": args.folds,
         "fold_seed": args.fold_seed,
         "n_held_out": args.held_out,
@@ -262,13 +266,13 @@ def after_kernels(args: argparse.Namespace) -> None:
         )
     seconds = (time.perf_counter() - start) / len(paths)
     for variant, found in paths.items():
-        _, epoch = split_tap(split_control(variant)[0])
+        _, epoch, term = split_tap(split_control(variant)[0])
         results, scores = assess(
             found,
             drawn.y_test,
             protocols=args.protocols,
-            oracle_weights=args.oracle_ridges,
-            is_ridge=True,
+            oracle_weights=args.oracle_weights if term else args.oracle_ridges,
+            is_ridge=term is None,
             epoch=epoch,
         )
         results["diagnostics"]["seconds"] = seconds
