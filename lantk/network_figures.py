@@ -44,7 +44,7 @@ def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> N
     shown = pd.DataFrame({column: steps[column] for column in steps})
     if len(base) > 1:
         shown["mean"], base["mean"] = shown.mean(axis="columns"), base.mean()
-    with saving(path, max(5.0, 2.2 + 0.95 * len(shown.columns)), 4.6) as figure:
+    with saving(path, max(6.4, 2.2 + 0.95 * len(shown.columns)), 4.6) as figure:
         axes = figure.subplots()
         lowest, highest = math.inf, -math.inf
         for place, column in enumerate(shown):
@@ -73,14 +73,14 @@ def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> N
             Patch(fc=_COLOURS[s.title], ec="black", lw=0.4, label=f"+ {s.title}") for s in STEPS
         ]
         handles.append(Line2D([], [], ls="none", marker="*", color="black", label=ROWS["cnn"]))
-        figure.legend(handles=handles, loc="outside upper center", ncols=3, title=_title(block))
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, title=_title(block))
 
 
 # What labels do in colours, what they do not in greys.
 _COLOURS = dict(
     zip(
         (step.title for step in STEPS),
-        ("#ffffff", "#cccccc", "#0072B2", "#888888", "#E69F00", "#D55E00", "#444444"),
+        ("#ffffff", "#cccccc", "#0072B2", "#888888", "#aaaaaa", "#D55E00", "#444444"),
         strict=True,
     )
 )

@@ -166,6 +166,42 @@ def figure(args: argparse.Namespace) -> None:
         (weight_figure if args.kind == "weight" else alignment_figure)(records, args.out)
 
 
+def two_layer(args: argparse.Namespace) -> None:
+    """Write the local elasticity of the 2-layer NTK, and of a finite network at start and trained.
+
+    One row a split and kernel: the relative ratio in percent, train-train and test-train.
+    """
+    import pandas as pd
+
+    from lantk.data import load_split
+    from lantk.label_terms import image_vectors
+    from lantk.storage import writing
+    from lantk.two_layer import two_layer_elasticity
+    from lantk.verbs.progress import showing_progress
+
+    rows = []
+    for path in args.split:
+        drawn = load_split(path)
+        if not drawn.is_binary:
+            raise LantkError(f"{path} has {len(drawn.names)} classes: wanted splits of two")
+        x_train, x_test = (
+            image_vectors(x, append_one=False) for x in (drawn.x_train, drawn.x_test)
+        )
+        options = {"width": args.width, "epochs": args.epochs, "seed": args.seed}
+        with showing_progress(f"rows of {drawn.slug}") as progress:
+            for found in two_layer_elasticity(
+                x_train, drawn.y_train, x_test, progress=progress, **options
+            ):
+                ratios = found.train, found.test.ratio(drawn.y_test)
+                own = {"task": drawn.slug, "n_train": len(x_train), "n_test": len(x_test)}
+                own |= {"kernel": found.kernel}
+                for name, ratio in zip(("train", "test"), ratios, strict=True):
+                    own[f"relative_ratio_{name}"] = 100 * ratio.value
+                rows.append(own)
+    with writing(args.out) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4f")
+
+
 def results(args: argparse.Namespace) -> None:
     """Lay out the tables of several results folders beside the published ones, as Markdown.
 

@@ -1,0 +1,139 @@
+"""Local elasticity of 2-layer networks: the exact kernel, a finite network at start, and trained.
+
+f(x) = a . relu(W x) / sqrt(m) with weights N(0, 1), both layers trained. Its tangent kernel tends to
+`pair_features.two_layer_ntk` as the width m grows (to a factor, which no relative ratio knows).
+
+References
+----------
+Chen, He and Su, "Label-Aware Neural Tangent Kernel", NeurIPS 2020, section 2.2 and table 1.
+He and Su, "The Local Elasticity of Neural Networks", ICLR 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lantk.elasticity import ClassSums, RelativeRatio, class_sums
+from lantk.pair_features import two_layer_ntk
+
+# Rows of a kernel that are formed at once.
+_ROWS = 500
+_BATCH, _LEARNING_RATE = 128, 1e-3
+
+_Rows = Callable[[NDArray], NDArray]
+
+
+class Elasticity(NamedTuple):
+    """Local elasticity of one kernel."""
+
+    kernel: str
+    train: RelativeRatio
+    test: ClassSums
+    """Its `ratio` wants test labels."""
+
+
+def two_layer_elasticity(
+    x_train: NDArray,
+    y_train: NDArray,
+    x_test: NDArray,
+    *,
+    width: int = 1024,
+    epochs: int = 10,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Elasticity]:
+    """Yield the local elasticity of the 2-layer NTK, of a finite network's, and that one trained.
+
+    Parameters
+    ----------
+    x_train, x_test : (n, d) arrays
+        Images as vectors. They are centred by nothing and divided by nothing.
+    y_train : (n,) array of -1/+1
+        Train labels.
+    width, epochs, seed : int
+        Of the finite network. It is trained by Adam (1e-3, batches of 128) on the squared error;
+        the size of its inputs is made 1 on average, which no relative ratio knows.
+    progress : callable, optional
+        Called with (rows of kernels done, rows in all).
+    """
+    n_done, n_all = 0, 3 * (len(x_train) + len(x_test))
+
+    def ratios(name: str, rows_of: _Rows, diagonal_of: Callable[[NDArray], NDArray]) -> Elasticity:
+        nonlocal n_done
+        diagonal, found = diagonal_of(x_train), []
+        for x in (x_train, x_test):
+            parts, own = [], diagonal_of(x)
+            for start in range(0, len(x), _ROWS):
+                rows = slice(start, start + _ROWS)
+                k = rows_of(x[rows])
+                parts.append(class_sums(k, y_train, own[rows], diagonal))
+                n_done += len(k)
+                if progress is not None:
+                    progress(n_done, n_all)
+            sums = np.concatenate([part.sums for part in parts])
+            found.append(ClassSums(sums, parts[0].classes, parts[0].counts))
+        return Elasticity(name, found[0].ratio(y_train), found[1])
+
+    # K(x, x) = x.x / 2 + |x|^2 / 2.
+    yield ratios("2-layer NTK", lambda rows: two_layer_ntk(rows, x_train), lambda x: np.square(x, dtype=np.float64).sum(axis=1))
+    network = _TwoLayer(x_train, width, seed)
+    yield ratios("network at start", network.kernel_against(x_train), network.diagonal)
+    network.train(x_train, y_train, epochs, seed)
+    yield ratios("network, trained", network.kernel_against(x_train), network.diagonal)
+
+
+class _TwoLayer:
+    """A finite 2-layer network in the NTK parameterization."""
+
+    def __init__(self, x: NDArray, width: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.scale = 1 / math.sqrt(float(np.square(x, dtype=np.float64).sum(axis=1).mean()))
+        self.w = torch.randn(width, x.shape[1], generator=generator)
+        self.a = torch.randn(width, generator=generator)
+
+    def kernel_against(self, columns: NDArray) -> _Rows:
+        """Return what gives <grad f(x), grad f(x')> of rows x and these x', over both layers."""
+        inputs, hidden, gates = self._read(columns)
+
+        def rows_of(rows: NDArray) -> NDArray:
+            own, own_hidden, own_gates = self._read(rows)
+            k: NDArray = (own_hidden @ hidden.T + (own @ inputs.T) * (own_gates @ gates.T)).numpy()
+            return k
+
+        return rows_of
+
+    def diagonal(self, x: NDArray) -> NDArray:
+        """Return K(x, x), (n,)."""
+        rows, hidden, gates = self._read(x)
+        sums = [part.square().sum(1) for part in (rows, hidden, gates)]
+        return (sums[1] + sums[0] * sums[2]).numpy()
+
+    def _read(self, x: NDArray) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs, relu(W x) and a 1{W x > 0}, both by sqrt(m)."""
+        inputs = self._inputs(x)
+        z, root = inputs @ self.w.T, math.sqrt(len(self.a))
+        return inputs, z.relu() / root, (z > 0) * self.a / root
+
+    def _inputs(self, x: NDArray) -> Tensor:
+        return torch.from_numpy(np.asarray(x, np.float32)) * self.scale
+
+    def train(self, x: NDArray, y: NDArray, epochs: int, seed: int) -> None:
+        """Fit the labels by Adam on the squared error."""
+        inputs, targets = self._inputs(x), torch.from_numpy(np.asarray(y, np.float32))
+        w, a = (part.clone().requires_grad_(True) for part in (self.w, self.a))
+        optimizer = torch.optim.Adam([w, a], lr=_LEARNING_RATE, fused=True)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(epochs):
+            for batch in torch.randperm(len(inputs), generator=generator).split(_BATCH):
+                optimizer.zero_grad()
+                outputs = (inputs[batch] @ w.T).relu() @ a / math.sqrt(len(a))
+                (outputs - targets[batch]).square().mean().backward()
+                optimizer.step()
+        self.w, self.a = w.detach(), a.detach()
