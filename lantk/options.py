@@ -341,6 +341,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": Path("experiments"),
         "help": "folder of the presets and of published numbers (default: experiments)",
     },
+    "two-layer": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "what the verb two-layer wrote (default: none)",
+    },
     "data-note": {
         "default": "as named in each preset",
         "help": "what the images are, such as: CIFAR-10, JPEG copy",

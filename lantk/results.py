@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from lantk.answers import answer_lines, two_layer_lines
 from lantk.leaderboard import TABLE_COLUMNS, leaderboard
 from lantk.report import CHOICES, TITLES, sizes_text
 from lantk.statistics import PROTOCOLS, error_exponents
@@ -43,6 +44,7 @@ STUDIES = (
     "arora2019-gap",
     "arora2019-gap-2k",
     "growth",
+    "after-kernels",
 )
 """Presets, whose names their results folders have."""
 # Column of the seed's table of depths -> preset and variant.
@@ -176,7 +178,11 @@ def _stray(asked: Study, record: Mapping[str, Any], largest: Mapping[str, int]) 
 
 
 def results_markdown(
-    studies: Mapping[str, Study], published: Mapping[str, Any], data_note: str, command: str
+    studies: Mapping[str, Study],
+    published: Mapping[str, Any],
+    data_note: str,
+    command: str,
+    two_layer: pd.DataFrame | None = None,
 ) -> str:
     """Return RESULTS.md.
 
@@ -191,24 +197,35 @@ def results_markdown(
         What the images are, such as the official archive or a copy of it.
     command : str
         What writes the file again.
+    two_layer : DataFrame, optional
+        What the verb two-layer wrote.
     """
     lines = [
         _INTRODUCTION.format(note=data_note, command=command),
-        *_pairs_lines(studies["chen2020"], published["chen2020"]),
+        *answer_lines(*(studies[name].table for name in ("after-kernels", "chen2020", "growth"))),
+        *_pairs_lines("Five class pairs", "chen2020", studies, published["chen2020"]),
         *_ten_lines(studies["chen2020-ten"], published["chen2020-ten"]),
         *_depth_lines(studies, published["arora2019"]),
         *_growth_lines(studies["growth"]),
+        *_pairs_lines("Kernels of the network", "after-kernels", studies),
+        *two_layer_lines(two_layer, published["two-layer"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _pairs_lines(study: Study, published: Mapping[str, Any]) -> list[str]:
-    lines = ["## Five class pairs\n", *_facts({"chen2020": study}, published["source"])]
+def _pairs_lines(
+    title: str,
+    name: str,
+    studies: Mapping[str, Study],
+    published: Mapping[str, Any] | None = None,
+) -> list[str]:
+    study, theirs = studies[name], published or {"source": None, "accuracy": {}}
+    lines = [f"## {title}\n", *_facts({name: study}, theirs["source"])]
     for protocol in PROTOCOLS:
         frame = study.rows_under(protocol)
         frame = frame.assign(column=frame["task"])
         block = Block(frame, _shown(study, protocol), study.tasks, missing=NOT_RUN)
-        lines += _protocol_lines(block, protocol, published["accuracy"])
+        lines += _protocol_lines(block, protocol, theirs["accuracy"])
     return lines
 
 
@@ -237,7 +254,7 @@ def _shown(study: Study, protocol: str) -> list[str]:
 def _protocol_lines(block: Block, protocol: str, published: Mapping[str, Any]) -> list[str]:
     """Return the tables of one protocol; without a choice only CNTK compares under ``honest``."""
     if protocol == "honest":
-        published = {"cntk": published["cntk"]}
+        published = {name: row for name, row in published.items() if name == "cntk"}
     text = f"### {TITLES[protocol]}\n\n{CHOICES[protocol]}\n"
     return [text, *block_lines(replace(block, published=published))]
 

@@ -1,6 +1,6 @@
 """Local elasticity of 2-layer networks: the exact kernel, a finite network at start, and trained.
 
-f(x) = a . relu(W x) / sqrt(m) with weights N(0, 1), both layers trained. Its tangent kernel tends to
+f(x) = a . relu(W x) / sqrt(m) with weights N(0, 1), both layers trained. Its kernel tends to
 `pair_features.two_layer_ntk` as the width m grows (to a factor, which no relative ratio knows).
 
 References
@@ -82,7 +82,11 @@ def two_layer_elasticity(
         return Elasticity(name, found[0].ratio(y_train), found[1])
 
     # K(x, x) = x.x / 2 + |x|^2 / 2.
-    yield ratios("2-layer NTK", lambda rows: two_layer_ntk(rows, x_train), lambda x: np.square(x, dtype=np.float64).sum(axis=1))
+    yield ratios(
+        "2-layer NTK",
+        lambda rows: two_layer_ntk(rows, x_train),
+        lambda x: np.square(x, dtype=np.float64).sum(axis=1),
+    )
     network = _TwoLayer(x_train, width, seed)
     yield ratios("network at start", network.kernel_against(x_train), network.diagonal)
     network.train(x_train, y_train, epochs, seed)

@@ -210,6 +210,7 @@ def results(args: argparse.Namespace) -> None:
     """
     import shlex
 
+    import pandas as pd
     import yaml
 
     from lantk.results import STUDIES, gather_study, results_markdown, select
@@ -233,11 +234,14 @@ def results(args: argparse.Namespace) -> None:
         if evaluations:
             studies[name] = gather_study(studies[name].preset, evaluations, timings)
     published = yaml.safe_load((args.experiments / "published" / "accuracies.yaml").read_text())
+    two_layer = None if args.two_layer is None else pd.read_csv(args.two_layer)
+    given = studies, published, args.data_note
     asked = ["--results", *folders, "--experiments", args.experiments]
     asked += ["--out", args.out, "--data-note", args.data_note]
+    asked += [] if args.two_layer is None else ["--two-layer", args.two_layer]
     command = shlex.join(["python", "-m", "lantk", "results", *map(str, asked)])
     with writing(args.out) as temporary:
-        temporary.write_text(results_markdown(studies, published, args.data_note, command))
+        temporary.write_text(results_markdown(*given, command, two_layer))
 
 
 def _finished(folder: Path) -> list[Path]:

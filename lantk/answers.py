@@ -1,0 +1,274 @@
+"""The page of answers: what the measured differences say to the questions the project began with.
+
+Every number and every verdict is computed from the results it is given; a sentence whose results
+are missing says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lantk.decomposition import decomposition_lines, network_block
+from lantk.report import blocks
+from lantk.statistics import error_exponents, mean_with_interval
+from lantk.tables import Block, markdown_rows, with_half_width
+from lantk.variants import candidates
+
+_NO_RESULT = "(not run)"
+_LAYER = "after-kernel-{}-{}"
+
+
+def answer_lines(networks: pd.DataFrame, chen2020: pd.DataFrame, growth: pd.DataFrame) -> list[str]:
+    """Return the page as lines of Markdown.
+
+    Parameters
+    ----------
+    networks, chen2020, growth : DataFrame
+        Leaderboards of the presets ``after-kernels``, ``chen2020`` and ``growth``; empty ones where
+        there are no results.
+    """
+    block, large = network_block(networks), _largest(chen2020)
+    lines = ["## Answers\n"]
+    if block is None:
+        return [*lines, "No results of networks' kernels are there: run the preset.\n"]
+    n = block.frame["n_train"].max()
+    steps = decomposition_lines(block)
+    lines += [
+        f"What lies between CNTK and the CNN at n = {n:,}, in points of test accuracy under the"
+        " honest protocol. The steps are differences of accuracies on the same test images and add"
+        " up; means over the tasks with paired 95 % t-intervals. In order: `cntk`, `cntk-ridge`,"
+        " `lantk-best-shuffled`, `lantk-best`, `after-kernel-0`, `after-kernel-shuffled`,"
+        " `after-kernel`, `cnn`.\n",
+        *(steps or ["Not all of them were run."]),
+        "",
+        *_exponents(growth),
+        "### What explains the gap between kernel and network?\n",
+        *_gap(block, large),
+        "### Is the expressivity of Z the limit?\n",
+        *_expressivity(block, large),
+        "### Does a label term follow from the architecture?\n",
+        *_architecture(block),
+    ]
+    return lines
+
+
+def _largest(table: pd.DataFrame) -> Block | None:
+    """Return the honest results of the largest n; None where there are none."""
+    frame = table[table["protocol"] == "honest"] if len(table) else table
+    found = [block for _, block in blocks(frame) if "cntk" in block.variants]
+    return max(found, key=lambda block: block.frame["n_train"].max(), default=None)
+
+
+class _Difference:
+    """The mean over the tasks of one variant's accuracy minus another's, in points."""
+
+    def __init__(self, block: Block | None, end: str, start: str) -> None:
+        self.mean, self.half = math.nan, math.nan
+        if block is not None and {start, end} <= set(block.variants):
+            accuracy = 100 * block.values("accuracy")
+            values = (accuracy.loc[end] - accuracy.loc[start]).round(9)
+            if not values.isna().any():
+                self.mean, self.half = mean_with_interval(values)
+
+    def __str__(self) -> str:
+        return _NO_RESULT if math.isnan(self.mean) else with_half_width(self.mean, self.half)
+
+    def say(self, above: str, below: str, undecided: str) -> str:
+        """Return the text that holds: beyond 0 on either side, or neither."""
+        if math.isnan(self.mean):
+            return " it was not run."
+        if math.isnan(self.half) or abs(self.mean) <= self.half:
+            return undecided
+        return above if self.mean > 0 else below
+
+
+def _exponents(growth: pd.DataFrame) -> list[str]:
+    found = error_exponents(growth) if len(growth) else pd.DataFrame()
+    found = found[found["protocol"] == "honest"] if len(found) else found
+    if not len(found):
+        return []
+    rows = []
+    for variant in ("cntk", "cntk-ridge", "cntk-rbf", "lantk-best", "lantk-best-shuffled", "cnn"):
+        slopes = found[found["variant"] == variant]["slope"].astype(float)
+        if len(slopes):
+            rows.append([variant, with_half_width(*mean_with_interval(slopes), 3)])
+    return [
+        "Exponents b of error ~ n^b, means over the pairs (all of them under *Error against n*);"
+        " networks' kernels were run at one n only, so they have none:\n",
+        *markdown_rows(["", "b"], rows),
+        "",
+    ]
+
+
+def _gap(block: Block, large: Block | None) -> list[str]:
+    gap = _Difference(block, "cnn", "cntk")
+    left = _Difference(block, "cnn", "after-kernel")
+    over = _Difference(block, "after-kernel", "cntk-ridge")
+    whole = _Difference(block, "after-kernel", "after-kernel-0")
+    labels = _Difference(block, "after-kernel", "after-kernel-shuffled")
+    shuffled = _Difference(block, "after-kernel-shuffled", "after-kernel-0")
+    chosen = _chosen_epochs(block)
+    sums, ridge = _Difference(large, "cntk-rbf", "cntk"), _Difference(large, "cntk-ridge", "cntk")
+    return [
+        f"The CNN differs from CNTK by {gap} points. Ridge regression with the tangent kernel of"
+        f" the same network, after an epoch that validation chose ({chosen}), differs from CNTK"
+        f" with a ridge by {over} and leaves {left} to the CNN:"
+        + left.say(
+            " the network does what its kernel does not.",
+            " the kernel of the trained network is better than the network itself.",
+            " a difference between the two is not shown, so what the network has learned is in its"
+            " kernel.",
+        )
+        + f" Training moved that kernel by {whole}: on shuffled labels, by {shuffled}; that the"
+        f" labels were the true ones is worth {labels}"
+        + labels.say(
+            ". So what the kernel lacks at the start is labels.",
+            ", so labels do harm.",
+            ", which cannot be told from nothing.",
+        )
+        + "\n",
+        "Established: at this n, width and schedule the kernel gains from training, and it gains by"
+        " the labels as far as the interval above says. Not established: the same at n = 10,000 and"
+        f" 300 epochs, where no network was run here; there a sum of two kernels without any label"
+        f" gains {sums} over CNTK and a ridge {ridge}. Command: `snakemake --cores 2 --configfile"
+        " experiments/after-kernels.yaml`, figures `decomposition` and `training`.\n",
+    ]
+
+
+def _chosen_epochs(block: Block) -> str:
+    epochs = block.values("epoch").loc["after-kernel"].dropna().astype(int)
+    counts = epochs.value_counts().sort_index(ascending=False)
+    return ", ".join(f"{epoch} in {count}" for epoch, count in counts.items())
+
+
+def _expressivity(block: Block, large: Block | None) -> list[str]:
+    best, twin = "lantk-best", "lantk-best-shuffled"
+    here, there = (_Difference(found, best, twin) for found in (block, large))
+    labels = _Difference(block, "after-kernel", "after-kernel-shuffled")
+    plugin = _Difference(large, "lantk-plugin", "cntk")
+    n_large = 0 if large is None else large.frame["n_train"].max()
+    test, train = (
+        {
+            name: 100 * block.values(f"relative_ratio_{rows}").loc[name].mean(skipna=False)
+            for name in (best, "cntk-ridge", "after-kernel")
+            if name in block.variants
+        }
+        for rows in ("test", "train")
+    )
+    ratios = "; ".join(
+        f"{name} {train[name]:.2f} on train and {test[name]:.2f} on test"
+        for name in test
+        if not (math.isnan(test[name]) or math.isnan(train[name]))
+    )
+    return [
+        f"Labels are worth {labels} points where they make the kernel, by training, and {here}"
+        " where they are added to it, in the best of the published Z, at the same n"
+        + (f"; at n = {n_large:,} Z gains {there} by them" if n_large else "")
+        + f". The rank-one Z of the Bayes view, `lantk-plugin`, gains {plugin} over CNTK"
+        + (f" at n = {n_large:,}" if n_large else "")
+        + f". Relative ratios (percent): {ratios or _NO_RESULT}."
+        + labels.say(
+            " The same labels do more in another form, so it is the form that limits Z and not"
+            " that labels have nothing to give.",
+            " Labels have nothing to give in either form.",
+            " Whether labels give more in another form is not shown.",
+        )
+        + "\n",
+        "Established: what labels are worth in each form, with twins that differ in nothing but the"
+        " labels. Not established: that no Z of the published kind does better; the true label"
+        " products (`oracle-label`) are a ceiling that no estimate comes near. Command: the same,"
+        " and `experiments/chen2020.yaml` for n = 10,000.\n",
+    ]
+
+
+def _architecture(block: Block) -> list[str]:
+    gain = _Difference(block, "lantk-nth", "cntk")
+    labels = _Difference(block, "lantk-nth", "lantk-nth-shuffled")
+    layers = _layers(block)
+    text = (
+        f"The hierarchy of tangent kernels gives one: `lantk-nth`, its label part for the 2-layer"
+        f" network, differs from CNTK by {gain} points and from itself with shuffled labels by"
+        f" {labels}:"
+        + labels.say(
+            " labels help in it.",
+            " labels do harm in it.",
+            " that labels help in it is not shown.",
+        )
+    )
+    if layers:
+        accuracy = 100 * block.values("accuracy")
+        rows = [
+            (name, accuracy.loc[variant].mean(skipna=False)) for name, variant in layers.items()
+        ]
+        told = ", ".join(f"{name} {value:.2f}" for name, value in rows)
+        epoch = next(iter(layers.values())).rpartition("-")[2]
+        whole = accuracy.loc[f"after-kernel-{epoch}"].mean(skipna=False)
+        text += (
+            f" Layer by layer, the kernel after {epoch} epochs reaches (mean accuracy in percent,"
+            f" all layers together {whole:.2f}): {told}."
+        )
+    return [
+        text + "\n",
+        "Established: the formula, against brute force, and what its Monte Carlo error is (see"
+        " docs/how-it-works.md). Not established: the label part of a convolutional architecture;"
+        " what is measured there is the whole change of the kernel, by training. Command: `python"
+        " -m pytest tests/test_nth.py`, and the preset above.\n",
+    ]
+
+
+def _layers(block: Block) -> dict[str, str]:
+    """Return layer -> variant, of the last epoch at which there are single layers."""
+    names = [f"conv{i}" for i in range(1, 1000)] + ["dense"]
+    found: dict[str, str] = {}
+    epochs = sorted({int(v.rpartition("-")[2]) for v in candidates("after-kernel", block.variants)})
+    for epoch in epochs:
+        own = {name: _LAYER.format(name, epoch) for name in names}
+        own = {name: variant for name, variant in own.items() if variant in block.variants}
+        found = own or found
+    return found
+
+
+def two_layer_lines(table: pd.DataFrame | None, published: Mapping[str, Any]) -> list[str]:
+    """Return the relative ratios of 2-layer networks, the published ones in brackets.
+
+    Parameters
+    ----------
+    table : DataFrame or None
+        What the verb two-layer wrote.
+    published : mapping
+        ``source``, and task -> train-train ratio in percent of the 2-layer NTK.
+    """
+    theirs: Mapping[str, float] = published["relative_ratio"]
+    lines = [
+        "## Local elasticity of 2-layer networks\n",
+        f"- Published: {published['source']}",
+        "- Again: the verb `split` for each pair, then `python -m lantk two-layer`",
+        "",
+        "Relative ratios in percent, train-train / test-train. The network has 1,024 hidden units"
+        " in the NTK parameterization; it is trained for 10 epochs.\n",
+    ]
+    if table is None:
+        return [*lines, f"{_NO_RESULT}\n"]
+    rows: list[Sequence[str]] = []
+    for kernel, group in table.groupby("kernel", sort=False):
+        cells = []
+        for task in theirs:
+            found = group[group["task"] == task]
+            cell = _NO_RESULT
+            if len(found):
+                train, test = (
+                    found[f"relative_ratio_{name}"].iloc[0] for name in ("train", "test")
+                )
+                paper = f" ({theirs[task]:.2f})" if kernel == "2-layer NTK" else ""
+                cell = f"{train:.2f}{paper} / {test:.2f}"
+            cells.append(cell)
+        rows.append([str(kernel), *cells])
+    sizes = ", ".join(
+        f"n_train = {a:,}, n_test = {b:,}"
+        for a, b in dict.fromkeys(zip(table["n_train"], table["n_test"], strict=True))
+    )
+    return [*lines, *markdown_rows(["", *theirs], rows), f"\n{sizes}.\n"]
