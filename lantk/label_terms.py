@@ -29,11 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
+from lantk.nth import LabelPart, sample_label_part, solve_lyapunov
 from lantk.pair_features import (
     FEATURE_SETS,
     GAUSSIAN,
     PairFeatures,
     Vectors,
+    two_layer_ntk,
 )
 from lantk.products import multiply
 from lantk.solve import factorize
@@ -95,6 +97,10 @@ class LabelTerm:
     def blocks_of(terms: Sequence[Any], k: NDArray, x: Any, *, train: bool) -> list[NDArray]:
         """Return Z of each of several terms of this class; see `blocks_together`."""
         return [t.train_block(k, x) if train else t.transform(k, x) for t in terms]
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return numbers about the fit for the record of an evaluation; by default none."""
+        return {}
 
     def weight_unit(self, mean_abs_k: float, k_diagonal: NDArray, mean_abs_z: float) -> float:
         """Return lambda at label weight 1: mean|K| / mean|Z|, both over all of train."""
@@ -367,7 +373,7 @@ class LeastSquares(_FittedTogether):
         n = len(k_train_train)
         targets = [label_product_factors(y, n) for y in ys]
         first = terms[0]
-        x = first._check_vectors(x, n)
+        x = check_vectors(x, n)
         learned = {
             key: value
             for name in first.feature_sets
@@ -401,9 +407,9 @@ class LeastSquares(_FittedTogether):
         """Return Z of several that were fitted together: the pairs are visited once."""
         first = terms[0]
         if train:
-            first._check_vectors(first.x_train_, len(k))
+            check_vectors(first.x_train_, len(k))
         else:
-            x = first._check_vectors(x, len(k))
+            x = check_vectors(x, len(k))
         coefficients = np.array([term.coefficients_ for term in terms])
         return list(first._features().combine(coefficients, k, None if train else x))
 
@@ -418,15 +424,6 @@ class LeastSquares(_FittedTogether):
     def _features(self) -> PairFeatures:
         learned = {name: getattr(self, name) for name in self.fitted_names[1:]}
         return PairFeatures(self.feature_sets, self.x_train_, learned)
-
-    def _check_vectors(self, x: Vectors | None, n: int) -> Vectors:
-        if x is None or x.ndim != 2 or len(x) != n:
-            found = "none" if x is None else f"an array of shape {x.shape}"
-            raise LabelTermError(
-                f"this label term needs one vector a row of the kernel: found {found}, wanted"
-                f" shape ({n}, d); pass x=image_vectors(images)"
-            )
-        return x
 
 
 class PlugIn(_FittedTogether):
@@ -508,6 +505,99 @@ class PlugIn(_FittedTogether):
         return z
 
 
+class Hierarchy(_FittedTogether):
+    """The label part of the neural tangent hierarchy of a 2-layer ReLU network (LANTK-NTH).
+
+    Z = sum_ij K4(x, x', x_i, x_j) C_ij with ``H C + C H = (H^-1 y) y^T``, H the 2-layer NTK: what
+    the labels add to the kernel until the end of training, by Monte Carlo over the weights of a
+    neuron. Train and other rows share the weights drawn, so that all blocks are of one kernel.
+
+    Parameters
+    ----------
+    n_samples : int
+        Weights drawn.
+    tolerance : float
+        Truncation of the low rank of C.
+    seed : int
+        Of the weights.
+
+    Attributes
+    ----------
+    left_, right_ : (n, k) arrays
+        C = left_ right_^T.
+    error_ : float
+        Standard error of Z on train, root mean square, as a share of that of Z; once
+        `train_block` was called.
+    x_train_ : (n, d) array
+        The vectors fitted on.
+
+    References
+    ----------
+    Chen, He and Su (2020), LANTK-NTH; `lantk.nth` has the formulas.
+    """
+
+    needs_x = True
+    fitted_names = ("left_", "right_")
+    left_: NDArray
+    right_: NDArray
+    error_: float
+
+    def __init__(self, n_samples: int = 4096, tolerance: float = 1e-6, seed: int = 0) -> None:
+        self.n_samples = n_samples
+        self.tolerance = tolerance
+        self.seed = seed
+
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Learn C of several: H, which is not `k_train_train`, has one eigendecomposition.
+
+        Raises
+        ------
+        LabelTermError
+            If `x` is missing or does not fit.
+        SpectrumError
+            If H is not positive definite.
+        """
+        n = len(k_train_train)
+        factors = [label_product_factors(y, n) for y in ys]
+        for term in terms:
+            term.x_train_ = check_vectors(x, n)
+        values, vectors = np.linalg.eigh(two_layer_ntk(x, x))
+        for term, (labels, signs) in zip(terms, factors, strict=True):
+            dual = vectors @ ((vectors.T @ labels) / values[:, None])
+            term.left_, term.right_ = solve_lyapunov(
+                values, vectors, dual * signs, labels, tolerance=term.tolerance
+            )
+
+    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z; `k` is not read but for its shape."""
+        return self._sample(check_vectors(x, len(k))).mean.astype(np.float32)
+
+    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z on the fitted rows. `x` is not needed."""
+        found = self._sample(self.x_train_)
+        error, size = np.square(found.standard_error).mean(), np.square(found.mean).mean()
+        self.error_ = float(np.sqrt(error / size))
+        z = found.mean.astype(np.float32)
+        return (z + z.T) / 2
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the samples, their error as a share of Z, and the rank that C is cut to."""
+        return {
+            "nth_samples": self.n_samples,
+            "nth_standard_error": self.error_,
+            "nth_rank": self.left_.shape[1],
+        }
+
+    def _sample(self, rows: NDArray) -> LabelPart:
+        return sample_label_part(
+            rows, self.x_train_, self.x_train_, (self.left_, self.right_),
+            n_samples=self.n_samples, seed=self.seed,
+        )  # fmt: skip
+
+
 class Ridge(_FittedTogether):
     """The identity: K + lambda I sees no label. Its weight is the ridge, times K's mean diagonal.
 
@@ -549,7 +639,7 @@ class Rbf(LeastSquares):
     ) -> None:
         """Learn the scale of the Gaussian; labels are not looked at."""
         for term in terms:
-            term.x_train_ = term._check_vectors(x, len(k_train_train))
+            term.x_train_ = check_vectors(x, len(k_train_train))
             vars(term).update(FEATURE_SETS["global"].fit(term.x_train_))
             term.coefficients_ = np.eye(10)[GAUSSIAN]
 
@@ -577,6 +667,17 @@ def label_product_factors(y: NDArray, n: int) -> tuple[NDArray, NDArray]:
     )
 
 
+def check_vectors(x: Vectors | None, n: int) -> Any:
+    """Return the vectors of n rows, or raise `LabelTermError` if they are missing or others."""
+    if x is None or x.ndim != 2 or len(x) != n:
+        found = "none" if x is None else f"an array of shape {x.shape}"
+        raise LabelTermError(
+            f"this label term needs one vector a row of the kernel: found {found}, wanted"
+            f" shape ({n}, d); pass x=image_vectors(images)"
+        )
+    return x
+
+
 def image_vectors(images: NDArray, *, append_one: bool = True) -> NDArray:
     """Return the flattened images, channels first, with a constant 1 appended, (n, d + 1).
 
@@ -596,6 +697,7 @@ _ESTIMATORS: dict[str, tuple[type[LabelTerm], dict[str, Any]]] = {
     "lantk-fjlt-v2": (LeastSquares, {"feature_sets": ("global", "pca-release")}),
     "lantk-fjlt-v2-text": (LeastSquares, {"feature_sets": ("global", "pca-text")}),
     "lantk-plugin": (PlugIn, {}),
+    "lantk-nth": (Hierarchy, {}),
     "cntk-ridge": (Ridge, {}),
     "cntk-rbf": (Rbf, {}),
 }

@@ -10,7 +10,7 @@ Chen, He and Su (2020), for the label weight ``r`` in ``lambda = r mean|K| / mea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,8 @@ class _Addition:
     z_rows: NDArray | None
     unit: float
     """lambda at weight 1."""
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    """What the label term tells of itself."""
 
 
 def predict(
@@ -293,6 +295,7 @@ def _fit(
                 np.asarray(z_train, np.float32) if is_dense else z_train,
                 np.asarray(z_rows, np.float32) if is_dense else None,
                 units[key],
+                terms[key].diagnostics(),
             )
         )
     return additions
@@ -406,6 +409,7 @@ def _describe(
         largest, shares = top_eigenvectors(k, y)
         diagnostics |= {"top10_trace_share": float(largest.sum())}
         diagnostics |= {"top10_label_share": float(shares.sum())}
+    diagnostics |= addition.diagnostics
     eigenvalues = [_smallest_eigenvalue(k, z, factor) for factor in factors]
     classes = y if y.ndim == 1 else y.argmax(axis=1)
     ratios = [

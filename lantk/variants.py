@@ -37,7 +37,7 @@ GAP_LEVELS = (
 """Variants on the way from CNTK to the CNN, in which the gap between them is taken apart."""
 CASE_COLUMNS = ("task", "architecture", "n_train")
 """Columns of the table that name a case."""
-TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin")
+TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin", "lantk-nth")
 CONTROLS = ("shuffled", "diagonal", "offdiagonal")
 """Endings that make a control of a label term; ``offdiagonal`` is for ``lantk-fjlt-*`` only."""
 CNTK_FAMILY = ("cntk", "cntk-ridge", "oracle-label")

@@ -14,6 +14,8 @@ rule after_kernel:
             "lantk/evaluate.py",
             "lantk/label_terms.py",
             "lantk/network.py",
+            "lantk/nth.py",
+            "lantk/pair_features.py",
             "lantk/pair_tiles.py",
             "lantk/predict.py",
             "lantk/products.py",

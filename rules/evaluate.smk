@@ -22,6 +22,7 @@ for name, (shown, members) in EVALUATIONS.items():
                 "lantk/kernel/bands.py",
                 "lantk/kernel/plan.py",
                 "lantk/label_terms.py",
+                "lantk/nth.py",
                 "lantk/pair_features.py",
                 "lantk/pair_tiles.py",
                 "lantk/predict.py",

@@ -14,6 +14,7 @@ rule label_term:
             "lantk/kernel/bands.py",
             "lantk/kernel/plan.py",
             "lantk/label_terms.py",
+            "lantk/nth.py",
             "lantk/pair_features.py",
             "lantk/pair_tiles.py",
             "lantk/products.py",
