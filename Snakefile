@@ -18,9 +18,12 @@ include: "rules/gram.smk"
 include: "rules/label_term.smk"
 include: "rules/evaluate.smk"
 include: "rules/cnn.smk"
+
+
 if NETWORK_KERNELS:
 
     include: "rules/after_kernel.smk"
+
 
 include: "rules/table.smk"
 include: "rules/track.smk"

@@ -20,6 +20,7 @@ rule after_kernel:
             "lantk/predict.py",
             "lantk/products.py",
             "lantk/provenance.py",
+            "lantk/sketch.py",
             "lantk/solve.py",
             "lantk/solve_device.py",
             "lantk/sources.py",

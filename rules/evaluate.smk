@@ -17,6 +17,7 @@ for name, (shown, members) in EVALUATIONS.items():
                 "lantk/contract.py",
                 "lantk/data.py",
                 "lantk/download.py",
+                "lantk/elasticity.py",
                 "lantk/errors.py",
                 "lantk/evaluate.py",
                 "lantk/kernel/bands.py",

@@ -13,6 +13,7 @@ rule html_report:
         ],
         code=[
             "lantk/captions.py",
+            "lantk/decomposition.py",
             "lantk/errors.py",
             "lantk/failures.py",
             "lantk/findings.py",

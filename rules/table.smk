@@ -61,9 +61,11 @@ rule figure:
     input:
         records=RECORDS,
         code=[
+            "lantk/decomposition.py",
             "lantk/errors.py",
             "lantk/figure_style.py",
             "lantk/figures.py",
+            "lantk/network_figures.py",
             "lantk/report.py",
             "lantk/statistics.py",
             "lantk/storage.py",
@@ -93,9 +95,11 @@ rule overview:
     input:
         table=rules.table.output.csv,
         code=[
+            "lantk/decomposition.py",
             "lantk/errors.py",
             "lantk/figure_style.py",
             "lantk/figures.py",
+            "lantk/network_figures.py",
             "lantk/report.py",
             "lantk/statistics.py",
             "lantk/storage.py",
