@@ -210,7 +210,12 @@ ALLOWED = {
 # Third-party module -> the one place that imports it.
 ONLY_IN = {
     "mlflow": {"lantk.tracking.sync", "lantk.tracking.logged", "lantk.tracking.store"},
-    "matplotlib": {"lantk.figure_style", "lantk.figures", "lantk.network_figures", "lantk.weight_figure"},
+    "matplotlib": {
+        "lantk.figure_style",
+        "lantk.figures",
+        "lantk.network_figures",
+        "lantk.weight_figure",
+    },
     "torch": {
         "lantk.after_kernel",
         "lantk.checkpoint",

@@ -184,9 +184,7 @@ def two_layer(args: argparse.Namespace) -> None:
         drawn = load_split(path)
         if not drawn.is_binary:
             raise LantkError(f"{path} has {len(drawn.names)} classes: wanted splits of two")
-        x_train, x_test = (
-            image_vectors(x, append_one=True) for x in (drawn.x_train, drawn.x_test)
-        )
+        x_train, x_test = (image_vectors(x, append_one=True) for x in (drawn.x_train, drawn.x_test))
         options = {"width": args.width, "epochs": args.epochs, "seed": args.seed}
         with showing_progress(f"rows of {drawn.slug}") as progress:
             for found in two_layer_elasticity(
