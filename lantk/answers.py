@@ -254,6 +254,8 @@ def two_layer_lines(table: pd.DataFrame | None, published: Mapping[str, Any]) ->
     if table is None:
         return [*lines, f"{_NO_RESULT}\n"]
     rows: list[Sequence[str]] = []
+    hierarchy = table[table["kernel"] == "lantk-nth"]
+    table = table[table["kernel"] != "lantk-nth"]
     for kernel, group in table.groupby("kernel", sort=False):
         cells = []
         for task in theirs:
@@ -271,4 +273,21 @@ def two_layer_lines(table: pd.DataFrame | None, published: Mapping[str, Any]) ->
         f"n_train = {a:,}, n_test = {b:,}"
         for a, b in dict.fromkeys(zip(table["n_train"], table["n_test"], strict=True))
     )
-    return [*lines, *markdown_rows(["", *theirs], rows), f"\n{sizes}.\n"]
+    lines += [*markdown_rows(["", *theirs], rows), f"\n{sizes}.\n"]
+    if not len(hierarchy):
+        return lines
+    rows = []
+    for n, group in hierarchy.groupby("n_train"):
+        by_task = {row.task: row for row in group.itertuples()}
+        rows.append([f"{n} images", *(_means(by_task.get(task)) for task in theirs)])
+    lines.append(
+        "The label part of the hierarchy (`lantk-nth`), fitted to the first images: its mean over"
+        " pairs within a class / between two (Monte Carlo error of an entry, as a share of Z).\n"
+    )
+    return [*lines, *markdown_rows(["", *theirs], rows), ""]
+
+
+def _means(row: Any) -> str:
+    if row is None:
+        return _NO_RESULT
+    return f"{row.mean_within:.2f} / {row.mean_between:.2f} ({100 * row.standard_error:.0f} %)"

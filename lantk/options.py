@@ -401,7 +401,7 @@ EXAMPLES = {
     " --variants lantk-kr-v1 lantk-kr-v1-shuffled --label-term z.npz --out e",
     "cnn": "--split s.npz --case 3-8 --epochs 20 --variant cnn --out e/cnn-seed66.json",
     "after-kernels": "--split s.npz --case 3-8 --variants after-kernel after-kernel-shuffled"
-    " --taps 0 3 10 --out e",
+    " --taps 0 3 --out e",
     "heat-map": "--split s.npz --gram g/*-of-3.json --case 3-8 --variant lantk-kr-v1"
     " --label-term z.npz --evaluation e/lantk-kr-v1.json --out z.png",
     "two-layer": "--split s.npz --width 256 --out two-layer.csv",

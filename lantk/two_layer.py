@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lantk.elasticity import ClassSums, RelativeRatio, class_sums
+from lantk.label_terms import Hierarchy
 from lantk.pair_features import two_layer_ntk
 
 # Rows of a kernel that are formed at once.
@@ -87,13 +88,41 @@ def two_layer_elasticity(
         lambda rows: two_layer_ntk(rows, x_train),
         lambda x: np.square(x, dtype=np.float64).sum(axis=1),
     )
-    network = _TwoLayer(x_train, width, seed)
+    network = TwoLayer(x_train, width, seed)
     yield ratios("network at start", network.kernel_against(x_train), network.diagonal)
     network.train(x_train, y_train, epochs, seed)
     yield ratios("network, trained", network.kernel_against(x_train), network.diagonal)
 
 
-class _TwoLayer:
+class HierarchyMeans(NamedTuple):
+    """Means of the label part of the neural tangent hierarchy over pairs of train images."""
+
+    n: int
+    within: float
+    """Over pairs of one class, self pairs left out."""
+    between: float
+    """Over pairs of two classes."""
+    standard_error: float
+    """Of an entry by Monte Carlo, root mean square, as a share of Z."""
+
+
+def hierarchy_means(x: NDArray, y: NDArray, n: int) -> HierarchyMeans:
+    """Return what `lantk-nth` gives pairs of the first n train images, fitted to these.
+
+    Parameters are those of `two_layer_elasticity`; LANTK-NTH of Chen et al. (2020) wants the first
+    mean above the second.
+    """
+    x, y = x[:n], y[:n]
+    # The kernel is not read but for its shape.
+    term = Hierarchy().fit(np.eye(len(y)), y.astype(np.float64), x)
+    z = term.train_block(np.eye(len(y)))
+    is_same = np.equal.outer(y, y)
+    off = ~np.eye(len(y), dtype=bool)
+    within, between = float(z[is_same & off].mean()), float(z[~is_same].mean())
+    return HierarchyMeans(len(y), within, between, term.error_)
+
+
+class TwoLayer:
     """A finite 2-layer network in the NTK parameterization."""
 
     def __init__(self, x: NDArray, width: int, seed: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from lantk.architecture import parse_architecture
 from lantk.compiled import entry_point
 from lantk.kernel import cpu, cuda, reference
-from lantk.kernel.gram import gram
+from lantk.kernel.gram import gram, gram_diagonal
 from lantk.kernel.plan import make_plans
 from lantk.kernel.tiles import tile_side
 
@@ -281,3 +281,21 @@ def test_without_a_writable_folder_the_kernel_compiles_and_warns():
     with pytest.warns(RuntimeWarning, match="set NUMBA_CACHE_DIR"):
         double = entry_point()(names["double"])
     assert double(3) == 6
+
+
+@pytest.mark.parametrize("name", ["chen2020", "arora2019-vanilla-4", "arora2019-gap-4"])
+def test_an_nngp_is_the_ntk_of_its_last_layer(name):
+    """The architecture that trains its dense layer alone has the NNGP as tangent kernel."""
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 3, 8, 8))
+    found = gram(f"{name}-nngp", x, dtype="float64")
+    np.testing.assert_allclose(found, gram(name, x, kernel="nngp", dtype="float64"), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [0, 1, 16, 21])
+def test_the_diagonal_alone_is_that_of_the_whole(n):
+    x = np.random.default_rng(1).uniform(-1, 1, (n, 3, 8, 8)).astype(np.float32)
+    found = gram_diagonal("chen2020", x)
+    assert found.dtype == np.float32
+    assert found.shape == (n,)
+    if n:
+        np.testing.assert_allclose(found, np.diag(gram("chen2020", x)), rtol=1e-6)

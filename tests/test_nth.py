@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lantk.label_terms import Hierarchy, label_product_factors
 from lantk.nth import SpectrumError, sample_label_part, solve_lyapunov
 from lantk.pair_features import two_layer_ntk
 
@@ -121,3 +122,43 @@ def test_singular_kernel_is_refused():
     """Two images that are multiples of each other make H singular, and the message says so."""
     with pytest.raises(SpectrumError, match="equal but for brightness"):
         solve_lyapunov(np.array([0.0, 1.0]), np.eye(2), np.ones((2, 1)), np.ones((2, 1)))
+
+
+def test_the_label_term_is_the_contraction_of_its_labels():
+    """Z is that of the functions above with the same weights, on train and on other rows."""
+    x, y, h = task()
+    term = Hierarchy(n_samples=64, tolerance=1e-12, seed=7).fit(np.eye(N), y, x)
+    alpha = np.linalg.solve(h, y)
+    eye = np.eye(N)
+    system = np.kron(h, eye) + np.kron(eye, h)
+    c = np.linalg.solve(system, np.outer(alpha, y).ravel()).reshape(N, N)
+    np.testing.assert_allclose(term.left_ @ term.right_.T, c, atol=1e-8 * abs(c).max())
+    images = RNG.standard_normal((3, 4))
+    for rows, found in (
+        (x, term.train_block(h)),
+        (images, term.transform(np.zeros((3, N)), images)),
+    ):
+        z = sample_label_part(rows, x, x, (c, eye), n_samples=64, seed=7).mean
+        np.testing.assert_allclose(found, z, atol=1e-6 * abs(z).max())
+
+
+def test_permuted_labels_give_another_term():
+    x, y, h = task()
+    found = [Hierarchy(n_samples=64).fit(h, labels, x) for labels in (y, y, np.sort(y))]
+    first, again, other = (term.train_block(h) for term in found)
+    np.testing.assert_array_equal(first, again)
+    assert abs(first - other).max() > 0.1 * abs(first).max()
+    assert found[0].diagnostics()["nth_samples"] == 64
+    assert found[0].diagnostics()["nth_standard_error"] > 0
+
+
+def test_one_hot_labels_are_contracted_class_by_class():
+    """With one-hot labels C is the solution for sum_c s_c u_c u_c^T, the label product."""
+    x, _, h = task()
+    y = np.eye(3)[np.arange(N) % 3]
+    term = Hierarchy(n_samples=64, tolerance=1e-12).fit(h, y, x)
+    labels, signs = label_product_factors(y, N)
+    right = np.linalg.solve(h, (labels * signs) @ labels.T)
+    eye = np.eye(N)
+    wanted = np.linalg.solve(np.kron(h, eye) + np.kron(eye, h), right.ravel()).reshape(N, N)
+    np.testing.assert_allclose(term.left_ @ term.right_.T, wanted, atol=1e-8 * abs(wanted).max())

@@ -9,7 +9,7 @@ import torch
 import lantk
 from lantk import predict, training
 from lantk.evaluate import choose_weight, oracle_label_path, predicted_labels
-from lantk.label_terms import _ESTIMATORS, label_product_factors
+from lantk.label_terms import _ESTIMATORS, LabelTerm, label_product_factors
 from lantk.predict import Member
 from lantk.solve import CholeskyFactor, GramFactor, IndefiniteError, SolveError, solve_path
 from lantk.solve_device import DeviceSolver, find_device
@@ -434,3 +434,56 @@ def test_a_device_refines_its_solutions(device):
     plain = np.abs(k @ np.linalg.solve(k, y) - y).max()
     assert plain > 1e-6
     assert np.abs(k @ DeviceSolver(k, device).solve(y) - y).max() < 1e-4 * plain
+
+
+def test_relative_ratios_are_those_of_the_whole_sum():
+    """K + lambda Z by its own diagonal on train; a test image by K alone. By double loops."""
+    rng = np.random.default_rng(5)
+    a, b = rng.standard_normal((9, 12)), rng.standard_normal((9, 12))
+    k, z = a @ a.T, b @ b.T / 4
+    y = np.where(np.arange(9) % 3, 1.0, -1.0)
+    fit, rows = np.arange(6), np.arange(6, 9)
+    term = KernelOf(z)
+    member = Member("term", [0.0, 1.0], make_term=lambda: term)
+    (path,) = predict.predict(
+        k[:6, :6], k[6:, :6], y[:6], [member], diagonal_test=np.diag(k)[6:],
+    )  # fmt: skip
+    for factor, train, test in zip(
+        path.factors, path.relative_ratio, path.test_class_sums, strict=True
+    ):
+        both = k + factor * z
+        own = np.diag(both).copy()
+        own[6:] = np.diag(k)[6:]
+        normal = both / np.sqrt(np.multiply.outer(own, own))
+        for place, found in ((fit, train), (rows, test.ratio(y[6:]).value)):
+            same = [normal[i, j] for i in place for j in fit if y[i] == y[j]]
+            other = [normal[i, j] for i in place for j in fit if y[i] != y[j]]
+            wanted = np.mean(same) / (np.mean(same) + np.mean(other))
+            np.testing.assert_allclose(found, wanted, rtol=1e-5)  # Z is kept in float32
+
+
+def test_what_cannot_be_normalised_has_no_relative_ratio():
+    """A negative diagonal of K + lambda Z: no number at that weight, numbers at the others."""
+    k, y = np.eye(4) + 0.5, np.array([1.0, -1.0, 1.0, -1.0])
+    member = Member("term", [0.0, 1.0], make_term=lambda: KernelOf(-9 * np.eye(6)))
+    (path,) = predict.predict(k, np.ones((2, 4)), y, [member], diagonal_test=np.ones(2))
+    assert np.isfinite(path.relative_ratio[0])
+    assert np.isnan(path.relative_ratio[1])
+    assert path.test_class_sums[1] is None
+
+
+class KernelOf(LabelTerm):
+    """A label term that is a given matrix: train rows first, then the others."""
+
+    def __init__(self, z):
+        self.z = z
+
+    def fit(self, k_train_train, y, x=None, solve=None):
+        self.n = len(y)
+        return self
+
+    def transform(self, k, x=None):
+        return self.z[self.n : self.n + len(k), : self.n]
+
+    def train_block(self, k_train_train, x=None):
+        return self.z[: self.n, : self.n]

@@ -69,7 +69,7 @@ ALLOWED = {
     "lantk.training": {"lantk.network"},
     "lantk.tangent": {"lantk.network"},
     "lantk.elasticity": {"lantk.errors", "lantk.products"},
-    "lantk.two_layer": {"lantk.elasticity", "lantk.pair_features"},
+    "lantk.two_layer": {"lantk.elasticity", "lantk.label_terms", "lantk.pair_features"},
     "lantk.nth": {"lantk.errors"},
     "lantk.learning_rate": {"lantk.network", "lantk.training"},
     "lantk.checkpoint": {"lantk.errors", "lantk.storage"},

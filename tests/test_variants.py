@@ -7,9 +7,13 @@ from lantk.variants import (
     PLAIN_VARIANTS,
     TERMS,
     VariantError,
+    at_taps,
+    candidates,
     families,
     family_of,
+    is_network_kernel,
     is_seeded,
+    is_tap,
     own_file,
     split_control,
     stems,
@@ -100,3 +104,50 @@ def test_the_file_of_an_own_term_is_found_where_jobs_run(tmp_path, monkeypatch):
     assert own_file(OWN) == ["my/terms.py"]
     assert own_file(f"{OWN}-shuffled") == ["my/terms.py"]
     assert own_file("lantk-kr-v1") == []
+
+
+def test_kernels_of_networks_are_one_family_and_seeded():
+    names = ["after-kernel-3", "conjugate-kernel-0-shuffled", "after-kernel-conv2-3+lantk-kr-v1"]
+    assert families(names) == {"after-kernel": names}
+    assert all(is_seeded(name) and is_network_kernel(name) and is_tap(name) for name in names)
+    assert stems(["after-kernel-3-shuffled"], 5, [7]) == ["after-kernel-3-shuffled-seed7"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "after-kernel-3-diagonal",
+        "after-kernel-conv0-3",
+        "after-kernel-layer3-3",
+        "conjugate-kernel-conv1-3",
+        "after-kernel-3+lantk-fjlt-v1",  # reads pixels
+        "after-kernel--3",
+        "after-kernel-3-shuffled-shuffled",
+    ],
+)
+def test_kernels_of_networks_that_do_not_exist_are_refused(name):
+    with pytest.raises(VariantError, match="variant"):
+        family_of(name)
+
+
+def test_taps_are_spelled_out_once():
+    """Bare names stand for all taps; one that names its own epoch is kept, duplicates are not."""
+    names = ["after-kernel+lantk-plugin-shuffled", "after-kernel-1", "after-kernel"]
+    assert at_taps(names, [0, 1]) == [
+        "after-kernel-0+lantk-plugin-shuffled",
+        "after-kernel-1+lantk-plugin-shuffled",
+        "after-kernel-1",
+        "after-kernel-0",
+    ]
+
+
+def test_a_chosen_epoch_wants_two_to_choose_from():
+    taps = [
+        "after-kernel-0",
+        "after-kernel-9",
+        "after-kernel-9+lantk-kr-v1",
+        "after-kernel-conv1-9",
+    ]
+    assert candidates("after-kernel", taps) == taps[:2]
+    assert candidates("after-kernel", taps[1:]) == []
+    assert candidates("after-kernel-shuffled", taps) == []

@@ -17,6 +17,9 @@ from lantk.verbs.files import (
 )
 from lantk.verbs.progress import find_width
 
+# Train images that lantk-nth is fitted to: 5 + 5, and 200.
+_HIERARCHY_SIZES = (10, 200)
+
 
 def collect(args: argparse.Namespace) -> None:
     """Collect evaluations into table.csv, exponents.csv, table.md; benchmarks into timings.csv."""
@@ -169,14 +172,15 @@ def figure(args: argparse.Namespace) -> None:
 def two_layer(args: argparse.Namespace) -> None:
     """Write the local elasticity of the 2-layer NTK, and of a finite network at start and trained.
 
-    One row a split and kernel: the relative ratio in percent, train-train and test-train.
+    One row a split and kernel: the relative ratio in percent, train-train and test-train. Of
+    lantk-nth, fitted to the first 10 and 200 images, means within a class and between two.
     """
     import pandas as pd
 
     from lantk.data import load_split
     from lantk.label_terms import image_vectors
     from lantk.storage import writing
-    from lantk.two_layer import two_layer_elasticity
+    from lantk.two_layer import hierarchy_means, two_layer_elasticity
     from lantk.verbs.progress import showing_progress
 
     rows = []
@@ -196,6 +200,11 @@ def two_layer(args: argparse.Namespace) -> None:
                 for name, ratio in zip(("train", "test"), ratios, strict=True):
                     own[f"relative_ratio_{name}"] = 100 * ratio.value
                 rows.append(own)
+        for n in _HIERARCHY_SIZES:
+            means = hierarchy_means(x_train, drawn.y_train, n)
+            own = {"task": drawn.slug, "n_train": means.n, "n_test": 0, "kernel": "lantk-nth"}
+            own |= {"mean_within": means.within, "mean_between": means.between}
+            rows.append(own | {"standard_error": means.standard_error})
     with writing(args.out) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4f")
 

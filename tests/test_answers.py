@@ -1,0 +1,108 @@
+"""The gap in steps, the page of answers and the figures of networks, from fabricated tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lantk.answers import answer_lines, two_layer_lines
+from lantk.decomposition import STEPS, decompose, network_block
+from lantk.errors import LantkError
+from lantk.leaderboard import TABLE_COLUMNS
+from lantk.network_figures import decomposition_figure, training_figure
+from lantk.statistics import mean_with_interval
+from lantk.variants import GAP_LEVELS
+
+EXTRA = ("after-kernel-10", "after-kernel-0-shuffled", "after-kernel-10-shuffled")
+EMPTY = pd.DataFrame(columns=TABLE_COLUMNS)
+
+
+def table(changes=(), tasks=("a-b", "a-c", "b-c"), without=()):
+    """Return a table with an accuracy for each variant: 0.8 and what `changes` adds by task."""
+    rng = np.random.default_rng(0)
+    rows = [
+        dict.fromkeys(TABLE_COLUMNS)
+        | {"task": task, "architecture": "chen2020", "n_train": 1000, "n_test": 1000}
+        | {"variant": variant, "protocol": protocol, "epoch": 10}
+        | {"accuracy": 0.8 + dict(changes).get(variant, 0) + rng.integers(-3, 4) / 1000}
+        | {"relative_ratio_train": 0.6, "relative_ratio_test": 0.55, "alignment": 0.1}
+        for task in tasks
+        for variant in (*GAP_LEVELS, *EXTRA)
+        if variant not in without
+        for protocol in ("honest", "oracle")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_steps_add_up_to_the_gap():
+    """Each is the difference of its two variants; their sum is the CNN minus CNTK."""
+    block = network_block(table({"cnn": 0.05, "after-kernel": 0.04}))
+    steps, accuracy = decompose(block), 100 * block.values("accuracy")
+    np.testing.assert_allclose(steps.sum(), accuracy.loc["cnn"] - accuracy.loc["cntk"], atol=1e-9)
+    for step in STEPS:
+        wanted = accuracy.loc[step.end] - accuracy.loc[step.start]
+        np.testing.assert_allclose(steps.loc[step.title], wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("missing", GAP_LEVELS)
+def test_no_steps_where_a_variant_is_missing(missing, tmp_path):
+    found = table(without=[missing])
+    block = network_block(found)
+    assert block is None or decompose(block) is None
+    with pytest.raises(LantkError, match="after-kernel-shuffled"):
+        decomposition_figure(found, tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_the_honest_protocol_comes_first():
+    assert set(network_block(table()).frame["protocol"]) == {"honest"}
+    found = table()
+    only = found[found["protocol"] == "oracle"]
+    assert set(network_block(only).frame["protocol"]) == {"oracle"}
+    assert network_block(table(without=["after-kernel-0"])) is None  # one epoch is no training
+
+
+@pytest.mark.parametrize(
+    ("worth", "text"),
+    [(0.1, "what the kernel lacks at the start is labels"), (-0.1, "labels do harm")],
+)
+def test_verdicts_follow_the_numbers(worth, text):
+    """What labels are worth is the difference from the twin, with its interval."""
+    found = table({"after-kernel": worth})
+    page = "\n".join(answer_lines(found, EMPTY, EMPTY))
+    assert text in page
+    block = network_block(found)
+    accuracy = 100 * block.values("accuracy")
+    gain = accuracy.loc["after-kernel"] - accuracy.loc["after-kernel-shuffled"]
+    mean, half = mean_with_interval(gain)
+    assert f"{mean:+.2f} ± {half:.2f}" in page
+
+
+def test_a_small_difference_is_said_to_be_open():
+    page = "\n".join(answer_lines(table(), EMPTY, EMPTY))
+    assert "which cannot be told from nothing" in page
+    assert "(not run)" in page  # lantk-nth
+
+
+def test_no_results_are_said_to_be_missing():
+    assert "No results of networks' kernels" in "\n".join(answer_lines(EMPTY, EMPTY, EMPTY))
+    published = {"source": "a paper", "relative_ratio": {"a-b": 63.83}}
+    assert "not run" in "\n".join(two_layer_lines(None, published))
+
+
+def test_ratios_stand_beside_the_published_ones():
+    kernels = ["2-layer NTK", "network at start"]
+    found = pd.DataFrame({"task": "a-b", "n_train": 10, "n_test": 4, "kernel": kernels})
+    found = found.assign(relative_ratio_train=[63.9, 64.0], relative_ratio_test=[60.0, 61.0])
+    published = {"source": "a paper", "relative_ratio": {"a-b": 63.83, "c-d": 58.0}}
+    lines = "\n".join(two_layer_lines(found, published))
+    assert "63.90 (63.83) / 60.00" in lines
+    assert "64.00 / 61.00" in lines
+    assert "(not run)" in lines
+
+
+@pytest.mark.parametrize("draw", [decomposition_figure, training_figure])
+def test_figures_are_the_same_bytes_every_time(draw, tmp_path):
+    for name in ("1", "2"):
+        draw(table({"after-kernel": 0.02}), tmp_path / name)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert (tmp_path / "1").read_bytes()[:4] == b"\x89PNG"
