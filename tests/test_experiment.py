@@ -12,6 +12,7 @@ from lantk.data import DataError
 from lantk.errors import LantkError
 from lantk.experiment import (
     ConfigError,
+    after_kernel_options,
     check_schema,
     evaluate_options,
     overview_kinds,
@@ -296,3 +297,38 @@ def test_keys_that_need_each_other_are_refused_apart():
 def test_too_many_folds_matter_to_the_honest_protocol_only():
     """Without validation the number of folds is of no consequence."""
     resolve_experiment(edited("folds", 21) | {"protocols": ["oracle"]})
+
+
+def test_kernels_of_networks_are_one_family_and_a_variant_each_tap():
+    """Names without an epoch stand for all taps, in the order of the table."""
+    config = edited("after_kernels.taps", [0, 4])
+    config["variants"] = ["cntk", "after-kernel", "cnn", "after-kernel-7-shuffled"]
+    experiment = resolve_experiment(config)
+    kernels = ["after-kernel-0", "after-kernel-4", "after-kernel-7-shuffled"]
+    assert experiment.families["after-kernel"] == kernels
+    assert experiment.variants == ["cntk", *kernels[:2], "cnn", kernels[2]]
+    options = after_kernel_options(config, kernels)
+    assert "--honest-weights" not in options
+    assert "--honest-weights" in after_kernel_options(config, ["after-kernel-4+lantk-kr-v1"])
+
+
+def test_without_seeds_there_are_no_networks():
+    config = edited("cnn.seeds", [])
+    config["variants"] = ["cntk", "after-kernel", "cnn"]
+    experiment = resolve_experiment(config)
+    assert list(experiment.families) == experiment.variants == ["cntk"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("cnn.learning_rate", [1e-3, 1e-4], "give one learning rate"),
+        ("after_kernels.held_out", 6, "there are 5 folds"),
+    ],
+)
+def test_what_no_kernel_of_a_network_can_be_is_refused(key, value, text):
+    config = edited(key, value)
+    resolve_experiment(config)
+    config["variants"] = ["cntk", "after-kernel"]
+    with pytest.raises(ConfigError, match=text):
+        resolve_experiment(config)
