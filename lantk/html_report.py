@@ -31,6 +31,7 @@ from lantk.html_tables import (
     Strip,
     accuracy_tables,
     choice_table,
+    elasticity_table,
     exponent_tables,
     label_table,
     strips_of,
@@ -38,7 +39,7 @@ from lantk.html_tables import (
 )
 from lantk.report import TITLES, blocks, choices_text, sizes_text
 from lantk.statistics import PROTOCOLS, error_exponents
-from lantk.tables import exponent_text, order_variants, p_value_text, signed
+from lantk.tables import ELASTICITY, exponent_text, order_variants, p_value_text, signed
 from lantk.variants import case_key
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -126,6 +127,7 @@ def html_report(results: Results) -> str:
         sections=[_protocol_section(table, name) for name in PROTOCOLS if _has(table, name)],
         exponents=exponent_tables(exponents),
         exponent_text=exponent_text(exponents) if not exponents.empty else "",
+        elasticity=ELASTICITY,
         overviews=_overview_pictures(results, exponents),
         cases=_case_pictures(results),
         choices=choice_table(records),
@@ -212,6 +214,7 @@ def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
                 "main": main,
                 "controls": controls,
                 "worth": worth,
+                "elasticity": elasticity_table(block, name.replace("Test accuracy", "Elasticity")),
                 "has_several_tasks": block.has_several_tasks,
                 "is_over_tasks": block.is_over_tasks,
             }

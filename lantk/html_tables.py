@@ -16,6 +16,7 @@ from lantk.tables import (
     REFERENCE_CONTROLS,
     Block,
     average_and_improvement,
+    elasticity_rows,
     exponent_rows,
     interval_texts,
     label_rows,
@@ -148,6 +149,16 @@ def label_table(block: Block, name: str) -> Table | None:
         cells.append(Cell("", strip=shown.get(cells[0].text), value=value))
     columns = ["Variant", *header[1:], "Label gain, drawn"]
     return Table(name, columns, made)
+
+
+def elasticity_table(block: Block, name: str) -> Table | None:
+    """Return relative ratios and alignments of what was chosen; None where none is known."""
+    found = elasticity_rows(block)
+    if found is None:
+        return None
+    header, rows = found
+    made = [[text_cell(row[0]), *map(number_cell, row[1:])] for row in rows]
+    return Table(name, ["Variant", *header[1:]], made)
 
 
 def strips_of(differences: Iterable[Difference]) -> list[Strip]:

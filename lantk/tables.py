@@ -41,11 +41,13 @@ INTERVALS = (
 _GAIN = "mean gain over CNTK in points with its paired 95 % t-interval over the tasks"
 LABELS = (
     "What labels are worth, in points: gain over CNTK; the same with the labels that Z is fitted"
-    " to shuffled; and the label gain, which is the difference of the two"
+    " to, or the network trained on, shuffled; and the label gain, which is the difference of the"
+    " two"
 )
 _LABELS_BY_COLUMN = (
     "What labels are worth, in points: gain over CNTK and, behind the stroke, the label gain, which"
-    " is that gain minus the same with the labels that Z is fitted to shuffled"
+    " is that gain minus the same with the labels that Z is fitted to, or the network trained on,"
+    " shuffled"
 )
 ELASTICITY = (
     "Local elasticity, train-train / test-train: the relative ratio A / (A + B) in percent of what"
