@@ -45,6 +45,7 @@ STUDIES = (
     "arora2019-gap-2k",
     "growth",
     "after-kernels",
+    "nngp",
 )
 """Presets, whose names their results folders have."""
 # Column of the seed's table of depths -> preset and variant.
@@ -208,6 +209,7 @@ def results_markdown(
         *_depth_lines(studies, published["arora2019"]),
         *_growth_lines(studies["growth"]),
         *_pairs_lines("Kernels of the network", "after-kernels", studies),
+        *_pairs_lines("The NNGP in place of the NTK", "nngp", studies),
         *two_layer_lines(two_layer, published["two-layer"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
