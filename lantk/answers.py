@@ -131,8 +131,8 @@ def _gap(block: Block, large: Block | None) -> list[str]:
         )
         + "\n",
         f"At fixed epochs labels are worth {_by_epoch(block)}: the choice of the epoch, by the"
-        " images of one held-out fold, is part of the numbers above. Established: at this n, width and"
-        " schedule "
+        " images of one held-out fold, is part of the numbers above. Established: at this n,"
+        " width and schedule "
         + whole.say(
             "the network's kernel gains from training",
             "the network's kernel loses by training",
