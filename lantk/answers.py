@@ -6,6 +6,7 @@ are missing says so.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,16 +21,29 @@ from lantk.variants import candidates
 
 _NO_RESULT = "(not run)"
 _LAYER = "after-kernel-{}-{}"
+# Kernels whose exponents are on the page, before those of each epoch.
+_EXPONENTS_OF = (
+    "cntk",
+    "cntk-ridge",
+    "cntk-rbf",
+    "lantk-best",
+    "lantk-best-shuffled",
+    "after-kernel",
+)
 
 
-def answer_lines(networks: pd.DataFrame, chen2020: pd.DataFrame, growth: pd.DataFrame) -> list[str]:
+def answer_lines(
+    networks: pd.DataFrame, chen2020: pd.DataFrame, *curves: pd.DataFrame
+) -> list[str]:
     """Return the page as lines of Markdown.
 
     Parameters
     ----------
-    networks, chen2020, growth : DataFrame
-        Leaderboards of the presets ``after-kernels``, ``chen2020`` and ``growth``; empty ones where
-        there are no results.
+    networks, chen2020 : DataFrame
+        Leaderboards of the presets ``after-kernels`` and ``chen2020``; empty ones where there are
+        no results.
+    *curves : DataFrame
+        Leaderboards of presets of several n.
     """
     block, large = network_block(networks), _largest(chen2020)
     lines = ["## Answers\n"]
@@ -45,7 +59,7 @@ def answer_lines(networks: pd.DataFrame, chen2020: pd.DataFrame, growth: pd.Data
         " `after-kernel`, `cnn`.\n",
         *(steps or ["Not all of them were run."]),
         "",
-        *_exponents(growth),
+        *_exponents(curves),
         "### What explains the gap between kernel and network?\n",
         *_gap(block, large),
         "### Is the expressivity of Z the limit?\n",
@@ -86,20 +100,31 @@ class _Difference:
         return above if self.mean > 0 else below
 
 
-def _exponents(growth: pd.DataFrame) -> list[str]:
-    found = error_exponents(growth) if len(growth) else pd.DataFrame()
-    found = found[found["protocol"] == "honest"] if len(found) else found
-    if not len(found):
+def _exponents(curves: Sequence[pd.DataFrame]) -> list[str]:
+    columns: dict[str, dict[str, str]] = {}
+    for table in curves:
+        found = error_exponents(table) if len(table) else pd.DataFrame()
+        if not len(found):
+            continue
+        ns = sorted(set(table["n_train"]))
+        found = found[(found["protocol"] == "honest") & (found["n_points"] == len(ns))]
+        columns[f"n = {ns[0]:,} to {ns[-1]:,}"] = {
+            variant: with_half_width(*mean_with_interval(slopes.astype(float)), 3)
+            for variant, slopes in found.groupby("variant")["slope"]
+        }
+    run = dict.fromkeys(itertools.chain(*columns.values()))
+    taps = taps_of(Block(pd.DataFrame(), list(run), []), "after-kernel").values()
+    rows = [
+        [variant, *(column.get(variant, _NO_RESULT) for column in columns.values())]
+        for variant in (*_EXPONENTS_OF, *taps, "conjugate-kernel", "cnn")
+        if variant in run
+    ]
+    if not rows:
         return []
-    rows = []
-    for variant in ("cntk", "cntk-ridge", "cntk-rbf", "lantk-best", "lantk-best-shuffled", "cnn"):
-        slopes = found[found["variant"] == variant]["slope"].astype(float)
-        if len(slopes):
-            rows.append([variant, with_half_width(*mean_with_interval(slopes), 3)])
     return [
-        "Exponents b of error ~ n^b, means over the pairs (all of them under *Error against n*);"
-        " networks' kernels were run at one n only, so they have none:\n",
-        *markdown_rows(["", "b"], rows),
+        "Exponents b of error ~ n^b, means over the pairs ± 95 % (each of them in the tables of"
+        " errors against n):\n",
+        *markdown_rows(["", *columns], rows),
         "",
     ]
 

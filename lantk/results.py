@@ -45,6 +45,7 @@ STUDIES = (
     "arora2019-gap-2k",
     "growth",
     "after-kernels",
+    "after-kernels-growth",
     "nngp",
 )
 """Presets, whose names their results folders have."""
@@ -57,8 +58,10 @@ _DEPTH_COLUMNS = {
     "CNTK-GAP": ("arora2019-gap", "cntk"),
     "CNTK-GAP-2K": ("arora2019-gap-2k", "cntk"),
 }
+LARGEST_N = {"growth": "chen2020", "after-kernels-growth": "after-kernels"}
+"""Preset of several n -> the preset whose results are its last point."""
 # Presets behind the page of answers.
-_ANSWERING = ("after-kernels", "chen2020", "growth")
+_ANSWERING = ("after-kernels", "chen2020", "growth", "after-kernels-growth")
 _INTRODUCTION = """\
 # Results
 
@@ -146,12 +149,11 @@ def gather_study(
     return Study(preset, table, [record for record, _ in kept], timings, left_out)
 
 
-def select(
-    evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]], variants: Iterable[str]
+def asked_for(
+    preset: Mapping[str, Any], evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]
 ) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Return the evaluations of some variants."""
-    wanted = set(variants)
-    return [found for found in evaluations if found[0]["variant"] in wanted]
+    """Return those of some evaluations that a preset asks for."""
+    return [found for found in evaluations if not _stray(Study(preset, _EMPTY), found[0], {})]
 
 
 def _asked_n(preset: Mapping[str, Any]) -> list[int] | None:
@@ -209,8 +211,9 @@ def results_markdown(
         *_pairs_lines("Five class pairs", "chen2020", studies, published["chen2020"]),
         *_ten_lines(studies["chen2020-ten"], published["chen2020-ten"]),
         *_depth_lines(studies, published["arora2019"]),
-        *_growth_lines(studies["growth"]),
+        *_growth_lines("Error against n, five class pairs", "growth", studies),
         *_pairs_lines("Kernels of the network", "after-kernels", studies),
+        *_growth_lines("Error of the network's kernels against n", "after-kernels-growth", studies),
         *_pairs_lines("The NNGP in place of the NTK", "nngp", studies),
         *two_layer_lines(two_layer, published["two-layer"]),
     ]
@@ -296,8 +299,9 @@ def _depth_lines(studies: Mapping[str, Study], published: Mapping[str, Any]) -> 
     return lines
 
 
-def _growth_lines(study: Study) -> list[str]:
-    lines = ["## Error against n, five class pairs\n", *_facts({"growth": study})]
+def _growth_lines(title: str, name: str, studies: Mapping[str, Study]) -> list[str]:
+    study = studies[name]
+    lines = [f"## {title}\n", *_facts({name: study})]
     tasks = study.tasks
     columns = [f"n = {n:,}" for n in study.n_train]
     for protocol in PROTOCOLS:

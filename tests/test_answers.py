@@ -83,6 +83,29 @@ def test_a_small_difference_is_said_to_be_open():
     assert "(not run)" in page  # lantk-nth
 
 
+def test_exponents_of_presets_over_several_n_stand_side_by_side():
+    """Two presets, two columns; error = n^-b / 2 exactly, so b has no interval to speak of."""
+
+    def curve(ns, slopes):
+        return pd.concat(
+            table()
+            .query("variant in @slopes")
+            .assign(n_train=n, accuracy=lambda t, n=n: 1 - t["variant"].map(slopes).rpow(n) / 2)
+            for n in ns
+        )
+
+    large = curve([500, 1000, 2000], {"cntk": -0.2})
+    slopes = {"cntk": -0.1, "after-kernel-0": -0.2, "after-kernel-10": -0.3, "cnn": -0.4}
+    small = curve([250, 500, 1000], slopes)
+    page = answer_lines(table(), EMPTY, large, small, EMPTY)
+    start = next(i for i, line in enumerate(page) if "n = 500 to 2,000" in line)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page[start : start + 6]]
+    assert rows[0] == ["", "n = 500 to 2,000", "n = 250 to 1,000"]
+    assert [row[0] for row in rows[2:]] == list(slopes)
+    assert rows[2][1:] == ["-0.200 ± 0.000", "-0.100 ± 0.000"]
+    assert rows[4][1:] == ["(not run)", "-0.300 ± 0.000"]
+
+
 def test_no_results_are_said_to_be_missing():
     assert "No results of networks' kernels" in "\n".join(answer_lines(EMPTY, EMPTY, EMPTY))
     published = {"source": "a paper", "relative_ratio": {"a-b": 63.83}}

@@ -220,9 +220,8 @@ def results(args: argparse.Namespace) -> None:
     import pandas as pd
     import yaml
 
-    from lantk.results import STUDIES, gather_study, results_markdown, select
+    from lantk.results import LARGEST_N, STUDIES, asked_for, gather_study, results_markdown
     from lantk.storage import writing
-    from lantk.variants import variant_name
 
     unknown = sorted({folder.name for folder in args.results} - set(STUDIES))
     if unknown:
@@ -233,9 +232,10 @@ def results(args: argparse.Namespace) -> None:
     if args.keep is not None:
         folders = [_keep(folder, args.keep / folder.name) for folder in folders]
     found = {folder.name: read_evaluations(_finished(folder)) for folder in folders}
-    # The table of pairs is also the last point of the curves over n.
-    asked_too = map(variant_name, studies["growth"].preset["variants"])
-    found["growth"] = found.get("growth", []) + select(found.get("chen2020", []), asked_too)
+    # The table of one n is also the last point of the curves over n.
+    for curve, largest in LARGEST_N.items():
+        last = asked_for(studies[curve].preset, found.get(largest, []))
+        found[curve] = found.get(curve, []) + last
     for name, evaluations in found.items():
         timings = next((read_timings(folder) for folder in folders if folder.name == name), None)
         if evaluations:
