@@ -140,7 +140,7 @@ def _gap(block: Block, large: Block | None) -> list[str]:
     sums, ridge = _Difference(large, "cntk-rbf", "cntk"), _Difference(large, "cntk-ridge", "cntk")
     return [
         f"The CNN differs from CNTK by {gap} points. Ridge regression with the tangent kernel of"
-        f" the same network, after an epoch that validation chose ({chosen}), differs from CNTK"
+        f" the same network, after an epoch that validation chose (lowest seed: {chosen}), differs from CNTK"
         f" with a ridge by {over} and leaves {left} to the CNN:"
         + left.say(
             " the network does what its kernel does not.",
