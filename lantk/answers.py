@@ -140,8 +140,8 @@ def _gap(block: Block, large: Block | None) -> list[str]:
     sums, ridge = _Difference(large, "cntk-rbf", "cntk"), _Difference(large, "cntk-ridge", "cntk")
     return [
         f"The CNN differs from CNTK by {gap} points. Ridge regression with the tangent kernel of"
-        f" the same network, after an epoch that validation chose (lowest seed: {chosen}), differs from CNTK"
-        f" with a ridge by {over} and leaves {left} to the CNN:"
+        f" the same network, after an epoch that validation chose (lowest seed: {chosen}), differs"
+        f" from CNTK with a ridge by {over} and leaves {left} to the CNN:"
         + left.say(
             " the network does what its kernel does not.",
             " the kernel of the trained network is better than the network itself.",
