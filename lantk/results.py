@@ -30,6 +30,7 @@ from lantk.variants import (
     at_taps,
     candidates,
     case_key,
+    is_network,
     is_seeded,
     stems,
     variant_name,
@@ -409,7 +410,7 @@ def _seed_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     counts: dict[str, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
     for record in records:
         if is_seeded(record["variant"]):
-            kind = "networks" if record["variant"] == "cnn" else "label permutations"
+            kind = "networks" if is_network(record["variant"]) else "label permutations"
             counts[kind][record["case"], record["variant"]] += 1
     return {kind: list(found.values()) for kind, found in counts.items()}
 
@@ -420,7 +421,7 @@ def _hardware(record: Mapping[str, Any]) -> str:
     parts = [str(found["processor"])] if found.get("processor") else []
     parts += [f"{found['cores']} cores"] if found.get("cores") else []
     parts += [str(found["gpu"])] if found.get("gpu") else []
-    used = "network" if record["variant"] == "cnn" else "solves"
+    used = "network" if is_network(record["variant"]) else "solves"
     parts += [f"{used} on {settings['device']}"] if settings.get("device") else []
     parts += [f"kernel on {settings['gram_device']}"] if settings.get("gram_device") else []
     return ", ".join(parts) or "unknown"

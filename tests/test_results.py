@@ -12,7 +12,7 @@ import yaml
 from records import make_predictions, make_record, write_record
 
 from lantk.__main__ import main
-from lantk.results import STUDIES, gather_study, results_markdown
+from lantk.results import STUDIES, asked_for, gather_study, results_markdown
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -196,6 +196,37 @@ def test_settings_unlike_the_preset_are_flagged():
         " oracle_weights [1.0] (preset: [0.001, 0.01, 0.1, 1]), permutations 1 (preset: 3),"
         " number of seeds 1 (preset: 3)"
     )
+
+
+def test_seeds_of_a_network_are_not_label_permutations():
+    """The shuffled twin of a network's kernel is a network of its own, one for each seed."""
+    names = ("after-kernel-10", "after-kernel-10-shuffled", "cnn")
+    records = [
+        make_record(variant, task="deer-dog", case="deer-dog", n_train=1000, n_test=1000, seed=seed)
+        for variant in names
+        for seed in PRESETS["after-kernels"]["cnn"]["seeds"]
+    ]
+    facts = facts_of(write_up(**{"after-kernels": records}), "Kernels of the network")
+    assert facts["Seeds"] == "2 networks a cell"
+    assert "permutations" not in facts.get("Unlike the preset", "")
+    assert "number of seeds" not in facts.get("Unlike the preset", "")
+
+
+def test_a_curve_takes_of_another_preset_what_its_own_asks_for():
+    """The point of n = 1,000: one seed of the networks, and no twins."""
+    preset = PRESETS["after-kernels-growth"]
+    evaluations = [
+        (make_record(variant, task="deer-dog", n_train=n_train, seed=seed), pd.DataFrame())
+        for variant, n_train, seed in (
+            ("after-kernel-10", 1000, 0),
+            ("after-kernel-10", 1000, 1),
+            ("after-kernel-10-shuffled", 1000, 0),
+            ("cntk", 1000, None),
+            ("cntk", 2000, None),
+        )
+    ]
+    taken = [(r["variant"], r["seed"]) for r, _ in asked_for(preset, evaluations)]
+    assert taken == [("after-kernel-10", 0), ("cntk", None)]
 
 
 def test_what_a_preset_does_not_ask_for_is_left_out_and_said():
