@@ -82,7 +82,15 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
         tables.report: (*_KEPT, "out"),
         tables.failures: (*_KEPT, "resume"),
         tables.two_layer: ("splits", "width", "few-epochs", "seed", "threads", "out"),
-        tables.results: ("results-folders", "keep", "experiments", "two-layer", "data-note", "out"),
+        tables.results: (
+            "results-folders",
+            "keep",
+            "experiments",
+            "two-layer",
+            "figures",
+            "data-note",
+            "out",
+        ),
     },
 }
 # The same of the verbs behind `mlflow`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -32,8 +32,36 @@ _EXPONENTS_OF = (
 )
 
 
+class Answer(NamedTuple):
+    """What the measured differences say to one question."""
+
+    question: str
+    found: str
+    """The numbers and their verdict."""
+    limits: str
+    """What is established, and what is not."""
+    command: str
+    """What shows it."""
+
+
+def answers(block: Block, large: Block | None = None) -> list[Answer]:
+    """Return the answers to the three questions.
+
+    Parameters
+    ----------
+    block : Block
+        Results with kernels of networks: what `network_block` returned.
+    large : Block, optional
+        Results of the exact kernels at a larger n.
+    """
+    return [_gap(block, large), _expressivity(block, large), _architecture(block)]
+
+
 def answer_lines(
-    networks: pd.DataFrame, chen2020: pd.DataFrame, *curves: pd.DataFrame
+    networks: pd.DataFrame,
+    chen2020: pd.DataFrame,
+    *curves: pd.DataFrame,
+    pictures: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return the page as lines of Markdown.
 
@@ -44,6 +72,8 @@ def answer_lines(
         no results.
     *curves : DataFrame
         Leaderboards of presets of several n.
+    pictures : mapping of str to str, optional
+        What a figure shows -> where it is, from the page's own folder.
     """
     block, large = network_block(networks), _largest(chen2020)
     lines = ["## Answers\n"]
@@ -59,14 +89,12 @@ def answer_lines(
         " `after-kernel`, `cnn`.\n",
         *(steps or ["Not all of them were run."]),
         "",
+        *(f"![{title}]({place})\n" for title, place in (pictures or {}).items()),
         *_exponents(curves),
-        "### What explains the gap between kernel and network?\n",
-        *_gap(block, large),
-        "### Is the expressivity of Z the limit?\n",
-        *_expressivity(block, large),
-        "### Does a label term follow from the architecture?\n",
-        *_architecture(block),
     ]
+    for answer in answers(block, large):
+        lines += [f"### {answer.question}\n", f"{answer.found}\n"]
+        lines += [f"{answer.limits} Command: {answer.command}.\n"]
     return lines
 
 
@@ -129,7 +157,7 @@ def _exponents(curves: Sequence[pd.DataFrame]) -> list[str]:
     ]
 
 
-def _gap(block: Block, large: Block | None) -> list[str]:
+def _gap(block: Block, large: Block | None) -> Answer:
     gap = _Difference(block, "cnn", "cntk")
     left = _Difference(block, "cnn", "after-kernel")
     over = _Difference(block, "after-kernel", "cntk-ridge")
@@ -138,7 +166,7 @@ def _gap(block: Block, large: Block | None) -> list[str]:
     shuffled = _Difference(block, "after-kernel-shuffled", "after-kernel-0")
     chosen = _chosen_epochs(block)
     sums, ridge = _Difference(large, "cntk-rbf", "cntk"), _Difference(large, "cntk-ridge", "cntk")
-    return [
+    found = (
         f"The CNN differs from CNTK by {gap} points. Ridge regression with the tangent kernel of"
         f" the same network, after an epoch that validation chose (lowest seed: {chosen}), differs"
         f" from CNTK with a ridge by {over} and leaves {left} to the CNN:"
@@ -154,20 +182,35 @@ def _gap(block: Block, large: Block | None) -> list[str]:
             ", so labels do harm.",
             ", which cannot be told from nothing.",
         )
-        + "\n",
-        f"At fixed epochs labels are worth {_by_epoch(block)}: the choice of the epoch, by the"
-        " images of one held-out fold, is part of the numbers above. Established: at this n,"
-        " width and schedule "
+        + f" At fixed epochs labels are worth {_by_epoch(block)}: the choice of the epoch, by held"
+        "-out images, is part of the numbers before."
+    )
+    limits = (
+        "Established: at this n, width and schedule "
         + whole.say(
             "the network's kernel gains from training",
             "the network's kernel loses by training",
             "no gain of the network's kernel from training",
         )
-        + ", and of labels what the intervals say. Not established: the same at n = 10,000 and"
-        f" 300 epochs, where no network was run here; there a sum of two kernels without any label"
-        f" gains {sums} over CNTK and a ridge {ridge}. Command: `snakemake --cores 2 --configfile"
-        " experiments/after-kernels.yaml`, figures `decomposition` and `training`.\n",
-    ]
+        + ", and of labels what the intervals say. Not established: the same at a larger n or after"
+        " longer training"
+    )
+    if large is not None:
+        limits += (
+            f"; at n = {_n_of(large):,}, where no network was run here, a sum of two kernels"
+            f" without any label gains {sums} over CNTK and a ridge {ridge}"
+        )
+    return Answer(
+        "What explains the gap between kernel and network?",
+        found,
+        limits + ".",
+        "`snakemake --cores 2 --configfile experiments/after-kernels.yaml`, figures"
+        " `decomposition` and `training`",
+    )
+
+
+def _n_of(block: Block) -> int:
+    return int(block.frame["n_train"].max())
 
 
 def _by_epoch(block: Block) -> str:
@@ -186,12 +229,17 @@ def _chosen_epochs(block: Block) -> str:
     return ", ".join(f"{epoch} in {count}" for epoch, count in counts.items())
 
 
-def _expressivity(block: Block, large: Block | None) -> list[str]:
+def _expressivity(block: Block, large: Block | None) -> Answer:
     best, twin = "lantk-best", "lantk-best-shuffled"
     here, there = (_Difference(found, best, twin) for found in (block, large))
     labels = _Difference(block, "after-kernel", "after-kernel-shuffled")
-    plugin = _Difference(large, "lantk-plugin", "cntk")
-    n_large = 0 if large is None else large.frame["n_train"].max()
+    plugin = _Difference(block if large is None else large, "lantk-plugin", "cntk")
+    plugin_text = ""
+    if not math.isnan(plugin.mean):
+        plugin_text = (
+            f" The rank-one Z of the Bayes view, `lantk-plugin`, gains {plugin} over CNTK"
+            + ("." if large is None else f" at n = {_n_of(large):,}.")
+        )
     test, train = (
         {
             name: 100 * block.values(f"relative_ratio_{rows}").loc[name].mean(skipna=False)
@@ -205,41 +253,47 @@ def _expressivity(block: Block, large: Block | None) -> list[str]:
         for name in test
         if not (math.isnan(test[name]) or math.isnan(train[name]))
     )
-    return [
+    found = (
         f"Labels are worth {labels} points where they make the kernel, by training, and {here}"
         " where they are added to it, in the best of the published Z, at the same n"
-        + (f"; at n = {n_large:,} Z gains {there} by them" if n_large else "")
-        + f". The rank-one Z of the Bayes view, `lantk-plugin`, gains {plugin} over CNTK"
-        + (f" at n = {n_large:,}" if n_large else "")
-        + f". Relative ratios (percent): {ratios or _NO_RESULT}."
+        + ("" if large is None else f"; at n = {_n_of(large):,} Z gains {there} by them")
+        + "."
+        + plugin_text
+        + f" Relative ratios (percent): {ratios or _NO_RESULT}."
         + labels.say(
             " The same labels do more in another form, so it is the form that limits Z and not"
             " that labels have nothing to give.",
             " Labels have nothing to give in either form.",
             " Whether labels give more in another form is not shown.",
         )
-        + "\n",
+    )
+    return Answer(
+        "Is the expressivity of Z the limit?",
+        found,
         "Established: what labels are worth in each form, with twins that differ in nothing but the"
         " labels. Not established: that no Z of the published kind does better; the true label"
-        " products (`oracle-label`) are a ceiling that no estimate comes near. Command: the same,"
-        " and `experiments/chen2020.yaml` for n = 10,000.\n",
-    ]
+        " products (`oracle-label`) are a ceiling that no estimate comes near.",
+        "the same, and `experiments/chen2020.yaml` for n = 10,000",
+    )
 
 
-def _architecture(block: Block) -> list[str]:
+def _architecture(block: Block) -> Answer:
     gain = _Difference(block, "lantk-nth", "cntk")
     labels = _Difference(block, "lantk-nth", "lantk-nth-shuffled")
     layers = _layers(block)
-    text = (
-        f"The hierarchy of tangent kernels gives one: `lantk-nth`, its label part for the 2-layer"
-        f" network, differs from CNTK by {gain} points and from itself with shuffled labels by"
-        f" {labels}:"
-        + labels.say(
-            " labels help in it.",
-            " labels do harm in it.",
-            " that labels help in it is not shown.",
+    text = "The hierarchy of tangent kernels gives one, `lantk-nth`, for the 2-layer network;"
+    if math.isnan(gain.mean):
+        text += " it was not run."
+    else:
+        text += (
+            f" its label part differs from CNTK by {gain} points and from itself with shuffled"
+            f" labels by {labels}:"
+            + labels.say(
+                " labels help in it.",
+                " labels do harm in it.",
+                " that labels help in it is not shown.",
+            )
         )
-    )
     if layers:
         accuracy = 100 * block.values("accuracy")
         rows = [
@@ -252,13 +306,14 @@ def _architecture(block: Block) -> list[str]:
             f" Layer by layer, the kernel after {epoch} epochs reaches (mean accuracy in percent,"
             f" all layers together {whole:.2f}): {told}."
         )
-    return [
-        text + "\n",
+    return Answer(
+        "Does a label term follow from the architecture?",
+        text,
         "Established: the formula, against brute force, and what its Monte Carlo error is (see"
         " docs/how-it-works.md). Not established: the label part of a convolutional architecture;"
-        " what is measured there is the whole change of the kernel, by training. Command: `python"
-        " -m pytest tests/test_nth.py`, and the preset above.\n",
-    ]
+        " what is measured there is the whole change of the kernel, by training.",
+        "`python -m pytest tests/test_nth.py`, and the preset above",
+    )
 
 
 def _layers(block: Block) -> dict[str, str]:

@@ -195,7 +195,8 @@ def decomposition_caption(table: pd.DataFrame) -> Caption:
     text = (
         f"From CNTK (diamond) to the CNN (star), through {', '.join(GAP_LEVELS[1:-1])}. Colours are"
         " what labels do: in Z beside a kernel that never saw one, and in training, which makes the"
-        " kernel of them. A step whose interval holds 0 cannot be told from none."
+        " kernel of them. Circles are the after-kernels of single epochs, one of which validation"
+        " chooses. A step whose interval holds 0 cannot be told from none."
     )
     return Caption(
         "The gap between CNTK and the CNN, in steps",

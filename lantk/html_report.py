@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lantk.answers import Answer, answers
 from lantk.captions import (
     Caption,
     alignment_caption,
@@ -25,6 +26,7 @@ from lantk.captions import (
     training_caption,
     weight_caption,
 )
+from lantk.decomposition import network_block
 from lantk.failures import FailedJob
 from lantk.findings import Difference, find_headline, row_name, summary_sentences
 from lantk.html_tables import (
@@ -124,6 +126,7 @@ def html_report(results: Results) -> str:
         facts=_facts(results),
         sentences=summary_sentences(table),
         cards=_cards(table),
+        answers=_answers(table),
         sections=[_protocol_section(table, name) for name in PROTOCOLS if _has(table, name)],
         exponents=exponent_tables(exponents),
         exponent_text=exponent_text(exponents) if not exponents.empty else "",
@@ -197,6 +200,12 @@ def _card_note(difference: Difference) -> str:
     if difference.p_value != difference.p_value:  # NaN
         return ""
     return f"McNemar {p_value_text(difference.p_value)}"
+
+
+def _answers(table: pd.DataFrame) -> list[Answer]:
+    """Return what these results say to the three questions; nothing without networks' kernels."""
+    block = network_block(table)
+    return [] if block is None else answers(block)
 
 
 def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:

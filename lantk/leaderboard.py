@@ -38,18 +38,22 @@ TABLE_COLUMNS = [
     "alignment",
     "relative_ratio_train",
     "relative_ratio_test",
+    "top10_trace_share",
+    "top10_label_share",
 ]
 _CASE = list(CASE_COLUMNS)
 _CHOSEN = ["accuracy", "label_weight", "ridge", "epoch", "validation_accuracy"]
 # Of the chosen matrix, from the curve.
 _OF_MATRIX = ["alignment", "relative_ratio_train", "relative_ratio_test"]
+# Of the ten top eigenvectors of the train Gram matrix, of kernels to which no Z is added.
+_OF_EIGENVECTORS = ["top10_trace_share", "top10_label_share"]
 
 
 def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
     """Return one row for every case, variant and protocol, with `TABLE_COLUMNS`.
 
     Several seeds of a variant make one row: mean and standard deviation of the accuracy, means of
-    alignment and relative ratios; p-value, label weight, ridge and epoch of the lowest seed.
+    what describes the matrix; p-value, label weight, ridge and epoch of the lowest seed.
     ``lantk-best``, where all `PUBLISHED_TERMS` are there, is the one with the best validation
     accuracy under ``honest``, with the best test accuracy under ``oracle``; the earlier in
     `PUBLISHED_TERMS` wins a tie. ``after-kernel`` and ``conjugate-kernel`` are the same choice
@@ -71,6 +75,7 @@ def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> p
                 "protocol": protocol,
                 **{key: result.get(key) for key in _CHOSEN},
                 **_chosen_matrix(record.get("curve", ()), result),
+                **{key: record.get("diagnostics", {}).get(key) for key in _OF_EIGENVECTORS},
                 "correct": _is_right(record, predictions, protocol),
             }
             for record, predictions in evaluations
@@ -134,7 +139,7 @@ def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
         first = seeds.iloc[0].to_dict()
         row = first | {"p_value": None, "spread": None}
         row |= {"label_gain": None, "label_gain_half_width": None}
-        row |= {key: _mean(seeds[key]) for key in _OF_MATRIX}
+        row |= {key: _mean(seeds[key]) for key in (*_OF_MATRIX, *_OF_EIGENVECTORS)}
         if len(seeds) > 1:
             row["spread"] = seeds["accuracy"].std()
         if variant != "cntk" and "cntk" in by_variant:

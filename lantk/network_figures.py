@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from lantk.decomposition import STEPS, decompose, network_block, taps_of
 from lantk.errors import LantkError
@@ -21,6 +22,8 @@ from lantk.variants import CHOSEN_KERNELS, GAP_LEVELS, split_control
 
 def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Draw the steps from CNTK to the CNN, one column a task and one for the mean over them.
+
+    Beside the step to the chosen after-kernel, a circle for that of each epoch.
 
     Parameters
     ----------
@@ -42,8 +45,11 @@ def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> N
         )
     base = 100 * block.values("accuracy").loc["cntk"]
     shown = pd.DataFrame({column: steps[column] for column in steps})
+    taps = taps_of(block, "after-kernel")
+    by_epoch = 100 * block.values("accuracy").loc[list(taps.values())]
     if len(base) > 1:
         shown["mean"], base["mean"] = shown.mean(axis="columns"), base.mean()
+        by_epoch["mean"] = by_epoch.mean(axis="columns", skipna=False)
     with saving(path, max(6.4, 2.2 + 0.95 * len(shown.columns)), 4.6) as figure:
         axes = figure.subplots()
         lowest, highest = math.inf, -math.inf
@@ -59,6 +65,14 @@ def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> N
                 level += points
                 axes.plot([left, left + 1.68 / len(STEPS)], [level] * 2, color=GREY, lw=0.6)
                 lowest, highest = min(lowest, level), max(highest, level)
+            middle = place - 0.42 + 0.84 * (_CHOSEN_EPOCH + 0.5) / len(STEPS)
+            for epoch, value in zip(taps, by_epoch[column], strict=True):
+                axes.plot(middle, value, marker="o", ms=3.2, mfc="white", mec="black", zorder=3)
+                axes.annotate(
+                    str(epoch), (middle, value), (3.2, 0), textcoords="offset points", fontsize=5,
+                    va="center", zorder=4, path_effects=_HALO,
+                )  # fmt: skip
+                lowest, highest = min(lowest, value), max(highest, value)
             axes.plot(place - 0.42, base[column], marker="d", color="black", zorder=3)
             axes.plot(place + 0.42, level, marker="*", color="black", ms=8, zorder=3)
             lowest, highest = min(lowest, base[column]), max(highest, base[column])
@@ -72,10 +86,20 @@ def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> N
         handles += [
             Patch(fc=_COLOURS[s.title], ec="black", lw=0.4, label=f"+ {s.title}") for s in STEPS
         ]
+        handles.append(
+            Line2D(
+                [], [], ls="none", marker="o", ms=3.2, mfc="white", mec="black",
+                label="after-kernel of an epoch",
+            )
+        )  # fmt: skip
         handles.append(Line2D([], [], ls="none", marker="*", color="black", label=ROWS["cnn"]))
         figure.legend(handles=handles, loc="outside upper center", ncols=2, title=_title(block))
 
 
+# The step that leads to the chosen after-kernel, by its number.
+_CHOSEN_EPOCH = [step.end for step in STEPS].index("after-kernel")
+# Numbers are read on bars of any colour.
+_HALO = [withStroke(linewidth=1.2, foreground="white")]
 # What labels do in colours, what they do not in greys.
 _COLOURS = dict(
     zip(

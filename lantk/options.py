@@ -346,6 +346,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "what the verb two-layer wrote (default: none)",
     },
+    "figures": {
+        "type": Path,
+        "metavar": "FOLDER",
+        "help": "folder for the figures of the page of answers (default: none are drawn)",
+    },
     "data-note": {
         "default": "as named in each preset",
         "help": "what the images are, such as: CIFAR-10, JPEG copy",

@@ -189,6 +189,7 @@ def results_markdown(
     data_note: str,
     command: str,
     two_layer: pd.DataFrame | None = None,
+    pictures: Mapping[str, str] | None = None,
 ) -> str:
     """Return RESULTS.md.
 
@@ -205,10 +206,13 @@ def results_markdown(
         What writes the file again.
     two_layer : DataFrame, optional
         What the verb two-layer wrote.
+    pictures : mapping of str to str, optional
+        What a figure of the page of answers shows -> where it is.
     """
+    answering = (in_order(studies[name]) for name in _ANSWERING)
     lines = [
         _INTRODUCTION.format(note=data_note, command=command),
-        *answer_lines(*(_in_order(studies[name]) for name in _ANSWERING)),
+        *answer_lines(*answering, pictures=pictures),
         *_pairs_lines("Five class pairs", "chen2020", studies, published["chen2020"]),
         *_ten_lines(studies["chen2020-ten"], published["chen2020-ten"]),
         *_depth_lines(studies, published["arora2019"]),
@@ -221,7 +225,7 @@ def results_markdown(
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _in_order(study: Study) -> pd.DataFrame:
+def in_order(study: Study) -> pd.DataFrame:
     """Return the table of a study, its tasks in the order of the preset."""
     order = {task: i for i, task in enumerate(study.tasks)}
     return study.table.sort_values("task", key=lambda task: task.map(order), kind="stable")

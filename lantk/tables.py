@@ -53,10 +53,14 @@ ELASTICITY = (
     "Local elasticity, train-train / test-train: the relative ratio A / (A + B) in percent of what"
     " was chosen above, K + lambda Z divided by the roots of its diagonal (of a test image, of that"
     " without labels), with A its mean over entries within a class and B between two. 50 tells no"
-    " classes apart; a matrix with entries of either sign can leave 0 to 100. Z and a trained"
-    " network have seen the train labels, so only test-train tells what carries over. Alignment is"
-    " the train kernel's with the label products, the mean over the columns."
+    " classes apart; a matrix with entries of either sign can leave 0 to 100, and one with a"
+    " diagonal that is not positive has no ratio (-). Z and a trained network have seen the train"
+    " labels, so only test-train tells what carries over. Alignment is the train kernel's with the"
+    " label products. Of kernels to which no Z is added, the last column tells which share the ten"
+    " top eigenvectors of the train Gram matrix have of its trace, and which share of the labels"
+    " lies along them. Both columns are means over those before."
 )
+_EIGENVECTORS = ("top10_trace_share", "top10_label_share")
 _NO_DIFFERENCE = "+0.00 ± 0.00"
 _NOTHING = (
     f" {_NO_DIFFERENCE} means that no accuracy differs: label weight 0 was chosen everywhere, or"
@@ -239,22 +243,35 @@ def label_rows(block: Block) -> tuple[list[str], list[list[str]]]:
 
 
 def elasticity_rows(block: Block) -> tuple[list[str], list[list[str]]] | None:
-    """Return header and rows of relative ratios and alignment; None where no ratio is known."""
+    """Return header and rows of relative ratios, alignment and top eigenvectors.
+
+    None where no ratio is known.
+    """
     train, test = (100 * block.values(f"relative_ratio_{rows}") for rows in ("train", "test"))
-    alignment = block.values("alignment")
+    # What was run and has no ratio has a diagonal that is not positive.
+    absent = block.values("accuracy").isna().replace({True: block.missing, False: "-"})
+    alignment, *shares = (block.values(key) for key in ("alignment", *_EIGENVECTORS))
     known = [v for v in block.variants if train.loc[v].notna().any()]
     if not known:
         return None
-    header = ["", *block.columns, *["Mean"] * (len(block.columns) > 1), "Alignment"]
+    header = ["", *block.columns, *["Mean"] * (len(block.columns) > 1)]
+    header += ["Alignment", "Top 10: trace / labels"]
     rows = []
     for variant in known:
-        pairs = list(zip(train.loc[variant], test.loc[variant], strict=True))
-        if len(pairs) > 1:
-            pairs.append(tuple(part.loc[variant].mean(skipna=False) for part in (train, test)))
-        cells = [" / ".join(_number(value, block.missing) for value in pair) for pair in pairs]
+        ratios = [train.loc[variant], test.loc[variant]]
+        triples = list(zip(*ratios, absent.loc[variant], strict=True))
+        if len(triples) > 1:
+            other = block.missing if (absent.loc[variant] == block.missing).any() else "-"
+            triples.append((*(part.mean(skipna=False) for part in ratios), other))
+        cells = [
+            other if pd.isna(a) and pd.isna(b) else f"{_number(a, other)} / {_number(b, other)}"
+            for a, b, other in triples
+        ]
         mean = alignment.loc[variant].mean(skipna=False)
-        told = block.missing if math.isnan(mean) else f"{mean:.3f}"
-        rows.append([ROWS.get(variant, variant), *cells, told])
+        cells.append(block.missing if math.isnan(mean) else f"{mean:.3f}")
+        top = [100 * part.loc[variant].mean(skipna=False) for part in shares]
+        cells.append("" if any(map(math.isnan, top)) else " / ".join(f"{v:.1f} %" for v in top))
+        rows.append([ROWS.get(variant, variant), *cells])
     return header, rows
 
 

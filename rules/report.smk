@@ -12,6 +12,7 @@ rule html_report:
             "lantk/templates/report.js",
         ],
         code=[
+            "lantk/answers.py",
             "lantk/captions.py",
             "lantk/decomposition.py",
             "lantk/errors.py",

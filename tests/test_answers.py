@@ -80,7 +80,7 @@ def test_verdicts_follow_the_numbers(worth, text):
 def test_a_small_difference_is_said_to_be_open():
     page = "\n".join(answer_lines(table(), EMPTY, EMPTY))
     assert "which cannot be told from nothing" in page
-    assert "(not run)" in page  # lantk-nth
+    assert "2-layer network; it was not run." in page
 
 
 def test_exponents_of_presets_over_several_n_stand_side_by_side():

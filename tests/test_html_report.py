@@ -15,6 +15,8 @@ from PIL import Image
 from records import make_predictions, make_record, write_record
 
 from lantk.__main__ import main
+from lantk.answers import answers
+from lantk.decomposition import network_block
 from lantk.failures import FailedJob
 from lantk.findings import find_headline, summary_sentences
 from lantk.html_report import Results, html_report
@@ -22,6 +24,7 @@ from lantk.html_tables import choice_table, strips_of
 from lantk.leaderboard import leaderboard
 from lantk.statistics import error_exponents
 from lantk.tables import ROWS
+from lantk.variants import GAP_LEVELS
 
 ACCURACIES = {
     "cntk": 0.80,
@@ -151,6 +154,59 @@ def test_tables_hold_the_numbers_of_the_leaderboard(results, report):
             assert texts[2] == p
             is_marked = row.p_value < 0.05
             assert ("than CNTK" in texts[0]) == is_marked
+
+
+NETWORK = {
+    **{name: 0.84 for name in GAP_LEVELS if name.startswith("after-kernel-0")},
+    **{"after-kernel-10": 0.9, "after-kernel-0-shuffled": 0.84, "after-kernel-10-shuffled": 0.85},
+}
+
+
+def test_answers_stand_where_networks_kernels_were_run(report):
+    """The three questions, each with what is not established, as RESULTS.md has them."""
+    table = make_results(accuracies=ACCURACIES | TWINS | NETWORK).table
+    page = html_report(make_results(accuracies=ACCURACIES | TWINS | NETWORK))
+    block = network_block(table)
+    for answer in answers(block):
+        assert f"<h3>{answer.question}</h3>" in page
+        shown = unescape(re.sub(r"</?code>", "`", page))
+        assert answer.found.replace("-", "\N{MINUS SIGN}") in shown.replace("-", "\N{MINUS SIGN}")
+        assert "Not established" in answer.limits
+        assert "`" not in page[page.index('id="answers"') : page.index('id="honest"')]
+    assert "Three answers" not in report
+
+
+def test_eigenvectors_stand_beside_the_relative_ratio():
+    """Of a kernel without Z; means over the tasks, in percent."""
+    found = make_results()
+    for record in found.records:
+        for point in record["curve"]:
+            point |= {"relative_ratio_train": 0.6, "relative_ratio_test": 0.55, "alignment": 0.1}
+        if not record["variant"].startswith("lantk"):
+            share = {"3-8": 0.2, "1-8": 0.3, "8-9": 0.4}[record["task"]]
+            record["diagnostics"] |= {"top10_trace_share": 0.5, "top10_label_share": share}
+    table = leaderboard([(r, make_predictions(r)) for r in found.records])
+    shown = make_results(records=found.records, table=table)
+    rows = _Page(html_report(shown)).rows("Elasticity in percent, honest")
+    assert rows["CNTK"]["Top 10: trace / labels"] == "50.0 % / 30.0 %"
+    assert rows["LANTK-KR-V1"]["Top 10: trace / labels"] == ""
+    assert rows["LANTK-KR-V1"]["Alignment"] == "0.100"
+
+
+def test_a_ratio_that_does_not_exist_is_not_called_missing():
+    """A diagonal that is not positive leaves a dash; the other columns keep theirs."""
+    found = make_results()
+    for record in found.records:
+        is_known = (record["variant"], record["task"]) != ("lantk-kr-v1", "1-8")
+        for point in record["curve"]:
+            for rows in ("train", "test"):
+                point[f"relative_ratio_{rows}"] = 0.6 if is_known else None
+    table = leaderboard([(r, make_predictions(r)) for r in found.records])
+    rows = _Page(html_report(make_results(records=found.records, table=table))).rows(
+        "Elasticity in percent, honest"
+    )
+    assert rows["LANTK-KR-V1"]["3-8"] == "60.00 / 60.00"
+    assert rows["LANTK-KR-V1"]["1-8"] == rows["LANTK-KR-V1"]["Mean"] == "-"
 
 
 def test_averages_and_what_labels_are_worth(results, report):

@@ -166,7 +166,9 @@ ALLOWED = {
         "lantk.variants",
     },
     "lantk.html_report": {
+        "lantk.answers",
         "lantk.captions",
+        "lantk.decomposition",
         "lantk.failures",
         "lantk.findings",
         "lantk.html_tables",

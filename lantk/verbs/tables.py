@@ -215,12 +215,20 @@ def results(args: argparse.Namespace) -> None:
     Evaluations that are there are read, whether or not the workflow has finished; a cell without
     one says so.
     """
+    import os
     import shlex
 
     import pandas as pd
     import yaml
 
-    from lantk.results import LARGEST_N, STUDIES, asked_for, gather_study, results_markdown
+    from lantk.results import (
+        LARGEST_N,
+        STUDIES,
+        asked_for,
+        gather_study,
+        in_order,
+        results_markdown,
+    )
     from lantk.storage import writing
 
     unknown = sorted({folder.name for folder in args.results} - set(STUDIES))
@@ -242,13 +250,36 @@ def results(args: argparse.Namespace) -> None:
             studies[name] = gather_study(studies[name].preset, evaluations, timings)
     published = yaml.safe_load((args.experiments / "published" / "accuracies.yaml").read_text())
     two_layer = None if args.two_layer is None else pd.read_csv(args.two_layer)
+    networks = in_order(studies["after-kernels"])
+    pictures = {} if args.figures is None else _draw(networks, args.figures)
     given = studies, published, args.data_note
     asked = ["--results", *folders, "--experiments", args.experiments]
     asked += ["--out", args.out, "--data-note", args.data_note]
     asked += [] if args.two_layer is None else ["--two-layer", args.two_layer]
+    asked += [] if args.figures is None else ["--figures", args.figures]
     command = shlex.join(["python", "-m", "lantk", "results", *map(str, asked)])
+    beside = args.out.resolve().parent
+    places = {title: os.path.relpath(path.resolve(), beside) for title, path in pictures.items()}
     with writing(args.out) as temporary:
-        temporary.write_text(results_markdown(*given, command, two_layer))
+        temporary.write_text(results_markdown(*given, command, two_layer, places))
+
+
+def _draw(table: Any, folder: Path) -> dict[str, Path]:
+    """Draw what there is of the figures of networks, and return title -> file."""
+    from lantk.captions import decomposition_caption, training_caption
+    from lantk.decomposition import decompose, network_block
+    from lantk.network_figures import decomposition_figure, training_figure
+
+    block = network_block(table)
+    if block is None:
+        return {}
+    found = {}
+    if decompose(block) is not None:
+        found[decomposition_caption(table).title] = folder / "decomposition.png"
+        decomposition_figure(table, folder / "decomposition.png")
+    found[training_caption(table).title] = folder / "training.png"
+    training_figure(table, folder / "training.png")
+    return found
 
 
 def _finished(folder: Path) -> list[Path]:
