@@ -14,7 +14,7 @@ Fort et al., "Deep learning versus kernel learning", NeurIPS 2020 (the kernel al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,15 +27,16 @@ from lantk.elasticity import ClassSums
 from lantk.evaluate import WeightPath, predicted_labels
 from lantk.label_terms import Ridge, label_term
 from lantk.network import Network, TrainingError
-from lantk.predict import Member, permuted, predict, validation_folds
-from lantk.tangent import Block, conjugate_block, layer_names, tangent_blocks
+from lantk.predict import Member, ValidationError, permuted, predict, validation_folds
+from lantk.tangent import Block, conjugate_block, tangent_blocks
 from lantk.training import State, find_device, train
-from lantk.variants import split_control, split_tap
+from lantk.variants import layer_of, split_control, split_tap
 
 # What a state of `predict_after_kernels` depends on.
 CODE = (
     *("after_kernel.py", "architecture.py", "elasticity.py", "evaluate.py", "label_terms.py"),
-    *("network.py", "predict.py", "solve.py", "solve_device.py", "tangent.py", "training.py"),
+    *("network.py", "pair_features.py", "predict.py", "products.py", "solve.py"),
+    *("solve_device.py", "tangent.py", "training.py", "variants.py"),
 )
 
 Images = NDArray[np.floating]
@@ -47,7 +48,7 @@ class _Ask(NamedTuple):
     kernel: str
     epoch: int
     term: str
-    """Label term on top of it, or nothing; it is fitted to true labels."""
+    """Label term on top of it, or nothing."""
     is_shuffled: bool
 
 
@@ -125,14 +126,16 @@ def predict_after_kernels(
     DivergenceError, TrainingError
         If a network diverges, or has no such layer.
     ValidationError, SolveError
-        As `predict.predict` does.
+        As `predict.predict` does, and if there are not so many folds to hold out.
 
     Notes
     -----
-    Epoch 0 has seen no label, so a shuffled twin is the variant itself there.
+    Of a shuffled twin all labels are permuted but those that are solved for: the network's, and
+    those of a label term on top. Epoch 0 has seen no label, so without a label term a twin is the
+    variant itself there.
     """
     asked = {name: _ask(name) for name in variants}
-    _check_layers(make_network(), {ask.kernel: name for name, ask in asked.items()})
+    _check_layers(make_network(), variants)
     grids = {
         is_term: np.array(sorted(set(values)), np.float64)
         for is_term, values in ((False, ridges), (True, weights))
@@ -141,6 +144,11 @@ def predict_after_kernels(
     labels = y_train if make_network().n_outputs == 1 else np.eye(int(y_train.max()) + 1)[y_train]
     folded = []
     if any(map(len, validated.values())):
+        if not 1 <= n_held_out <= folds:
+            raise ValidationError(
+                f"{n_held_out} folds are to be held out of {folds}: wanted 1 to {folds}; change"
+                " `n_held_out` or `folds`"
+            )
         folded = validation_folds(labels, folds, fold_seed)[:n_held_out]
     stages = _plan_stages(set(asked.values()), len(y_train), folded)
     state: State = resume or {"done": {}, "stage": 0, "running": None}
@@ -163,7 +171,8 @@ def predict_after_kernels(
             blocks = _kernels(network, x_fit, x_rows, names, memory_mb)
             for ask in missing:
                 block, grid = blocks[ask.kernel], grids[bool(ask.term)]
-                path = _solve(block, labels[stage.fit], ask.term, grid, place)
+                permutation = seed if ask.is_shuffled else None
+                path = _solve(block, labels[stage.fit], ask.term, grid, place, permutation)
                 done[_key(stage.number, ask)] = _to_tensors(path)
 
         def keep_all(now: State) -> None:
@@ -194,18 +203,20 @@ def predict_after_kernels(
 
 
 def _ask(variant: str) -> _Ask:
-    """Return what a variant is; at epoch 0 a shuffled twin is the variant itself."""
+    """Return what a variant is; at epoch 0 a kernel has seen no label, a label term on it has."""
     parent, control = split_control(variant)
     kernel, epoch, term = split_tap(parent)
-    return _Ask(kernel, epoch, term or "", control == "shuffled" and epoch > 0)
+    return _Ask(
+        kernel, epoch, term or "", control == "shuffled" and (epoch > 0 or term is not None)
+    )
 
 
-def _check_layers(network: Network, kernels: Mapping[str, str]) -> None:
+def _check_layers(network: Network, variants: Sequence[str]) -> None:
     """Raise TrainingError if a variant asks for a layer that the network does not train."""
-    names = layer_names(network)
-    for kernel, variant in kernels.items():
-        layer = kernel.removeprefix("after-kernel").removeprefix("-")
-        if kernel.startswith("after-kernel-") and layer not in names:
+    names = network.architecture.trained_layers
+    for variant in variants:
+        layer = layer_of(variant)
+        if layer is not None and layer not in names:
             raise TrainingError(
                 f"{variant} asks for the layer {layer!r}, and those that the network trains are"
                 f" {', '.join(names)}: name one of them"
@@ -242,8 +253,7 @@ def _kernels(
         blocks = tangent_blocks(network, x_train, x_rows, memory_mb=memory_mb)
         for name in names:
             if name == "after-kernel":
-                parts = zip(*blocks.values(), strict=True)
-                found[name] = Block(*(np.sum(part, axis=0) for part in parts))
+                found[name] = _total(blocks.values())
             elif name != "conjugate-kernel":
                 found[name] = blocks[name.removeprefix("after-kernel-")]
     if "conjugate-kernel" in names:
@@ -251,14 +261,37 @@ def _kernels(
     return found
 
 
+def _total(blocks: Iterable[Block]) -> Block:
+    """Return the sum of the layers' blocks, in room for one of them."""
+    first, *others = blocks
+    k, diagonal = first.k.copy(), first.diagonal.copy()
+    for block in others:
+        k += block.k
+        diagonal += block.diagonal
+    return Block(k, diagonal)
+
+
 def _solve(
-    block: Block, labels: NDArray, term: str, grid: NDArray, place: torch.device
+    block: Block,
+    labels: NDArray,
+    term: str,
+    grid: NDArray,
+    place: torch.device,
+    permutation: int | None,
 ) -> WeightPath:
-    """Return the scores of the rows along the ridges, or along the weights of a label term."""
+    """Return the scores of the rows along the ridges, or along the weights of a label term.
+
+    A permutation is of the labels that the term is fitted to.
+    """
     n_train = len(labels)
     solver = str(place) if place.type == "cuda" else None
     make_term = partial(label_term, term) if term else Ridge
-    member = Member("after-kernel", grid.tolist(), make_term=make_term)
+    member = Member(
+        "after-kernel",
+        grid.tolist(),
+        make_term=make_term,
+        permutation=permutation if term else None,
+    )
     (path,) = predict(
         block.k[:n_train], block.k[n_train:], labels, [member], device=solver,
         diagonal_test=block.diagonal[n_train:],

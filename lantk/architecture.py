@@ -71,6 +71,18 @@ class Architecture:
         return [*layers, self.readout, {"dense": {"trained": self.dense_trained}}]
 
     @property
+    def trained_layers(self) -> list[str]:
+        """Names of the trained layers, from the input on: ``conv1`` ..., ``dense``.
+
+        Examples
+        --------
+        >>> parse_architecture("arora2019-gap-4").trained_layers
+        ['conv2', 'conv3']
+        """
+        names = [f"conv{i}" for i, conv in enumerate(self.convs, 1) if conv.trained]
+        return names + ["dense"] * self.dense_trained
+
+    @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name the architecture, however it was spelt."""
         text = json.dumps(self.to_list(), sort_keys=True)

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lantk.report import blocks
 from lantk.statistics import PROTOCOLS, mean_with_interval
-from lantk.tables import Block, markdown_rows, signed, with_half_width
+from lantk.tables import Block, markdown_rows, order_variants, signed, with_half_width
 from lantk.variants import GAP_LEVELS, candidates, split_control, split_tap
 
 
@@ -30,21 +29,35 @@ _TITLES = (
     "a ridge",
     "sums of kernels without labels",
     "labels in Z",
-    "the finite network's kernel instead",
+    "the untrained network's kernel instead",
     "training on shuffled labels",
     "training on true labels",
-    "what no kernel of it has",
+    "the network instead of its kernel",
 )
 STEPS = tuple(map(Step, _TITLES, GAP_LEVELS[:-1], GAP_LEVELS[1:]))
 
 
 def network_block(table: pd.DataFrame) -> Block | None:
-    """Return the results with kernels of networks, of the largest n; the honest ones if there."""
+    """Return the results with kernels of networks; the honest ones if there are any.
+
+    They are of the first architecture that has them, and of one n: that of most tasks, the largest
+    of equals.
+    """
     for protocol in PROTOCOLS:
-        found = [block for _, block in blocks(table[table["protocol"] == protocol])]
-        found = [block for block in found if taps_of(block, "after-kernel")]
-        if found:
-            return max(found, key=lambda block: block.frame["n_train"].max())
+        frame = table[table["protocol"] == protocol]
+        for _, group in frame.groupby("architecture", sort=False):
+            found = [
+                Block(
+                    at.assign(column=at["task"]),
+                    order_variants(at["variant"]),
+                    [*at["task"].unique()],
+                )
+                for _, at in group.groupby("n_train")  # by rising n
+            ]
+            found = [block for block in found if taps_of(block, "after-kernel")]
+            if found:
+                # Of equals, max takes the first.
+                return max(reversed(found), key=lambda block: len(block.columns))
     return None
 
 

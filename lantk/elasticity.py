@@ -98,7 +98,8 @@ def class_sums(
         if not (diagonal > 0).all():
             raise LantkError(
                 f"K(x, x) of {name}[{np.argmin(diagonal > 0)}] is {diagonal[diagonal <= 0][0]:.3g}:"
-                " the relative ratio divides by its root, so leave out images that are all zero"
+                " the relative ratio divides by its root, so leave out images that are all zero, or"
+                " take a smaller label weight"
             )
     classes, counts = np.unique(labels_columns, return_counts=True)
     columns = (labels_columns == classes[:, None]) / np.sqrt(diagonal_columns)

@@ -30,6 +30,7 @@ from lantk.passwords import find_passwords, is_clear
 from lantk.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 from lantk.variants import (
     BEST,
+    CHOSEN_KERNELS,
     DERIVED,
     GAP_LEVELS,
     NETWORK_FAMILY,
@@ -41,6 +42,9 @@ from lantk.variants import (
     is_own_term,
     is_seeded,
     is_term,
+    layer_of,
+    split_control,
+    split_tap,
     variant_name,
 )
 
@@ -144,7 +148,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     if any(path.is_file() for path in (results, *results.parents)):
         raise ConfigError(f"results is {config['results']!r}: a file is in the way of this folder")
     architectures = _resolve_architectures(config)
-    variants = at_taps(config["variants"], config["after_kernels"]["taps"])
+    variants = at_taps(config["variants"], _reached_taps(config))
     families = _resolve_families(config, variants)
     description = describe(source["source"], source["path"])
     tasks = _resolve_tasks(config["task"], description)
@@ -371,17 +375,55 @@ def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dic
     if not found:
         raise ConfigError("variants has only networks, and cnn.seeds is empty: give it a seed")
     if NETWORK_FAMILY in found:
-        _check_after_kernels(config)
+        _check_after_kernels(config, found[NETWORK_FAMILY])
     return found
 
 
-def _check_after_kernels(config: Mapping[str, Any]) -> None:
+def _reached_taps(config: Mapping[str, Any]) -> list[int]:
+    """Return the epochs at which kernels are taken where a variant names none."""
+    taps, epochs = config["after_kernels"]["taps"], config["cnn"]["epochs"]
+    reached = [tap for tap in taps if tap <= epochs]
+    if not reached and len(at_taps(config["variants"], [0])) > len(at_taps(config["variants"], [])):
+        raise ConfigError(
+            f"after_kernels.taps is {taps}, and cnn.epochs is {epochs}: none of them is reached;"
+            " lower one or raise cnn.epochs"
+        )
+    return reached
+
+
+def _check_after_kernels(config: Mapping[str, Any], variants: Sequence[str]) -> None:
     rates, held_out = _as_list(config["cnn"]["learning_rate"]), config["after_kernels"]["held_out"]
     if len(rates) > 1:
         raise ConfigError(
             f"variants has kernels of networks, and cnn.learning_rate is {rates}: they are taken"
             " along one training, so give one learning rate"
         )
+    taps = {variant: split_tap(split_control(variant)[0])[1] for variant in variants}
+    for variant, item in itertools.product(variants, _resolve_architectures(config)):
+        layer = layer_of(variant)
+        names = parse_architecture(item).trained_layers
+        if layer is not None and layer not in names:
+            which = item if isinstance(item, str) else "the architecture"
+            raise ConfigError(
+                f"variants has {variant}, and the layers that {which} trains are"
+                f" {', '.join(names)}: name one of them"
+            )
+    last, epochs = max(taps, key=lambda variant: taps[variant]), config["cnn"]["epochs"]
+    if taps[last] > epochs:
+        raise ConfigError(
+            f"variants has {last}, and cnn.epochs is {epochs}: kernels are taken along the training"
+            " of that network, so name an earlier epoch or raise cnn.epochs"
+        )
+    for name in CHOSEN_KERNELS:
+        own, twins = (
+            {taps[variant] for variant in candidates(derived, variants)}
+            for derived in (name, f"{name}-shuffled")
+        )
+        if own and twins and own != twins:
+            raise ConfigError(
+                f"variants has {name} at epochs {sorted(own)} and its shuffled twin at"
+                f" {sorted(twins)}: the best of each is compared, so give both the same"
+            )
     if held_out > config["folds"]:
         raise ConfigError(
             f"after_kernels.held_out is {held_out}, and there are {config['folds']} folds: lower it"

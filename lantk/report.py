@@ -9,6 +9,7 @@ import pandas as pd
 
 from lantk.statistics import PROTOCOLS
 from lantk.tables import Block, block_lines, exponent_lines, order_variants
+from lantk.variants import is_network_kernel
 
 TITLES = {
     "honest": "Honest: nothing chosen on the test set",
@@ -16,31 +17,33 @@ TITLES = {
 }
 
 
+_KERNEL_CHOICES = (
+    " Of networks' kernels, ridge and epoch are those that predict best what was held out: one fold"
+    " or as many as `after_kernels.held_out` says, each with a network trained without it."
+)
+
+
 def choices_text(protocol: str, variants: Collection[str]) -> str:
     """Return what a protocol chooses and where, as far as some variants are concerned."""
     has_best, has_cnn = "lantk-best" in variants, "cnn" in variants
+    has_kernels = any(map(is_network_kernel, variants))
     what = "Label weight and ridge"
     if protocol == "honest":
         what += ", and for LANTK-best the variant," if has_best else ""
         epoch = "; the CNN is taken after its last epoch" if has_cnn else ""
-        return f"{what} are chosen by stratified cross-validation inside the train set{epoch}."
-    if has_best:
-        what += ", for LANTK-best the variant," if has_cnn else ", and for LANTK-best the variant,"
-    if has_cnn:
-        what += " and the CNN's epoch" if has_best else ", and the CNN's epoch"
+        kernels = _KERNEL_CHOICES if has_kernels else ""
+        chosen = "are chosen by stratified cross-validation inside the train set"
+        return f"{what} {chosen}{epoch}.{kernels}"
+    parts = ["for LANTK-best the variant,"] * has_best
+    parts += ["of a network's kernel the epoch,"] * has_kernels + ["the CNN's epoch"] * has_cnn
+    if parts:
+        what = ", ".join([what, *(part.rstrip(",") for part in parts[:-1])]) + f", and {parts[-1]}"
     ceiling = " oracle-label adds the true label products, test labels included: a ceiling."
     return (
         f"{what} are those with the best test accuracy (of the oracle's own weights, which need not"
         " hold 0); intervals and p-values do not allow for that choice."
         + (ceiling if "oracle-label" in variants else "")
     )
-
-
-CHOICES = {
-    protocol: choices_text(protocol, ("lantk-best", "cnn", "oracle-label"))
-    for protocol in PROTOCOLS
-}
-"""Protocol -> what it chooses and where, in full."""
 
 
 def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -> str:

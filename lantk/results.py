@@ -14,7 +14,7 @@ import pandas as pd
 
 from lantk.answers import answer_lines, two_layer_lines
 from lantk.leaderboard import TABLE_COLUMNS, leaderboard
-from lantk.report import CHOICES, TITLES, sizes_text
+from lantk.report import TITLES, choices_text, sizes_text
 from lantk.statistics import PROTOCOLS, error_exponents
 from lantk.tables import (
     INTERVALS,
@@ -273,8 +273,14 @@ def _protocol_lines(block: Block, protocol: str, published: Mapping[str, Any]) -
     """Return the tables of one protocol; without a choice only CNTK compares under ``honest``."""
     if protocol == "honest":
         published = {name: row for name, row in published.items() if name == "cntk"}
-    text = f"### {TITLES[protocol]}\n\n{CHOICES[protocol]}\n"
-    return [text, *block_lines(replace(block, published=published))]
+    return [
+        _protocol_title(protocol, block.variants),
+        *block_lines(replace(block, published=published)),
+    ]
+
+
+def _protocol_title(protocol: str, variants: Sequence[str]) -> str:
+    return f"### {TITLES[protocol]}\n\n{choices_text(protocol, variants)}\n"
 
 
 def _depth_lines(studies: Mapping[str, Study], published: Mapping[str, Any]) -> list[str]:
@@ -299,7 +305,8 @@ def _depth_lines(studies: Mapping[str, Study], published: Mapping[str, Any]) -> 
             frames.append(frame.assign(column=column, variant=depth))
         frame = pd.concat([frame for frame in frames if len(frame)] or frames[:1])
         block = Block(frame, list(theirs), list(_DEPTH_COLUMNS), False, NOT_RUN, theirs)
-        lines += [f"### {TITLES[protocol]}\n\n{CHOICES[protocol]}\n", *accuracy_lines(block)]
+        shown = [variant for _, variant in _DEPTH_COLUMNS.values()]
+        lines += [_protocol_title(protocol, shown), *accuracy_lines(block)]
         lines += [f"\n{INTERVALS}.\n", *interval_lines(replace(block, published={})), ""]
     return lines
 
@@ -314,8 +321,10 @@ def _growth_lines(title: str, name: str, studies: Mapping[str, Study]) -> list[s
         groups = study.rows_under(protocol).groupby(["variant", "n_train"])["accuracy"]
         whole = groups.mean()[groups.size() == len(tasks)].reset_index()
         frame = whole.assign(column=[f"n = {n:,}" for n in whole["n_train"]])
-        lines += [f"### {TITLES[protocol]}\n\n{CHOICES[protocol]}\n"]
-        lines += [f"Average accuracy over {', '.join(tasks)}.\n"]
+        lines += [
+            _protocol_title(protocol, variants),
+            f"Average accuracy over {', '.join(tasks)}.\n",
+        ]
         lines += [*accuracy_lines(Block(frame, variants, columns, False, NOT_RUN)), ""]
     found = error_exponents(study.table)
     found = found[found["n_points"] == len(columns)]
@@ -370,6 +379,7 @@ def _differences(study: Study) -> list[str]:
     wanted: dict[str, Any] = {key: cnn[key] for key in ("epochs", "batch_size", "loss")}
     wanted["learning_rates"] = rates if isinstance(rates, list) else [rates]
     wanted |= {key: preset[key] for key in ("folds", "estimator")}
+    wanted["n_held_out"] = preset["after_kernels"]["held_out"]
     for protocol in PROTOCOLS:
         wanted[f"{protocol}_weights"] = preset["label_weights"][protocol]
         wanted[f"{protocol}_ridges"] = preset["ridges"][protocol]

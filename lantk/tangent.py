@@ -38,18 +38,6 @@ class Block(NamedTuple):
     """(n_train + n_test,): K(x, x) of each row."""
 
 
-def layer_names(network: Network) -> list[str]:
-    """Return the names of the trained layers, from the input on: ``conv1`` ..., ``dense``.
-
-    Examples
-    --------
-    >>> layer_names(Network("arora2019-gap-4", (3, 8, 8), [4, 4, 4]))
-    ['conv2', 'conv3']
-    """
-    names = [f"conv{i + 1}" for i, conv in enumerate(network.architecture.convs) if conv.trained]
-    return names + ["dense"] * network.architecture.dense_trained
-
-
 def tangent_blocks(
     network: Network,
     x_train: NDArray[np.floating],
@@ -79,7 +67,7 @@ def tangent_blocks(
     Returns
     -------
     dict
-        Name of the layer (of `layer_names`) -> its block.
+        Name of the layer (of `Architecture.trained_layers`) -> its block.
 
     Notes
     -----
@@ -89,7 +77,9 @@ def tangent_blocks(
     at position p and a the patch there; the block is <G_i, G_j>.
     """
     x, n_train = _stack(network, x_train, x_test), len(x_train)
-    kernels = {name: torch.zeros(len(x), n_train).to(x) for name in layer_names(network)}
+    kernels = {
+        name: torch.zeros(len(x), n_train).to(x) for name in network.architecture.trained_layers
+    }
     norms = {name: torch.zeros(len(x)).to(x) for name in kernels}
     n_held = _images_that_fit(network, memory_mb)
     firsts = range(0, n_train, n_held)
@@ -119,13 +109,16 @@ def tangent_blocks(
                 n_done += stop - start
                 if progress is not None:
                     progress(n_done, n_all)
-    for k in kernels.values():
+    blocks = {}
+    for name in list(kernels):
+        # Layer by layer, so that there is one copy of each block and no more.
+        k = kernels.pop(name)
         lower = k[:n_train].tril()
-        k[:n_train] = lower + lower.tril(-1).T
-    return {
-        name: Block(*((part / network.n_outputs).cpu().numpy() for part in (k, norms[name])))
-        for name, k in kernels.items()
-    }
+        k[:n_train] = lower.add_(lower.tril(-1).T)
+        blocks[name] = Block(
+            *(part.div_(network.n_outputs).cpu().numpy() for part in (k, norms[name]))
+        )
+    return blocks
 
 
 def conjugate_block(
@@ -168,7 +161,7 @@ def _allocate(network: Network, x: Tensor, n: int) -> dict[str, Tensor]:
             sum(p.numel() for p in _layer(network, name).parameters())
             // (network.n_outputs if name == "dense" else 1),
         )
-        for name in layer_names(network)
+        for name in network.architecture.trained_layers
     }
 
 

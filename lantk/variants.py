@@ -52,7 +52,7 @@ _KERNEL_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-plugin")
 """Label terms that can stand on the kernel of a network: those that read no pixels."""
 _TAPPED = re.compile(
     r"(?P<kernel>after-kernel(?:-(?:conv[1-9]\d{0,2}|dense))?|conjugate-kernel)"
-    r"(?:-(?P<epoch>\d{1,7}))?"
+    r"(?:-(?P<epoch>0|[1-9]\d{0,5}))?"
     rf"(?:\+(?P<term>{'|'.join(_KERNEL_TERMS)}))?"
 )
 _OWN_TERM = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
@@ -101,6 +101,20 @@ def split_tap(variant: str) -> tuple[str, int, str | None]:
     if found is None or found["epoch"] is None:
         raise VariantError(f"{variant!r} is no kernel of a network in training at an epoch")
     return found["kernel"], int(found["epoch"]), found["term"]
+
+
+def layer_of(variant: str) -> str | None:
+    """Return the layer whose part of the network's kernel a variant is; None if of no single one.
+
+    Examples
+    --------
+    >>> layer_of("after-kernel-conv3-10-shuffled"), layer_of("after-kernel-10")
+    ('conv3', None)
+    """
+    found = _TAPPED.fullmatch(split_control(variant)[0])
+    if found is None or not found["kernel"].startswith("after-kernel-"):
+        return None
+    return found["kernel"].removeprefix("after-kernel-")
 
 
 def is_network_kernel(variant: str) -> bool:
@@ -168,6 +182,13 @@ def family_of(variant: str) -> str:
                 f"{shorten(variant)} is no variant: of networks' kernels there is -shuffled only"
             )
         return NETWORK_FAMILY
+    if parent.startswith(("after-kernel", "conjugate-kernel")):
+        raise VariantError(
+            f"{shorten(variant)} is no variant: wanted after-kernel, after-kernel-LAYER with LAYER"
+            " conv1, conv2 ... or dense, or conjugate-kernel, then -EPOCH or nothing, then"
+            f" +{', +'.join(_KERNEL_TERMS)} or nothing, then -shuffled or nothing, such as"
+            " after-kernel-10+lantk-kr-v1-shuffled"
+        )
     if not is_term(parent):
         close = difflib.get_close_matches(
             variant, (*PLAIN_VARIANTS, *_NETWORK_KERNELS, *TERMS), n=1

@@ -49,8 +49,9 @@ rule after_kernel:
     threads: THREADS
     resources:
         **GPU,
-        # Gradients of train images (6 GiB at most), and of a kernel as many copies as are solved.
-        mem_mb=growing(case_mb(9, base=10000)),
+        # Gradients of train images (6 GiB at most), a float32 block for each layer, and of one
+        # kernel what is solved with.
+        mem_mb=growing(case_mb(6 + MOST_LAYERS / 2, base=10000)),
         runtime=growing(480),
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,

@@ -7,6 +7,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
+from lantk.architecture import parse_architecture
 from lantk.errors import LantkError
 from lantk.experiment import (
     after_kernel_options,
@@ -167,6 +168,11 @@ def of_family(shown, function):
 
 
 NETWORK_KERNELS = FAMILIES.get(NETWORK_FAMILY, [])
+
+# Layers of the deepest architecture, each with a part of its own in a network's kernel.
+MOST_LAYERS = max(
+    len(parse_architecture(item).convs) + 1 for item in EXPERIMENT.architectures
+)
 
 CONDA = "../envs/lantk.yaml"
 

@@ -7,7 +7,7 @@ import torch
 from lantk.after_kernel import predict_after_kernels
 from lantk.label_terms import label_term
 from lantk.network import Network, TrainingError, empirical_ntk
-from lantk.predict import validation_folds
+from lantk.predict import ValidationError, validation_folds
 from lantk.training import train
 
 SHAPE, CHANNELS = (3, 8, 8), [2, 3, 3, 4, 4, 4, 4]
@@ -82,6 +82,22 @@ def test_validation_is_by_networks_that_never_saw_what_is_held_out(n_held_out):
     np.testing.assert_allclose(path.validation_accuracy, n_right / n_all)
 
 
+def test_a_twins_validation_permutes_what_it_trains_on_and_nothing_else():
+    """In a fold the labels of its train part are permuted, and the true ones solved for."""
+    (path,) = run(["after-kernel-2-shuffled"]).values()
+    fit, held = validation_folds(Y, 5, 0)[0]
+    network = trained(X[fit], permuted(Y[fit], 1), 2)
+    scores = ridge_scores(network, X[fit], Y[fit], X[held])
+    wanted = ((scores >= 0) == (Y[held] > 0)).mean(axis=1)
+    np.testing.assert_allclose(path.validation_accuracy, wanted)
+
+
+@pytest.mark.parametrize("n_held_out", [-1, 0, 6])
+def test_folds_that_are_not_there_cannot_be_held_out(n_held_out):
+    with pytest.raises(ValidationError, match=f"{n_held_out} folds are .* wanted 1 to 5"):
+        run(["after-kernel-2"], n_held_out=n_held_out)
+
+
 def test_layers_and_features_are_parts_of_one_kernel():
     """Scores of single layers and of the conjugate kernel are their own, and all are finite."""
     names = ["after-kernel-1", "after-kernel-conv3-1", "after-kernel-dense-1", "conjugate-kernel-1"]
@@ -108,6 +124,23 @@ def test_a_label_term_stands_on_the_kernel_of_the_epoch():
         wanted = (k_test + factor * z_test) @ np.linalg.solve(k + factor * z, Y)
         np.testing.assert_allclose(scores, wanted, atol=2e-3 * abs(wanted).max())
     assert path.weights.tolist() == weights
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_twin_fits_its_label_term_to_permuted_labels(epoch):
+    """Before training too, where the kernel has seen no label but Z has."""
+    weights = [0.0, 1.0]
+    options = {"weights": weights, "validated_weights": weights}
+    (path,) = run([f"after-kernel-{epoch}+lantk-kr-v1-shuffled"], **options).values()
+    y = permuted(Y, 0)
+    network = trained(X, y, epoch).double()
+    k = empirical_ntk(network, X.astype(float))
+    k_test = empirical_ntk(network, X_TEST.astype(float), X.astype(float))
+    term = label_term("lantk-kr-v1").fit(k, y.astype(float))
+    z = term.train_block(k)
+    factor = abs(k).mean() / abs(z).mean()
+    wanted = (k_test + factor * term.transform(k_test)) @ np.linalg.solve(k + factor * z, Y)
+    np.testing.assert_allclose(path.scores[1], wanted, atol=2e-3 * abs(wanted).max())
 
 
 def test_it_goes_on_from_every_state_to_the_same_bytes(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lantk.answers import answer_lines, two_layer_lines
+from lantk.answers import answer_lines, answers, two_layer_lines
 from lantk.decomposition import STEPS, decompose, network_block
 from lantk.errors import LantkError
 from lantk.leaderboard import TABLE_COLUMNS
@@ -61,26 +61,83 @@ def test_the_honest_protocol_comes_first():
     assert network_block(table(without=["after-kernel-0"])) is None  # one epoch is no training
 
 
+def answers_to(found):
+    return answers(network_block(found))
+
+
 @pytest.mark.parametrize(
     ("worth", "text"),
-    [(0.1, "what the kernel lacks at the start is labels"), (-0.1, "labels do harm")],
+    [
+        (0.1, ", and it is the labels that do it"),
+        (-0.1, ", and not by the labels"),
+        (0, "; that the labels do it is not shown"),
+    ],
 )
 def test_verdicts_follow_the_numbers(worth, text):
     """What labels are worth is the difference from the twin, with its interval."""
-    found = table({"after-kernel": worth})
-    page = "\n".join(answer_lines(found, EMPTY, EMPTY))
-    assert text in page
-    block = network_block(found)
-    accuracy = 100 * block.values("accuracy")
+    found = table({"after-kernel": worth + 0.2, "after-kernel-shuffled": 0.2})
+    gap = answers_to(found)[0]
+    assert gap.short.startswith(f"Training makes the network's own kernel better{text}")
+    accuracy = 100 * network_block(found).values("accuracy")
     gain = accuracy.loc["after-kernel"] - accuracy.loc["after-kernel-shuffled"]
     mean, half = mean_with_interval(gain)
-    assert f"{mean:+.2f} ± {half:.2f}" in page
+    assert f"{mean:+.2f} ± {half:.2f}" in gap.found
+    claim = "it takes the true labels for that"
+    established, _, open_ = gap.limits.partition("Not established")
+    assert (claim in established) == (worth > 0)
+    assert (f"that {claim}" in open_) == (worth == 0)
 
 
-def test_a_small_difference_is_said_to_be_open():
-    page = "\n".join(answer_lines(table(), EMPTY, EMPTY))
-    assert "which cannot be told from nothing" in page
-    assert "2-layer network; it was not run." in page
+@pytest.mark.parametrize(
+    ("by_training", "in_z", "text"),
+    [
+        (0.2, 0.05, "more in training than in Z: the form of Z is a limit"),
+        (0.05, 0.2, "more in Z than in training"),
+        (-0.1, 0.1, "more in Z than in training"),
+        (0.1, 0.1, "is not shown"),
+    ],
+)
+def test_the_two_forms_of_labels_are_compared_with_each_other(by_training, in_z, text):
+    """The verdict is of the difference of the two label gains, not of one of them."""
+    answer = answers_to(table({"after-kernel": by_training, "lantk-best": in_z}))[1]
+    assert text in answer.short
+
+
+def test_what_is_open_is_not_called_established():
+    """A table without any effect establishes nothing, and says so."""
+    for answer in answers_to(table()):
+        assert answer.limits.startswith("Nothing is established")
+
+
+@pytest.mark.parametrize(
+    "without", [(), GAP_LEVELS[1:-4], ("cnn",), ("after-kernel-shuffled", *EXTRA[1:]), GAP_LEVELS]
+)
+def test_what_was_not_run_is_left_out_of_the_sentences(without):
+    """No sentence has a hole in it, whichever variants there are, and of one task as well."""
+    taps = {"after-kernel-0", "after-kernel-10"}
+    for tasks in (("a-b",), ("a-b", "a-c")):
+        for answer in answers_to(table(tasks=tasks, without=set(without) - taps)):
+            text = " ".join(answer)
+            for hole in ("nan", "(not run)", " ,", " .", "  "):
+                assert hole not in answer.found, text
+            assert answer.limits.endswith(".")
+            has_none = "there is no interval over several tasks" in answer.limits
+            assert has_none or len(tasks) > 1
+
+
+def test_what_was_chosen_on_test_images_is_no_answer():
+    found = table()
+    assert answers_to(found[found["protocol"] == "oracle"]) == []
+
+
+def test_answers_are_of_one_n_and_one_architecture():
+    """Tasks are the columns, also of one task at several n; the largest n speaks."""
+    small = table(tasks=("a-b",)).assign(n_train=100)
+    block = network_block(pd.concat([small, table(tasks=("a-b",))]))
+    assert list(block.columns) == ["a-b"]
+    assert set(block.frame["n_train"]) == {1000}
+    other = table(without=EXTRA[:1]).assign(architecture="other")
+    assert set(network_block(pd.concat([other, table()])).frame["architecture"]) == {"chen2020"}
 
 
 def test_exponents_of_presets_over_several_n_stand_side_by_side():

@@ -15,9 +15,13 @@ import pandas as pd
 import pytest
 from records import make_record, write_record
 
+import lantk.checkpoint
+import lantk.training
 from lantk.__main__ import _parser, main
 from lantk.data import load_split, save_split
+from lantk.label_terms import image_vectors, label_term
 from lantk.options import EXAMPLES
+from lantk.variants import PUBLISHED_TERMS
 from lantk.verbs import progress
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning:mlflow")
@@ -575,3 +579,74 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch):
     monkeypatch.setattr(progress, "_BAR_SECONDS", 0.1)
     assert "steps: 00:00" in drawn(progress.showing_work, seconds=0.3)
     assert "2.00/2.00" in drawn(progress.showing_progress, 1, 2, seconds=0.3)
+
+
+def test_two_layer_writes_a_row_for_each_kernel(folder, tmp_path):
+    """The exact kernel, each published term on it, a network before and after, the hierarchy."""
+    out = tmp_path / "two-layer.csv"
+    options = ("--width", 16, "--epochs", 1, "--out", out)
+    assert run("two-layer", "--split", folder / "split.npz", *options) == 0
+    found = pd.read_csv(out)
+    kernels = ["2-layer NTK", *PUBLISHED_TERMS, "network at start", "network, trained"]
+    assert list(found["kernel"]) == [*kernels, "lantk-nth", "lantk-nth"]
+    ratios = found.set_index("kernel").loc[kernels, ["relative_ratio_train", "relative_ratio_test"]]
+    assert ((ratios > 50) & (ratios < 100)).all(axis=None)
+    assert list(found["n_train"]) == [20] * len(kernels) + [10, 20]
+    drawn = load_split(folder / "split.npz")
+    x = image_vectors(drawn.x_train)[:10]
+    y = drawn.y_train[:10]
+    z = label_term("lantk-nth").fit(np.eye(10), y.astype(float), x).train_block(np.eye(10))
+    within = [z[i, j] for i in range(10) for j in range(10) if i != j and y[i] == y[j]]
+    between = [z[i, j] for i in range(10) for j in range(10) if y[i] != y[j]]
+    row = found[found["kernel"] == "lantk-nth"].iloc[0]
+    assert row["mean_within"] == pytest.approx(np.mean(within), abs=1e-4)
+    assert row["mean_between"] == pytest.approx(np.mean(between), abs=1e-4)
+
+
+AFTER_KERNELS = (
+    *("--case", "3-8", "--architecture", "chen2020", "--channels", "[2, 2, 2, 2, 2, 2, 2]"),
+    *("--variants", "after-kernel", "after-kernel-1-shuffled", "after-kernel-1+lantk-kr-v1"),
+    *("--taps", 0, 1, "--batch-size", 8, "--learning-rate", 0.002, "--seed", 3),
+    *("--folds", 2, "--held-out", 1, "--device", "cpu"),
+)
+AFTER_STEMS = ["after-kernel-0", "after-kernel-1", "after-kernel-1-shuffled"]
+AFTER_STEMS += ["after-kernel-1+lantk-kr-v1"]
+
+
+def test_after_kernels_go_on_where_they_were_interrupted(folder, tmp_path, monkeypatch, capsys):
+    """Records and predictions are those of an uninterrupted command; other settings start anew."""
+    monkeypatch.setattr(lantk.checkpoint, "_SECONDS_BETWEEN", 0.0)
+    command = ("after-kernels", "--split", folder / "split.npz", *AFTER_KERNELS)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(*command, "--out", whole) == 0
+    epochs, train_epoch = [], lantk.training._train_epoch
+
+    def train_or_interrupt(*arguments):
+        epochs.append(1)
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lantk.training, "_train_epoch", train_or_interrupt)
+        assert run(*command, "--out", cut) == 130
+    kept = cut / "after-kernel-seed3.checkpoint"
+    assert [path.name for path in cut.iterdir()] == [kept.name]
+    shutil.copytree(cut, tmp_path / "other")
+    capsys.readouterr()
+    assert run(*command, "--out", cut) == 0
+    assert "lantk after-kernels: goes on from" in capsys.readouterr().err
+    assert not kept.exists()
+    for stem in AFTER_STEMS:
+        a, b = (out / f"{stem}-seed3" for out in (whole, cut))
+        assert a.with_suffix(".csv").read_bytes() == b.with_suffix(".csv").read_bytes()
+        records = [json.loads(path.with_suffix(".json").read_text()) for path in (a, b)]
+        for record in records:
+            assert record["diagnostics"].pop("seconds") > 0
+            assert record["protocols"]["honest"]["epoch"] == int(stem[13])
+            is_term = "+" in stem
+            assert (record["protocols"]["honest"]["ridge"] is None) == is_term
+            assert (record["protocols"]["honest"]["label_weight"] is None) != is_term
+        assert records[0] == records[1]
+    assert run(*command, "--held-out", 2, "--out", tmp_path / "other") == 0
+    assert "of other settings, images or code and is not used" in capsys.readouterr().err

@@ -324,6 +324,7 @@ def test_without_seeds_there_are_no_networks():
     [
         ("cnn.learning_rate", [1e-3, 1e-4], "give one learning rate"),
         ("after_kernels.held_out", 6, "there are 5 folds"),
+        ("after_kernels.taps", [31, 40], "none of them is reached"),
     ],
 )
 def test_what_no_kernel_of_a_network_can_be_is_refused(key, value, text):
@@ -331,4 +332,35 @@ def test_what_no_kernel_of_a_network_can_be_is_refused(key, value, text):
     resolve_experiment(config)
     config["variants"] = ["cntk", "after-kernel"]
     with pytest.raises(ConfigError, match=text):
+        resolve_experiment(config)
+
+
+def test_taps_beyond_the_network_are_left_out():
+    """The network of 30 epochs has no kernel after 100."""
+    config = edited("after_kernels.taps", [0, 30, 100])
+    config["variants"] = ["cntk", "after-kernel"]
+    kernels = resolve_experiment(config).families["after-kernel"]
+    assert kernels == ["after-kernel-0", "after-kernel-30"]
+
+
+@pytest.mark.parametrize(
+    ("variants", "text"),
+    [
+        (["after-kernel-31"], "after-kernel-31, and cnn.epochs is 30"),
+        (["after-kernel-conv8-3"], "the layers that chen2020 trains are conv1, conv2"),
+        (["after-kernel", "after-kernel-5", "after-kernel-shuffled"], "give both the same"),
+        (["after-kernel-010"], "is no variant: wanted after-kernel"),
+        (["after-kernel-3+lantk-fjlt-v1"], "then \\+lantk-kr-v1, \\+lantk-kr-v2"),
+    ],
+)
+def test_kernels_that_the_network_does_not_have_are_refused(variants, text):
+    """Before any job starts, with what there is to choose from."""
+    with pytest.raises(LantkError, match=text):
+        resolve_experiment(edited("variants", ["cntk", *variants]))
+
+
+def test_a_layer_has_to_be_trained_in_every_architecture():
+    config = edited("architecture", ["chen2020", "chen2020-nngp"])
+    config["variants"] = ["cntk", "after-kernel-conv1-3"]
+    with pytest.raises(ConfigError, match="the layers that chen2020-nngp trains are dense"):
         resolve_experiment(config)

@@ -137,7 +137,7 @@ ALLOWED = {
     "lantk.failures": {"lantk.variants"},
     "lantk.terminal": {"lantk.failures", "lantk.report", "lantk.statistics", "lantk.tables"},
     "lantk.tables": {"lantk.statistics", "lantk.variants"},
-    "lantk.report": {"lantk.statistics", "lantk.tables"},
+    "lantk.report": {"lantk.statistics", "lantk.tables", "lantk.variants"},
     "lantk.findings": {"lantk.statistics", "lantk.tables", "lantk.variants"},
     "lantk.decomposition": {
         "lantk.report",

@@ -3,10 +3,13 @@
 import itertools
 
 import numpy as np
+import pytest
 import torch
 
+from lantk.label_terms import label_term
 from lantk.pair_features import two_layer_ntk
 from lantk.two_layer import TwoLayer, two_layer_elasticity
+from lantk.variants import PUBLISHED_TERMS
 
 RNG = np.random.default_rng(0)
 X, X_TEST = RNG.standard_normal((9, 6)), RNG.standard_normal((5, 6))
@@ -58,6 +61,31 @@ def test_ratios_are_those_of_double_loops():
         within, between = np.mean(sums[True]), np.mean(sums[False])
         np.testing.assert_allclose([ratio.within, ratio.between], [within, between])
         np.testing.assert_allclose(ratio.value, within / (within + between))
+
+
+@pytest.mark.parametrize("name", PUBLISHED_TERMS)
+def test_label_terms_stand_on_the_kernel_with_the_papers_weight(name):
+    """K + lambda Z over the roots of its diagonal; a test image has the K(x, x) without labels."""
+    found = {e.kernel: e for e in two_layer_elasticity(X, Y, X_TEST, terms=[name], epochs=1)}
+    assert list(found)[:2] == ["2-layer NTK", name]
+    k, k_test = two_layer_ntk(X, X), two_layer_ntk(X_TEST, X)
+    term = label_term(name).fit(k, Y.astype(float), X)
+    z = term.train_block(k, X)
+    factor = 0.1 * abs(k).mean() / abs(z).mean()
+    k = k + factor * z
+    k_test = k_test + factor * term.transform(k_test, X_TEST)
+    own, diagonal = np.diag(two_layer_ntk(X_TEST, X_TEST)), np.diag(k)
+    bar, bar_test = (
+        k / np.sqrt(np.outer(diagonal, diagonal)),
+        k_test / np.sqrt(np.outer(own, diagonal)),
+    )
+    for matrix, labels, ratio in (
+        (bar, Y, found[name].train),
+        (bar_test, Y_TEST, found[name].test.ratio(Y_TEST)),
+    ):
+        is_same = np.equal.outer(labels, Y)
+        wanted = [matrix[is_same].mean(), matrix[~is_same].mean()]
+        np.testing.assert_allclose([ratio.within, ratio.between], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_training_changes_the_network_and_is_the_same_every_time():

@@ -586,3 +586,50 @@ def test_an_interrupted_run_names_no_failed_job(tree):
     assert "No job failed" in output
     assert "Failed:" not in output
     assert "python -m snakemake --configfile stopped.json --cores 1" in output
+
+
+NETWORK = TINY | {
+    "task": TINY["task"] | {"pairs": [[3, 8]]},
+    "variants": ["cntk", "cntk-ridge", "after-kernel", "after-kernel-shuffled", "cnn"],
+    "cnn": TINY["cnn"] | {"seeds": [0]},
+    "after_kernels": {"taps": [0, 2, 100]},
+    "results": "out/network",
+}
+AFTER = {"after_kernel": 1, "table": 1, "figure": 1, "overview": 2} | TRACK
+
+
+@pytest.fixture(scope="module")
+def networks(tree):
+    """Return the tree after a run with kernels of networks."""
+    assert planned(tree, NETWORK)["after_kernel"] == 1
+    status, output = snakemake(tree, "--cores", "2", config=NETWORK)
+    assert status == 0, output[-5000:]
+    return tree
+
+
+def test_kernels_of_networks_have_rows_figures_and_answers(networks):
+    """A row each epoch that is reached, the best of them, figures, and the report's answers."""
+    results = networks / "out/network"
+    table = pd.read_csv(results / "table.csv").query("protocol == 'honest'").set_index("variant")
+    kernels = [f"after-kernel{epoch}{end}" for end in ("", "-shuffled") for epoch in ("-0", "-2")]
+    assert set(table.index) == {*NETWORK["variants"], *kernels}
+    best = table.loc["after-kernel"]
+    assert best["epoch"] in (0, 2)
+    assert best["accuracy"] == table.loc[f"after-kernel-{best['epoch']:.0f}", "accuracy"]
+    assert table.loc[kernels, ["relative_ratio_test", "top10_label_share"]].notna().all(axis=None)
+    assert (results / "figures/training.png").exists()
+    assert "What explains the gap between kernel and network?" in (
+        results / "report.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_kernels_of_networks_are_run_again_for_what_they_depend_on(networks):
+    """Not without an edit; for taps, ridges and the schedule of the network; not for weights."""
+    assert planned(networks, NETWORK) == {}
+    assert planned(networks, NETWORK | {"after_kernels": {"taps": [0, 1, 2]}}) == AFTER
+    ridges = {"ridges": {"honest": [0, 0.1], "oracle": [0.01]}}
+    assert planned(networks, NETWORK | ridges) == AFTER | {"evaluate_cntk": 1}
+    schedule = {"cnn": NETWORK["cnn"] | {"learning_rate": 0.001}}
+    assert planned(networks, NETWORK | schedule) == AFTER | {"cnn": 1}
+    weights = {"label_weights": {"honest": [0, 1], "oracle": [1]}}
+    assert planned(networks, NETWORK | weights) == {"track": 1, "html_report": 1, "all": 1}

@@ -39,9 +39,12 @@ CORE_PARAMS = {
     "scaling": str,
 }
 """Parameters of every run and their types; of a failed one, those that are known."""
-OF_TABLE = ("p_value", "spread", "label_gain", "label_gain_half_width")
-"""What only the leaderboard knows: it takes other variants or several seeds."""
-_OF_DERIVED = ("accuracy", "ci_low", "ci_high", "label_weight", *OF_TABLE)
+OF_TABLE = (
+    *("p_value", "spread", "label_gain", "label_gain_half_width"),
+    *("alignment", "relative_ratio_train", "relative_ratio_test"),
+)
+"""What only the leaderboard knows: it takes other variants, several seeds or the chosen weight."""
+_OF_DERIVED = ("accuracy", "ci_low", "ci_high", "label_weight", "ridge", "epoch", *OF_TABLE)
 # Metrics that a clock or the machine's load decides: logged, but no part of the content.
 _MEASURED_BY_CLOCK = ("seconds", "peak_memory_mb")
 
@@ -54,9 +57,9 @@ def is_measured_by_clock(metric: str) -> bool:
 def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
     """Return the parameters that the name of a variant and its seed tell.
 
-    ``kind`` is ``network``, ``kernel`` or ``label term``; ``control`` is ``shuffled``,
-    ``diagonal``, ``offdiagonal`` or ``none``. The seed of a network is ``network_seed``, that of
-    permuted labels ``permutation_seed``.
+    ``kind`` is ``network``, ``network kernel``, ``kernel`` or ``label term``; ``control`` is
+    ``shuffled``, ``diagonal``, ``offdiagonal`` or ``none``. The seed of a network is
+    ``network_seed``, that of permuted labels ``permutation_seed``.
 
     Parameters
     ----------

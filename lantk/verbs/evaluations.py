@@ -172,7 +172,7 @@ def cnn(args: argparse.Namespace) -> None:
             drawn.x_train,
             drawn.y_train,
             drawn.x_test,
-            resume=_load_checkpoint(checkpoint),
+            resume=_load_checkpoint(checkpoint, "cnn"),
             keep=checkpoint.save,
             progress=progress,
             **schedule,
@@ -249,7 +249,13 @@ def after_kernels(args: argparse.Namespace) -> None:
     path = args.out / f"{NETWORK_FAMILY}-seed{args.seed}.checkpoint"
     checkpoint = Checkpoint(path, origin | drawing | settings, CODE)
     shape = drawn.pixels_train.shape[1:]
+    state = _load_checkpoint(checkpoint, "after-kernels")
+    spent = state.pop("seconds") if state else 0.0
     start = time.perf_counter()
+
+    def keep(now: Any) -> None:
+        checkpoint.save({**now, "seconds": spent + time.perf_counter() - start})
+
     with showing_progress("epochs") as progress:
         paths = predict_after_kernels(
             functools.partial(
@@ -259,12 +265,12 @@ def after_kernels(args: argparse.Namespace) -> None:
             drawn.y_train,
             drawn.x_test,
             variants,
-            resume=_load_checkpoint(checkpoint),
-            keep=checkpoint.save,
+            resume=state,
+            keep=keep,
             progress=progress,
             **settings,
         )
-    seconds = (time.perf_counter() - start) / len(paths)
+    seconds = (spent + time.perf_counter() - start) / len(paths)
     for variant, found in paths.items():
         _, epoch, term = split_tap(split_control(variant)[0])
         results, scores = assess(
@@ -362,17 +368,17 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     return members
 
 
-def _load_checkpoint(checkpoint: Any) -> dict[str, Any] | None:
+def _load_checkpoint(checkpoint: Any, verb: str) -> dict[str, Any] | None:
     """Return the state to go on from, if there is one of the same computation, and say so."""
     from lantk.checkpoint import CheckpointError
 
     try:
         state: dict[str, Any] | None = checkpoint.load()
     except CheckpointError as error:
-        print(f"lantk cnn: {error}; training starts anew", file=sys.stderr)
+        print(f"lantk {verb}: {error}; training starts anew", file=sys.stderr)
         return None
     if state is not None:
-        print(f"lantk cnn: goes on from {checkpoint.path}", file=sys.stderr)
+        print(f"lantk {verb}: goes on from {checkpoint.path}", file=sys.stderr)
     return state
 
 

@@ -170,7 +170,7 @@ def figure(args: argparse.Namespace) -> None:
 
 
 def two_layer(args: argparse.Namespace) -> None:
-    """Write the local elasticity of the 2-layer NTK, and of a finite network at start and trained.
+    """Write the local elasticity of the 2-layer NTK, with label terms, and of a finite network.
 
     One row a split and kernel: the relative ratio in percent, train-train and test-train. Of
     lantk-nth, fitted to the first 10 and 200 images, means within a class and between two.
@@ -181,6 +181,7 @@ def two_layer(args: argparse.Namespace) -> None:
     from lantk.label_terms import image_vectors
     from lantk.storage import writing
     from lantk.two_layer import hierarchy_means, two_layer_elasticity
+    from lantk.variants import PUBLISHED_TERMS
     from lantk.verbs.progress import showing_progress
 
     rows = []
@@ -189,7 +190,12 @@ def two_layer(args: argparse.Namespace) -> None:
         if not drawn.is_binary:
             raise LantkError(f"{path} has {len(drawn.names)} classes: wanted splits of two")
         x_train, x_test = (image_vectors(x, append_one=True) for x in (drawn.x_train, drawn.x_test))
-        options = {"width": args.width, "epochs": args.epochs, "seed": args.seed}
+        options = {
+            "terms": PUBLISHED_TERMS,
+            "width": args.width,
+            "epochs": args.epochs,
+            "seed": args.seed,
+        }
         with showing_progress(f"rows of {drawn.slug}") as progress:
             for found in two_layer_elasticity(
                 x_train, drawn.y_train, x_test, progress=progress, **options
