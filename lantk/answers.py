@@ -32,6 +32,7 @@ _EXPONENTS_OF = (
 )
 
 
+EPOCHS = ("Epochs", "minus the untrained kernel", "minus its shuffled twin", "minus the CNN")
 CAVEAT = (
     "Tasks share images where they share a class, and all of them share the seeds of networks and"
     " of label permutations, so they are not independent, and intervals over them are rather too"
@@ -51,6 +52,8 @@ class Answer(NamedTuple):
     """What is established, and what is not."""
     command: str
     """What shows it in this project's own results."""
+    rows: Sequence[Sequence[str]] = ()
+    """A table with the header `EPOCHS`, or nothing."""
 
 
 def answers(block: Block, large: Block | None = None) -> list[Answer]:
@@ -112,6 +115,8 @@ def answer_lines(
     ]
     for answer in answers(block, large):
         lines += [f"### {answer.question}\n", f"**{answer.short}**\n", f"{answer.found}\n"]
+        if answer.rows:
+            lines += [*markdown_rows(EPOCHS, answer.rows), ""]
         lines += [f"{answer.limits} Command: {answer.command}.\n"]
     return lines
 
@@ -237,7 +242,8 @@ def _gap(block: Block, large: Block | None) -> Answer:
         )
     if left.is_known:
         found.append(f"From the chosen kernel to the CNN it is {left}.")
-    found += _at_fixed_epochs(block)
+    sentences, rows = _at_fixed_epochs(block)
+    found += sentences
     claims = [
         _Claim(
             whole,
@@ -283,6 +289,7 @@ def _gap(block: Block, large: Block | None) -> Answer:
         _limits(place_of(block), claims, others),
         "`snakemake --cores 2 --configfile experiments/after-kernels.yaml`, figures"
         " `decomposition` and `training`",
+        rows,
     )
 
 
@@ -308,38 +315,28 @@ def _gap_in_short(whole: _Difference, labels: _Difference, left: _Difference) ->
     return trained + why + rest + "."
 
 
-def _at_fixed_epochs(block: Block) -> list[str]:
-    """Return what the kernel of each epoch gains, by itself and over its twin, as sentences."""
-    told, beside, falls = [], [], []
+def _at_fixed_epochs(block: Block) -> tuple[list[str], list[list[str]]]:
+    """Return sentences on the kernels of single epochs, and a row for each of their epochs."""
+    rows, falls = [], []
     for epoch, variant in taps_of(block, "after-kernel").items():
-        if epoch == 0:
-            continue
-        own = _Difference(block, variant, "after-kernel-0")
-        twin = _Difference(block, variant, f"{variant}-shuffled")
-        if own.is_known and twin.is_known:
-            told.append(f"{own} and {twin} after {epoch}")
-            if twin.mean > own.mean:
+        others = ("after-kernel-0", f"{variant}-shuffled", "cnn")
+        own, twin, left = (_Difference(block, variant, other) for other in others)
+        if epoch > 0 and any(found.is_known for found in (own, twin, left)):
+            rows.append([str(epoch), *map(str, (own, twin, left))])
+            if own.is_known and twin.is_known and twin.mean > own.mean:
                 falls.append(str(epoch))
-        left = _Difference(block, "cnn", variant)
-        if left.is_known:
-            beside.append(f"{left} after {epoch}")
-    found = []
-    if told:
-        found.append(
-            "With no epoch chosen, the kernel of one differs from the untrained kernel and from its"
-            f" shuffled twin by {', '.join(told)}."
-        )
+    if not rows:
+        return [], []
+    found = [
+        "The table has the kernels of single epochs: which of them is best is known only with"
+        " hindsight."
+    ]
     if falls:
         found.append(
-            f"After {', '.join(falls)} the twin is worse than the untrained kernel, since it has"
-            " fitted noise: that much of the second number is no gain by labels."
+            f"After {', '.join(falls)} epochs the twin is worse than the untrained kernel, since it"
+            " has fitted noise: by so much the number beside it is no gain by labels."
         )
-    if beside:
-        found.append(
-            f"The CNN minus these kernels is {', '.join(beside)}: which epoch is best is known only"
-            " with hindsight."
-        )
-    return found
+    return found, rows
 
 
 def _n_of(block: Block) -> int:
@@ -524,7 +521,9 @@ def two_layer_lines(table: pd.DataFrame | None, published: Mapping[str, Any]) ->
     lines = [
         "## Local elasticity of 2-layer networks\n",
         f"- Published: {published['source']}",
-        "- Again: the verb `split` for each pair, then `python -m lantk two-layer`",
+        "- Again: `python -m lantk split --source cifar10 --path data --pair frog ship --out"
+        " frog-ship.npz` and so on, then `python -m lantk two-layer --split frog-ship.npz ... --out"
+        " two-layer.csv`",
         "",
         "Relative ratios in percent, train-train / test-train. Label terms are added to the 2-layer"
         " NTK with label weight 0.1. Of these and of the trained network, which have seen the train"

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lantk.answers import Answer, answers
+from lantk.answers import CAVEAT, EPOCHS, answers, place_of
 from lantk.captions import (
     Caption,
     alignment_caption,
@@ -31,11 +31,13 @@ from lantk.failures import FailedJob
 from lantk.findings import Difference, find_headline, row_name, summary_sentences
 from lantk.html_tables import (
     Strip,
+    Table,
     accuracy_tables,
     choice_table,
     elasticity_table,
     exponent_tables,
     label_table,
+    number_cell,
     strips_of,
     timing_tables,
 )
@@ -202,10 +204,16 @@ def _card_note(difference: Difference) -> str:
     return f"McNemar {p_value_text(difference.p_value)}"
 
 
-def _answers(table: pd.DataFrame) -> list[Answer]:
-    """Return what these results say to the three questions; nothing without networks' kernels."""
+def _answers(table: pd.DataFrame) -> dict[str, Any] | None:
+    """Return what these results say to the three questions; None without networks' kernels."""
     block = network_block(table)
-    return [] if block is None else answers(block)
+    found = [] if block is None else answers(block)
+    if block is None or not found:
+        return None
+    caveat = CAVEAT if block.has_several_tasks else "One task has no interval over tasks."
+    rows = [[number_cell(text) for text in row] for answer in found for row in answer.rows]
+    kernels = Table("Kernels of single epochs, differences in points of accuracy", EPOCHS, rows)
+    return {"all": found, "intro": f"{place_of(block)}. {caveat}", "epochs": kernels}
 
 
 def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:

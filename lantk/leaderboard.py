@@ -16,7 +16,7 @@ from lantk.statistics import (
     mcnemar_p_value,
     normal_half_width,
 )
-from lantk.variants import CASE_COLUMNS, DERIVED, candidates, case_key
+from lantk.variants import CASE_COLUMNS, DERIVED, candidates, case_key, split_control
 
 TABLE_COLUMNS = [
     "task",
@@ -75,7 +75,7 @@ def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> p
                 "protocol": protocol,
                 **{key: result.get(key) for key in _CHOSEN},
                 **_chosen_matrix(record.get("curve", ()), result),
-                **{key: record.get("diagnostics", {}).get(key) for key in _OF_EIGENVECTORS},
+                **_eigenvector_shares(record),
                 "correct": _is_right(record, predictions, protocol),
             }
             for record, predictions in evaluations
@@ -106,6 +106,13 @@ def _chosen_matrix(
         (point for point in curve if [point.get("label_weight"), point.get("ridge")] == weights), {}
     )
     return {key: found.get(key) for key in _OF_MATRIX}
+
+
+def _eigenvector_shares(record: dict[str, Any]) -> dict[str, float | None]:
+    """Return what is known of the top eigenvectors of K, where nothing of a Z is added to it."""
+    if split_control(record["variant"])[1] == "diagonal":
+        return dict.fromkeys(_OF_EIGENVECTORS)
+    return {key: record.get("diagnostics", {}).get(key) for key in _OF_EIGENVECTORS}
 
 
 def _is_right(record: dict[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:

@@ -219,10 +219,16 @@ def results_markdown(
         *_growth_lines("Error against n, five class pairs", "growth", studies),
         *_pairs_lines("Kernels of the network", "after-kernels", studies),
         *_growth_lines("Error of the network's kernels against n", "after-kernels-growth", studies),
-        *_pairs_lines("The NNGP in place of the NTK", "nngp", studies),
+        *_pairs_lines("The NNGP in place of the NTK", "nngp", studies, note=_NNGP),
         *two_layer_lines(two_layer, published["two-layer"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+_NNGP = (
+    "The kernel of the rows CNTK and cntk-ridge is the NNGP here; the same rows of the NTK, on the"
+    " same images, are in [Kernels of the network](#kernels-of-the-network)."
+)
 
 
 def in_order(study: Study) -> pd.DataFrame:
@@ -236,9 +242,11 @@ def _pairs_lines(
     name: str,
     studies: Mapping[str, Study],
     published: Mapping[str, Any] | None = None,
+    note: str = "",
 ) -> list[str]:
     study, theirs = studies[name], published or {"source": None, "accuracy": {}}
     lines = [f"## {title}\n", *_facts({name: study}, theirs["source"])]
+    lines += [f"{note}\n"] * bool(note)
     for protocol in PROTOCOLS:
         frame = study.rows_under(protocol)
         frame = frame.assign(column=frame["task"])
