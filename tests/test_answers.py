@@ -117,7 +117,7 @@ def test_what_was_not_run_is_left_out_of_the_sentences(without):
     taps = {"after-kernel-0", "after-kernel-10"}
     for tasks in (("a-b",), ("a-b", "a-c")):
         for answer in answers_to(table(tasks=tasks, without=set(without) - taps)):
-            text = " ".join(answer)
+            text = " ".join(answer[:5])
             for hole in ("nan", "(not run)", " ,", " .", "  "):
                 assert hole not in answer.found, text
             assert answer.limits.endswith(".")
