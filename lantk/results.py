@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.answers import answer_lines, two_layer_lines
+from lantk.answer_page import answer_lines, two_layer_lines
 from lantk.leaderboard import TABLE_COLUMNS, leaderboard
 from lantk.report import TITLES, choices_text, sizes_text
 from lantk.statistics import PROTOCOLS, error_exponents

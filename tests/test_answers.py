@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lantk.answers import answer_lines, answers, two_layer_lines
+from lantk.answer_page import answer_lines, two_layer_lines
+from lantk.answers import answers
 from lantk.decomposition import STEPS, decompose, network_block
 from lantk.errors import LantkError
 from lantk.leaderboard import TABLE_COLUMNS

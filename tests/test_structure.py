@@ -147,6 +147,13 @@ ALLOWED = {
     },
     "lantk.answers": {
         "lantk.decomposition",
+        "lantk.statistics",
+        "lantk.tables",
+        "lantk.variants",
+    },
+    "lantk.answer_page": {
+        "lantk.answers",
+        "lantk.decomposition",
         "lantk.report",
         "lantk.statistics",
         "lantk.tables",
@@ -178,7 +185,7 @@ ALLOWED = {
         "lantk.variants",
     },
     "lantk.results": {
-        "lantk.answers",
+        "lantk.answer_page",
         "lantk.leaderboard",
         "lantk.report",
         "lantk.statistics",
