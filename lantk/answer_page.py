@@ -55,7 +55,8 @@ def answer_lines(
         f" {protocol} protocol. The steps are differences of accuracies on the same test images and"
         " add up; means over the tasks with paired 95 % t-intervals. In order: "
         + ", ".join(f"`{name}`" for name in GAP_LEVELS)
-        + f". {CAVEAT}\n",
+        + ". It is one path of several: the network's kernel takes the place of all that was added"
+        f" to CNTK before. {CAVEAT}\n",
         *(steps or ["Not all of them were run."]),
         "",
         *(f"![{title}]({place})\n" for title, place in (pictures or {}).items()),

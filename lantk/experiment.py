@@ -504,7 +504,8 @@ def _explain(error: jsonschema.ValidationError) -> str:
         kinds = [kind for schema in schemas for kind in _kinds(schema)]
         text = f"{where} is {shorten(repr(found))}: wanted {' or '.join(kinds)}"
         if isinstance(found, str) and {_TYPE_NAMES["number"], _TYPE_NAMES["integer"]} & set(kinds):
-            text += " (YAML reads 1e-4 as text: write 1.0e-4)"
+            text += " (YAML reads 1e-4 as text: write 1.0e-4; numbers inside the braces of --config"
+            text += " arrive as text too: give them in a file, with --configfile)"
     elif error.validator == "enum":
         text = f"{where} is {shorten(repr(found))}: wanted {', '.join(map(str, wanted))}"
     description = error.schema.get("description")

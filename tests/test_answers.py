@@ -71,14 +71,14 @@ def answers_to(found):
     [
         (0.1, ", and it is the labels that do it"),
         (-0.1, ", and not by the labels"),
-        (0, "; that the labels do it is not shown"),
+        (0, "; that the labels do it is not shown once held-out images choose the epoch"),
     ],
 )
 def test_verdicts_follow_the_numbers(worth, text):
     """What labels are worth is the difference from the twin, with its interval."""
     found = table({"after-kernel": worth + 0.2, "after-kernel-shuffled": 0.2})
     gap = answers_to(found)[0]
-    assert gap.short.startswith(f"Training makes the network's own kernel better{text}")
+    assert f" points. Training makes the network's own kernel better{text}" in gap.short
     accuracy = 100 * network_block(found).values("accuracy")
     gain = accuracy.loc["after-kernel"] - accuracy.loc["after-kernel-shuffled"]
     mean, half = mean_with_interval(gain)
@@ -102,6 +102,27 @@ def test_the_two_forms_of_labels_are_compared_with_each_other(by_training, in_z,
     """The verdict is of the difference of the two label gains, not of one of them."""
     answer = answers_to(table({"after-kernel": by_training, "lantk-best": in_z}))[1]
     assert text in answer.short
+
+
+def test_epochs_that_were_fixed_speak_for_themselves():
+    """Where labels help at an epoch that was not chosen, it is said beside the choice."""
+    effects = {"after-kernel": 0.2, "after-kernel-shuffled": 0.2, "after-kernel-10": 0.2}
+    found = table(effects | {"after-kernel-10-shuffled": -0.1})
+    gap = answers_to(found)[0]
+    assert "is shown at fixed epochs (10) and not shown once held-out images choose" in gap.short
+    assert "fixed beforehand (10)" in gap.limits.partition("Not established")[0]
+    assert "After 10 epochs the twin is worse than the untrained kernel" in gap.found
+    assert [row[0] for row in gap.rows] == ["10"]
+    assert "fixed beforehand" not in answers_to(table())[0].limits
+
+
+def test_the_untrained_kernel_chosen_everywhere_is_nothing_to_compare():
+    found = table()
+    start = found[found["variant"] == "after-kernel-0"]
+    same = ("after-kernel", "after-kernel-shuffled")
+    copies = pd.concat(start.assign(variant=name, epoch=0) for name in same)
+    found = pd.concat([found[~found["variant"].isin(same)], copies])
+    assert "chose the untrained kernel everywhere" in answers_to(found)[0].short
 
 
 def test_what_is_open_is_not_called_established():
