@@ -40,9 +40,9 @@ def choices_text(protocol: str, variants: Collection[str]) -> str:
         what = ", ".join([what, *(part.rstrip(",") for part in parts[:-1])]) + f", and {parts[-1]}"
     ceiling = " oracle-label adds the true label products, test labels included: a ceiling."
     return (
-        f"{what} are those with the best test accuracy (of the oracle's own weights, which need not"
-        " hold 0); intervals and p-values do not allow for that choice."
-        + (ceiling if "oracle-label" in variants else "")
+        f"{what} are those with the best test accuracy (of the oracle's own weights and ridges,"
+        " which need not hold 0 nor the honest choice); intervals and p-values do not allow for that"
+        " choice." + (ceiling if "oracle-label" in variants else "")
     )
 
 
