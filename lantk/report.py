@@ -41,8 +41,8 @@ def choices_text(protocol: str, variants: Collection[str]) -> str:
     ceiling = " oracle-label adds the true label products, test labels included: a ceiling."
     return (
         f"{what} are those with the best test accuracy (of the oracle's own weights and ridges,"
-        " which need not hold 0 nor the honest choice); intervals and p-values do not allow for that"
-        " choice." + (ceiling if "oracle-label" in variants else "")
+        " which need not hold 0 nor the honest choice); intervals and p-values do not allow for"
+        " that choice." + (ceiling if "oracle-label" in variants else "")
     )
 
 
