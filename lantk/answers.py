@@ -13,10 +13,9 @@ from typing import NamedTuple
 from lantk.decomposition import taps_of
 from lantk.statistics import mean_with_interval
 from lantk.tables import Block, with_half_width
-from lantk.variants import BEST, candidates
+from lantk.variants import BEST, layer_of, split_control, split_tap
 
 NO_RESULT = "(not run)"
-_LAYER = "after-kernel-{}-{}"
 EPOCHS = ("Epochs", "minus the untrained kernel", "minus its shuffled twin", "minus the CNN")
 CAVEAT = (
     "Tasks share images where they share a class, and all of them share the seeds of networks and"
@@ -122,7 +121,7 @@ def _limits(
     text = "Nothing is established."
     if shown:
         text = f"Established as far as 95 % intervals go ({place}): {'; '.join(shown)}."
-    if all(math.isnan(claim.difference.half) for claim in claims if claim.difference.is_known):
+    elif all(math.isnan(claim.difference.half) for claim in claims if claim.difference.is_known):
         # Nothing was run, or of one task.
         text = "Nothing is established, since there is no interval over several tasks."
     return f"{text} Not established: {'; '.join([*left, *others])}."
@@ -199,7 +198,7 @@ def _gap(block: Block, large: Block | None) -> Answer:
         others[1] += f" differs from CNTK by {sums}, a ridge by {ridge})"
     return Answer(
         "What explains the gap between kernel and network?",
-        _gap_in_short(block, fixed),
+        _gap_in_short(gap, whole, labels, left, fixed),
         " ".join(found) or "The variants that answer it were not run.",
         _limits(place_of(block), claims, others, beside),
         "`snakemake --cores 2 --configfile experiments/after-kernels.yaml`, figures"
@@ -208,11 +207,13 @@ def _gap(block: Block, large: Block | None) -> Answer:
     )
 
 
-def _gap_in_short(block: Block, fixed: Sequence[str]) -> str:
-    gap = _Difference(block, "cnn", "cntk")
-    whole = _Difference(block, "after-kernel", "after-kernel-0")
-    labels = _Difference(block, "after-kernel", "after-kernel-shuffled")
-    left = _Difference(block, "cnn", "after-kernel")
+def _gap_in_short(
+    gap: _Difference,
+    whole: _Difference,
+    labels: _Difference,
+    left: _Difference,
+    fixed: Sequence[str],
+) -> str:
     start = f"CNN minus CNTK is {gap} points. " if gap.is_known else ""
     if whole.is_known and whole.mean == 0 and not whole.half > 0:
         return (
@@ -429,11 +430,11 @@ def _architecture(block: Block) -> Answer:
 
 def _layers(block: Block) -> dict[str, str]:
     """Return layer -> variant, of the last epoch at which there are single layers."""
-    names = [f"conv{i}" for i in range(1, 1000)] + ["dense"]
-    found: dict[str, str] = {}
-    epochs = sorted({int(v.rpartition("-")[2]) for v in candidates("after-kernel", block.variants)})
-    for epoch in epochs:
-        own = {name: _LAYER.format(name, epoch) for name in names}
-        own = {name: variant for name, variant in own.items() if variant in block.variants}
-        found = own or found
-    return found
+    found: dict[int, dict[str, str]] = {}
+    for variant in block.variants:
+        layer = layer_of(variant)
+        if layer is not None and split_control(variant)[1] is None:
+            _, epoch, term = split_tap(variant)
+            if term is None:
+                found.setdefault(epoch, {})[layer] = variant
+    return found[max(found)] if found else {}

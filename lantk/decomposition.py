@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from lantk.statistics import PROTOCOLS, mean_with_interval
-from lantk.tables import Block, markdown_rows, order_variants, signed, with_half_width
+from lantk.tables import Block, blocks_by_n, markdown_rows, signed, with_half_width
 from lantk.variants import GAP_LEVELS, candidates, split_control, split_tap
 
 
@@ -46,15 +46,7 @@ def network_block(table: pd.DataFrame) -> Block | None:
     for protocol in PROTOCOLS:
         frame = table[table["protocol"] == protocol]
         for _, group in frame.groupby("architecture", sort=False):
-            found = [
-                Block(
-                    at.assign(column=at["task"]),
-                    order_variants(at["variant"]),
-                    [*at["task"].unique()],
-                )
-                for _, at in group.groupby("n_train")  # by rising n
-            ]
-            found = [block for block in found if taps_of(block, "after-kernel")]
+            found = [block for block in blocks_by_n(group) if taps_of(block, "after-kernel")]
             if found:
                 # Of equals, max takes the first.
                 return max(reversed(found), key=lambda block: len(block.columns))

@@ -150,6 +150,8 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     architectures = _resolve_architectures(config)
     variants = at_taps(config["variants"], _reached_taps(config))
     families = _resolve_families(config, variants)
+    if NETWORK_FAMILY in families:
+        _check_after_kernels(config, families[NETWORK_FAMILY], architectures)
     description = describe(source["source"], source["path"])
     tasks = _resolve_tasks(config["task"], description)
     sizes, cases = {}, {}
@@ -374,8 +376,6 @@ def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dic
         found.pop(NETWORK_FAMILY, None)
     if not found:
         raise ConfigError("variants has only networks, and cnn.seeds is empty: give it a seed")
-    if NETWORK_FAMILY in found:
-        _check_after_kernels(config, found[NETWORK_FAMILY])
     return found
 
 
@@ -391,7 +391,9 @@ def _reached_taps(config: Mapping[str, Any]) -> list[int]:
     return reached
 
 
-def _check_after_kernels(config: Mapping[str, Any], variants: Sequence[str]) -> None:
+def _check_after_kernels(
+    config: Mapping[str, Any], variants: Sequence[str], architectures: Sequence[Any]
+) -> None:
     rates, held_out = _as_list(config["cnn"]["learning_rate"]), config["after_kernels"]["held_out"]
     if len(rates) > 1:
         raise ConfigError(
@@ -399,10 +401,10 @@ def _check_after_kernels(config: Mapping[str, Any], variants: Sequence[str]) -> 
             " along one training, so give one learning rate"
         )
     taps = {variant: split_tap(split_control(variant)[0])[1] for variant in variants}
-    for variant, item in itertools.product(variants, _resolve_architectures(config)):
-        layer = layer_of(variant)
+    layers = {variant: layer for variant in variants if (layer := layer_of(variant)) is not None}
+    for item in architectures:
         names = parse_architecture(item).trained_layers
-        if layer is not None and layer not in names:
+        for variant in (name for name, layer in layers.items() if layer not in names):
             which = item if isinstance(item, str) else "the architecture"
             raise ConfigError(
                 f"variants has {variant}, and the layers that {which} trains are"

@@ -16,9 +16,9 @@ from lantk.statistics import PROTOCOLS, mean_with_interval
 from lantk.tables import (
     ROWS,
     Block,
+    blocks_by_n,
     gains_over_cntk,
     label_gain_with_interval,
-    order_variants,
     p_value_text,
     signed,
 )
@@ -128,12 +128,8 @@ def main_block(table: pd.DataFrame, protocol: str) -> Block | None:
     if frame.empty:
         return None
     frame = frame[frame["architecture"] == frame["architecture"].iloc[0]]
-    blocks = [
-        Block(at.assign(column=at["task"]), order_variants(at["variant"]), [*at["task"].unique()])
-        for _, at in frame.groupby("n_train")  # by rising n
-    ]
     # Of equals, max takes the first.
-    return max(reversed(blocks), key=lambda b: (len(b.columns), _is_comparable(b)))
+    return max(reversed(blocks_by_n(frame)), key=lambda b: (len(b.columns), _is_comparable(b)))
 
 
 def _full_terms(block: Block) -> list[str]:

@@ -22,7 +22,7 @@ from lantk.errors import LantkError
 from lantk.evaluate import WeightPath, predicted_labels
 from lantk.label_terms import LabelTerm, blocks_together, fit_together, label_product_factors
 from lantk.pair_features import Vectors
-from lantk.products import multiply
+from lantk.products import mean_abs, multiply
 from lantk.solve import (
     CholeskyFactor,
     IndefiniteError,
@@ -275,9 +275,9 @@ def _fit(
     for train, rows, x in ((True, k_train, x_train), (False, k_rows, x_rows)):
         found = blocks_together(list(terms.values()), rows, x, train=train)
         blocks[train] = dict(zip(terms, found, strict=True))
-    mean_abs_k, diagonal = _mean_abs(k_train), np.diag(k_train)
+    mean_abs_k, diagonal = mean_abs(k_train), np.diag(k_train)
     units = {
-        key: term.weight_unit(mean_abs_k, diagonal, _mean_abs(blocks[True][key]))
+        key: term.weight_unit(mean_abs_k, diagonal, mean_abs(blocks[True][key]))
         for key, term in terms.items()
     }
     additions = []
@@ -400,7 +400,7 @@ def _describe(
     }
     if z is not None and z.ndim == 2:
         diagnostics |= {
-            "mean_abs_z": _mean_abs(z),
+            "mean_abs_z": mean_abs(z),
             "mean_z_diagonal": float(np.diag(z).mean(dtype=np.float64)),
             "sign_agreement": _sign_agreement(z, labels, signs),
             "alignment_z": _alignment(moments, np.inf, len(y)),
@@ -524,11 +524,6 @@ def _smallest_eigenvalue(k_train_train: NDArray, z_train: NDArray | None, factor
     if len(k_train_train) > _EIGENVALUE_MAX_N:
         return np.nan
     return float(np.linalg.eigvalsh(add_label_term(k_train_train, z_train, factor))[0])
-
-
-def _mean_abs(matrix: NDArray) -> float:
-    """Return the mean absolute value, row by row: no copy of the matrix is made."""
-    return float(np.mean([np.abs(row).mean(dtype=np.float64) for row in matrix]))
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[], None]:

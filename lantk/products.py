@@ -17,6 +17,11 @@ from lantk.pair_tiles import in_threads
 _ROWS = 256
 
 
+def mean_abs(matrix: NDArray) -> float:
+    """Return the mean absolute value, row by row: no copy of the matrix is made."""
+    return float(np.mean([np.abs(row).mean(dtype=np.float64) for row in matrix]))
+
+
 def multiply(matrix: NDArray, vectors: NDArray) -> NDArray[np.float64]:
     """Return ``matrix @ vectors`` in float64.
 

@@ -105,6 +105,14 @@ class Block:
         return wide.reindex(index=list(self.variants), columns=list(self.columns))
 
 
+def blocks_by_n(frame: pd.DataFrame) -> list[Block]:
+    """Return the results of each n, by rising n, with the tasks as columns."""
+    return [
+        Block(at.assign(column=at["task"]), order_variants(at["variant"]), [*at["task"].unique()])
+        for _, at in frame.groupby("n_train")
+    ]
+
+
 def block_lines(block: Block) -> list[str]:
     """Return the lines of all tables of a block: accuracies, intervals, what labels are worth."""
     imp = "Imp.: average accuracy minus CNTK's, in points, and as a share of CNTK's error."

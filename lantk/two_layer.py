@@ -23,6 +23,7 @@ from torch import Tensor
 from lantk.elasticity import ClassSums, RelativeRatio, class_sums
 from lantk.label_terms import Hierarchy, label_term
 from lantk.pair_features import two_layer_ntk
+from lantk.products import mean_abs
 
 # Rows of a kernel that are formed at once.
 _ROWS = 500
@@ -108,11 +109,11 @@ def _label_aware(
 ) -> Iterator[Elasticity]:
     """Yield the local elasticity of K + lambda Z for each term, K being the 2-layer NTK."""
     k, k_test = (_kernel_block(x, x_train) for x in (x_train, x_test))
-    mean_abs_k, diagonal = _mean_abs(k), _diagonal(x_train)
+    mean_abs_k, diagonal = mean_abs(k), _diagonal(x_train)
     for name in terms:
         term = label_term(name).fit(k, y_train.astype(np.float64), x_train)
         z = term.train_block(k, x_train)
-        factor = LABEL_WEIGHT * term.weight_unit(mean_abs_k, diagonal, _mean_abs(z))
+        factor = LABEL_WEIGHT * term.weight_unit(mean_abs_k, diagonal, mean_abs(z))
         own = diagonal + factor * np.diag(z)
         train = class_sums(_sum(k, factor, z), y_train, own, own).ratio(y_train)
         z = term.transform(k_test, x_test)
@@ -133,10 +134,6 @@ def _kernel_block(rows: NDArray, columns: NDArray) -> NDArray[np.float32]:
     for start in range(0, len(rows), _ROWS):
         k[start : start + _ROWS] = two_layer_ntk(rows[start : start + _ROWS], columns)
     return k
-
-
-def _mean_abs(matrix: NDArray) -> float:
-    return float(np.mean([np.abs(row).mean(dtype=np.float64) for row in matrix]))
 
 
 def _sum(k: NDArray, factor: float, z: NDArray) -> NDArray:

@@ -52,7 +52,7 @@ _KERNEL_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-plugin")
 """Label terms that can stand on the kernel of a network: those that read no pixels."""
 _TAPPED = re.compile(
     r"(?P<kernel>after-kernel(?:-(?:conv[1-9]\d{0,2}|dense))?|conjugate-kernel)"
-    r"(?:-(?P<epoch>0|[1-9]\d{0,5}))?"
+    r"(?:-(?P<epoch>0|[1-9]\d{0,6}))?"
     rf"(?:\+(?P<term>{'|'.join(_KERNEL_TERMS)}))?"
 )
 _OWN_TERM = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)

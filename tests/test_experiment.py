@@ -364,3 +364,11 @@ def test_a_layer_has_to_be_trained_in_every_architecture():
     config["variants"] = ["cntk", "after-kernel-conv1-3"]
     with pytest.raises(ConfigError, match="the layers that chen2020-nngp trains are dense"):
         resolve_experiment(config)
+
+
+def test_the_largest_tap_of_the_schema_is_a_variant():
+    """Seven digits, as many as cnn.epochs may have."""
+    config = edited("after_kernels.taps", [0, 1_000_000], cnn__epochs=1_000_000)
+    config["variants"] = ["cntk", "after-kernel"]
+    kernels = resolve_experiment(config).families["after-kernel"]
+    assert kernels == ["after-kernel-0", "after-kernel-1000000"]

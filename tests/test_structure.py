@@ -69,7 +69,12 @@ ALLOWED = {
     "lantk.training": {"lantk.network"},
     "lantk.tangent": {"lantk.network"},
     "lantk.elasticity": {"lantk.errors", "lantk.products"},
-    "lantk.two_layer": {"lantk.elasticity", "lantk.label_terms", "lantk.pair_features"},
+    "lantk.two_layer": {
+        "lantk.elasticity",
+        "lantk.label_terms",
+        "lantk.pair_features",
+        "lantk.products",
+    },
     "lantk.nth": {"lantk.errors"},
     "lantk.learning_rate": {"lantk.network", "lantk.training"},
     "lantk.checkpoint": {"lantk.errors", "lantk.storage"},
