@@ -22,13 +22,13 @@ test: $(VENV)/installed
 KILLS ?= 50
 SEED ?= 1
 test-faults: $(VENV)/installed
-	LANTK_KILLS=$(KILLS) LANTK_KILLS_SEED=$(SEED) pytest tests/faults
+	LANTK_KILLS=$(KILLS) LANTK_KILLS_SEED=$(SEED) pytest tests/system/faults
 
 # The workflow on a Slurm cluster of one node, which is started on this machine, as root, and stopped
 # again: Debian's slurm-wlm and munge have to be installed.
 test-slurm: $(VENV)-slurm/installed
-	@$(BIN)/python tests/slurm/cluster.py --check
-	. $(VENV)-slurm/bin/activate; python -m pytest --timeout 1800 tests/slurm
+	@$(BIN)/python tests/system/slurm/cluster.py --check
+	. $(VENV)-slurm/bin/activate; python -m pytest --timeout 1800 tests/system/slurm
 
 # The runs in MLflow, until Ctrl-C. Of other results: make dashboard RESULTS=results/mine PORT=5001
 dashboard: $(VENV)/installed
@@ -56,7 +56,8 @@ lint: $(VENV)/installed
 	ruff format --check .
 	ruff check .
 	mypy
-	codespell Snakefile config.yaml README.md CHANGELOG.md docs lantk rules tests/*.py experiments benchmarks
+	lint-imports --no-cache
+	codespell Snakefile config.yaml README.md CHANGELOG.md docs lantk rules tests experiments benchmarks
 	snakefmt --check Snakefile rules
 	snakemake --lint
 

@@ -3,8 +3,8 @@ import sys
 
 from snakemake.utils import min_version
 
-from lantk.failures import inactive_environment, resume_command
-from lantk.lease import hold_while_executing
+from lantk.workflow.failures import inactive_environment, resume_command
+from lantk.workflow.lease import hold_while_executing
 
 min_version("9.20")
 

@@ -14,8 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from lantk.provenance import collect_provenance
-from lantk.storage import writing
+from lantk.experiment.provenance import collect_provenance
+from lantk.files import writing
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "benchmarks"

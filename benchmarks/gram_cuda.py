@@ -24,10 +24,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lantk.architecture import parse_architecture
 from lantk.kernel import cuda
+from lantk.kernel.architecture import parse_architecture
+from lantk.kernel.images import survey
 from lantk.kernel.plan import Plan, make_plans
-from lantk.kernel.sides import survey
 
 # H100 SXM: multiprocessors, and the clock that it holds under load (it boosts to 1.98 GHz).
 MULTIPROCESSORS, CLOCK_HZ = 132, 1.7e9

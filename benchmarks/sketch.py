@@ -18,12 +18,12 @@ from typing import Any
 import bench
 import numpy as np
 
-from lantk.data import describe, split_pair
+from lantk.data.splits import describe, split_pair
+from lantk.data.tasks import resolve_pair
 from lantk.kernel.gram import gram
-from lantk.label_terms import image_vectors
-from lantk.pair_features import FEATURE_SETS
-from lantk.sketch import draw_projection, sketch
-from lantk.tasks import resolve_pair
+from lantk.label_terms.pair_features import FEATURE_SETS
+from lantk.label_terms.sketch import draw_projection, sketch
+from lantk.label_terms.terms import image_vectors
 
 TERMS = {"lantk-fjlt-v1": ("global",), "lantk-fjlt-v2": ("global", "pca-release")}
 EPSILONS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)

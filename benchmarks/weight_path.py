@@ -16,10 +16,10 @@ import time
 
 import numpy as np
 
-from lantk.data import describe, resolve_pair, split_pair
+from lantk.data.splits import describe, resolve_pair, split_pair
 from lantk.kernel.gram import gram
-from lantk.label_terms import image_vectors, label_term
-from lantk.solve import CholeskyFactor, GramFactor, add_label_term, solve_path
+from lantk.label_terms.terms import image_vectors, label_term
+from lantk.solvers.path import CholeskyFactor, GramFactor, add_label_term, solve_path
 
 WEIGHTS = np.array([0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3])
 VARIANTS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2")

@@ -27,6 +27,8 @@ import tomllib
 from pathlib import Path
 
 TORCH = "2.13.0"
+# The extras that the lock holds: all but those for GPUs.
+LOCKED = ("network", "study", "postgresql", "dev")
 # What PyTorch needs and nothing else does.
 OF_TORCH = ("torch", "triton", "cuda-", "nvidia-")
 
@@ -46,8 +48,9 @@ ELSEWHERE = re.compile(r";.*sys_platform == '(win32|emscripten)'(?! and)")
 def read_requirements() -> list[str]:
     """Return what the package needs: to run, to be developed, and to be built."""
     project = tomllib.loads((ENVS.parent / "pyproject.toml").read_text())
-    wanted = project["project"]["dependencies"]
-    wanted = wanted + project["project"]["optional-dependencies"]["dev"]
+    extras = project["project"]["optional-dependencies"]
+    groups = [project["project"]["dependencies"], *(extras[name] for name in LOCKED)]
+    wanted = [text for group in groups for text in group if not text.startswith("lantk[")]
     return [*wanted, *project["build-system"]["requires"], f"torch=={TORCH}"]
 
 

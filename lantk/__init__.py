@@ -9,10 +9,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "parse_architecture": "lantk.architecture",
+    "parse_architecture": "lantk.kernel.architecture",
     "gram": "lantk.kernel.gram",
     "gram_taps": "lantk.kernel.gram",
-    "label_term": "lantk.label_terms",
+    "label_term": "lantk.label_terms.terms",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -2,35 +2,7 @@
 rule after_kernel:
     input:
         split=case_split,
-        code=[
-            "lantk/after_kernel.py",
-            "lantk/architecture.py",
-            "lantk/checkpoint.py",
-            "lantk/compiled.py",
-            "lantk/data.py",
-            "lantk/download.py",
-            "lantk/elasticity.py",
-            "lantk/errors.py",
-            "lantk/evaluate.py",
-            "lantk/label_terms.py",
-            "lantk/network.py",
-            "lantk/nth.py",
-            "lantk/pair_features.py",
-            "lantk/pair_tiles.py",
-            "lantk/predict.py",
-            "lantk/products.py",
-            "lantk/provenance.py",
-            "lantk/sketch.py",
-            "lantk/solve.py",
-            "lantk/solve_device.py",
-            "lantk/sources.py",
-            "lantk/statistics.py",
-            "lantk/storage.py",
-            "lantk/tangent.py",
-            "lantk/tasks.py",
-            "lantk/training.py",
-            "lantk/variants.py",
-        ],
+        code=code_of("after-kernels"),
     output:
         records=[
             f"{RESULTS}/evaluations/{{case}}/{variant}-seed{{seed}}.json"

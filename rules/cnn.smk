@@ -1,26 +1,7 @@
 rule cnn:
     input:
         split=case_split,
-        code=[
-            "lantk/architecture.py",
-            "lantk/checkpoint.py",
-            "lantk/compiled.py",
-            "lantk/data.py",
-            "lantk/download.py",
-            "lantk/elasticity.py",
-            "lantk/errors.py",
-            "lantk/evaluate.py",
-            "lantk/learning_rate.py",
-            "lantk/network.py",
-            "lantk/pair_tiles.py",
-            "lantk/products.py",
-            "lantk/provenance.py",
-            "lantk/sources.py",
-            "lantk/statistics.py",
-            "lantk/storage.py",
-            "lantk/tasks.py",
-            "lantk/training.py",
-        ],
+        code=code_of("cnn"),
     output:
         record=f"{RESULTS}/evaluations/{{case}}/cnn-seed{{seed}}.json",
         predictions=f"{RESULTS}/evaluations/{{case}}/cnn-seed{{seed}}.csv",

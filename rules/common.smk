@@ -7,9 +7,9 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from lantk.architecture import parse_architecture
+from lantk.kernel.architecture import parse_architecture
 from lantk.errors import LantkError
-from lantk.experiment import (
+from lantk.experiment.config import (
     after_kernel_options,
     check_schema,
     estimator_option,
@@ -18,7 +18,8 @@ from lantk.experiment import (
     resolve_experiment,
     target_option,
 )
-from lantk.variants import (
+from lantk.workflow.code import code_of
+from lantk.experiment.variants import (
     NETWORK_FAMILY,
     is_own_term,
     is_term,
@@ -40,7 +41,7 @@ try:
         if not workflow.is_main_process:
             break  # a job of a cluster reads this again, and tries out the one that it needs
         # Imported here: what it needs takes a second to load, and most experiments have none.
-        from lantk.contract import load_term_class
+        from lantk.label_terms.trial import load_term_class
 
         load_term_class(family)
 except (LantkError, OSError) as error:

@@ -2,24 +2,7 @@ rule gram:
     # All architectures of a task in one pass, each into a folder of its own.
     input:
         split=rules.split.output,
-        code=[
-            "lantk/architecture.py",
-            "lantk/compiled.py",
-            "lantk/data.py",
-            "lantk/download.py",
-            "lantk/errors.py",
-            "lantk/kernel/bands.py",
-            "lantk/kernel/cpu.py",
-            "lantk/kernel/cuda.py",
-            "lantk/kernel/gram.py",
-            "lantk/kernel/plan.py",
-            "lantk/kernel/planes.cu",
-            "lantk/kernel/sides.py",
-            "lantk/kernel/tiles.py",
-            "lantk/sources.py",
-            "lantk/storage.py",
-            "lantk/tasks.py",
-        ],
+        code=code_of("gram"),
     output:
         **{
             f"{kind}_{i}": f"{RESULTS}/grams/{{task}}{end}/{{band}}.{ending}"

@@ -1,14 +1,7 @@
 rule fetch:
     # The data are fetched once, before parallel jobs read them.
     input:
-        code=[
-            "lantk/data.py",
-            "lantk/download.py",
-            "lantk/errors.py",
-            "lantk/sources.py",
-            "lantk/storage.py",
-            "lantk/tasks.py",
-        ],
+        code=code_of("fetch"),
     output:
         f"{RESULTS}/data.json",
     log:
@@ -30,14 +23,7 @@ rule fetch:
 rule split:
     input:
         data=rules.fetch.output,
-        code=[
-            "lantk/data.py",
-            "lantk/download.py",
-            "lantk/errors.py",
-            "lantk/sources.py",
-            "lantk/storage.py",
-            "lantk/tasks.py",
-        ],
+        code=code_of("split"),
     output:
         f"{RESULTS}/splits/{{task}}.npz",
     log:

@@ -14,16 +14,7 @@ HEAT_MAP = f"{RESULTS}/figures/{{case}}/{{term}}.png"
 rule table:
     input:
         records=expand(RECORDS, case=CASES),
-        code=[
-            "lantk/errors.py",
-            "lantk/leaderboard.py",
-            "lantk/report.py",
-            "lantk/statistics.py",
-            "lantk/storage.py",
-            "lantk/tables.py",
-            "lantk/timings.py",
-            "lantk/variants.py",
-        ],
+        code=code_of("collect"),
     output:
         csv=report(
             f"{RESULTS}/table.csv",
@@ -60,19 +51,7 @@ rule table:
 rule figure:
     input:
         records=RECORDS,
-        code=[
-            "lantk/decomposition.py",
-            "lantk/errors.py",
-            "lantk/figure_style.py",
-            "lantk/figures.py",
-            "lantk/network_figures.py",
-            "lantk/report.py",
-            "lantk/statistics.py",
-            "lantk/storage.py",
-            "lantk/tables.py",
-            "lantk/variants.py",
-            "lantk/weight_figure.py",
-        ],
+        code=code_of("figure"),
     output:
         report(
             FIGURE,
@@ -94,19 +73,7 @@ rule figure:
 rule overview:
     input:
         table=rules.table.output.csv,
-        code=[
-            "lantk/decomposition.py",
-            "lantk/errors.py",
-            "lantk/figure_style.py",
-            "lantk/figures.py",
-            "lantk/network_figures.py",
-            "lantk/report.py",
-            "lantk/statistics.py",
-            "lantk/storage.py",
-            "lantk/tables.py",
-            "lantk/variants.py",
-            "lantk/weight_figure.py",
-        ],
+        code=code_of("figure"),
     output:
         report(
             OVERVIEW,
@@ -134,32 +101,7 @@ rule heat_map:
         blocks=case_bands("npy"),
         label_term=rules.label_term.output,
         evaluation=f"{RESULTS}/evaluations/{{case}}/{{term}}.json",
-        code=[
-            "lantk/architecture.py",
-            "lantk/compiled.py",
-            "lantk/contract.py",
-            "lantk/data.py",
-            "lantk/download.py",
-            "lantk/errors.py",
-            "lantk/figure_style.py",
-            "lantk/figures.py",
-            "lantk/kernel/bands.py",
-            "lantk/kernel/plan.py",
-            "lantk/label_terms.py",
-            "lantk/nth.py",
-            "lantk/pair_features.py",
-            "lantk/pair_tiles.py",
-            "lantk/products.py",
-            "lantk/report.py",
-            "lantk/sketch.py",
-            "lantk/solve.py",
-            "lantk/sources.py",
-            "lantk/statistics.py",
-            "lantk/storage.py",
-            "lantk/tables.py",
-            "lantk/tasks.py",
-            "lantk/variants.py",
-        ],
+        code=code_of("heat-map"),
     output:
         report(
             HEAT_MAP,

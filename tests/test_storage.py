@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lantk import storage
-from lantk.storage import writing, writing_array
+from lantk import files as storage
+from lantk.files import writing, writing_array
 
 
 def names(folder):
@@ -128,7 +128,7 @@ def test_two_writers_of_one_file_are_not_in_each_others_way(tmp_path):
 
 KILLED = """
 import os, sys, time
-from lantk.storage import writing
+from lantk.files import writing
 with writing(sys.argv[1]) as temporary:
     temporary.write_text("half")
     print(temporary, flush=True)

@@ -29,8 +29,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.kernel.images import Side, normalise, write_values
 from lantk.kernel.plan import PIXELS, RELU, Plan
-from lantk.kernel.sides import Side, normalise, write_values
 
 # As in `planes.cu`.
 _ZERO, _SAME, _OWN = range(3)

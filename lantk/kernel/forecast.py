@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lantk.kernel.bands import Band
-from lantk.kernel.cpu import LANES
+from lantk.kernel.cpu_loops import LANES
 from lantk.kernel.gram import gram
 
 # An interpreter with NumPy, Numba and the compiled loops.

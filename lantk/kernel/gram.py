@@ -12,12 +12,12 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lantk.architecture import Architecture, parse_architecture
 from lantk.kernel import cuda
+from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import Band
+from lantk.kernel.cpu_engine import CpuEngine
+from lantk.kernel.images import KernelError, check_images, survey
 from lantk.kernel.plan import make_plans
-from lantk.kernel.sides import KernelError, check_images, survey
-from lantk.kernel.tiles import CpuEngine
 
 KERNELS = ("ntk", "nngp")
 DTYPES = ("float32", "float64")

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.architecture import Architecture, Conv, same_padding
+from lantk.kernel.architecture import Architecture, Conv, same_padding
 
 # What a layer reads: pixels, the output of a ReLU, or another convolution's output as it is.
 PIXELS, RELU, LINEAR = range(3)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lantk.architecture import Conv, parse_architecture, same_padding
+from lantk.kernel.architecture import Conv, parse_architecture, same_padding
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from lantk.passwords import without_user
+from lantk.experiment.passwords import without_user
 from lantk.tracking.views import CHARTS, LIST, view_key
 
 DASHBOARD = "http://127.0.0.1:5000"

@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.failures import FailedJob, find_failed_jobs, task_of
-from lantk.leaderboard import leaderboard
-from lantk.timings import read_gram_cost, read_job_cost
+from lantk.experiment.timings import read_gram_cost, read_job_cost
+from lantk.experiment.variants import DERIVED, is_network
+from lantk.report.leaderboard import leaderboard
 from lantk.tracking.run import Listing, Run, TrackingError
 from lantk.tracking.values import (
     case_params,
@@ -27,7 +27,7 @@ from lantk.tracking.values import (
     setting_params,
     variant_params,
 )
-from lantk.variants import DERIVED, is_network
+from lantk.workflow.failures import FailedJob, find_failed_jobs, task_of
 
 _LOG_LINES, _NOTE_LINES, _LINE_WIDTH = 200, 12, 300
 _Rows = dict[str, Mapping[str, Any]]

@@ -16,7 +16,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from lantk.errors import LantkError
-from lantk.passwords import without_passwords
+from lantk.experiment.passwords import without_passwords
 
 HOST = "127.0.0.1"
 # Importing MLflow takes seconds, and a minute on a machine that is busy.

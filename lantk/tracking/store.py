@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from lantk.passwords import find_passwords, is_clear, without_password, without_passwords
-from lantk.storage import writing
+from lantk.experiment.passwords import find_passwords, is_clear, without_password, without_passwords
+from lantk.files import writing
 from lantk.tracking.run import TrackingError
 
 # Schemes of stores that this process opens itself: here the client says where artifacts go.

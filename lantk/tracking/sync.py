@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lantk.passwords import find_passwords
+from lantk.experiment.passwords import find_passwords
 from lantk.tracking.check import find_drift
 from lantk.tracking.dashboard import base_address, links
 from lantk.tracking.logged import (

@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lantk.timings import JobCost
-from lantk.variants import (
+from lantk.experiment.timings import JobCost
+from lantk.experiment.variants import (
     DERIVED,
     PLAIN_VARIANTS,
     case_key,

@@ -1,0 +1,1 @@
+"""The command line: each verb reads, loads, calls one function and saves."""

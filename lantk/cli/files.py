@@ -1,0 +1,322 @@
+"""What several verbs read and write: Gram matrices, label terms, evaluations, times of jobs."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import re
+import resource
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lantk.errors import LantkError
+
+
+def spell_out(architecture: Any) -> dict[str, Any]:
+    """Return the digest and the layers of an architecture."""
+    return {"digest": architecture.digest, "layers": architecture.to_list()}
+
+
+def with_name(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Return an architecture spelt out, with its name in front, null if it has none."""
+    from lantk.kernel.architecture import find_name
+
+    return {"name": find_name(architecture["layers"])} | architecture
+
+
+def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Return the split, both Gram matrices (memory-mapped if in one band) and their record."""
+    import numpy as np
+
+    from lantk.data.splits import load_split
+    from lantk.kernel.bands import Band, assemble
+
+    drawn = load_split(args.split)
+    remedy = "compute it again with the verb gram"
+    records, bands, blocks, devices, diagonal = [], [], [], set(), []
+    for named in _all_bands(args.gram):
+        path = named.with_suffix(".json")
+        try:
+            record = json.loads(path.read_text())
+            start, stop = record["rows"]
+            bands.append(Band(start, stop, record["first_column"]))
+            blocks.append(np.load(path.with_suffix(".npy"), mmap_mode="r"))
+            if not is_whole(path, record):
+                raise LantkError("the block has changed since it was written")
+            records.append({name: record[name] for name in ("split", "architecture")})
+            devices.add(record["device"])
+            diagonal += record["diagonal_test"]
+        except (ValueError, KeyError, TypeError, EOFError, LantkError) as error:
+            raise LantkError(
+                f"{path}, or the block beside it, is broken ({error}): {remedy}{_in_cache(path)}"
+            ) from error
+        if record["split"] != drawn.digest:
+            raise LantkError(
+                f"{path} was computed from other images than {args.split}: {remedy}"
+                f"{_in_cache(path)}"
+            )
+    if any(record != records[0] for record in records):
+        raise LantkError(
+            f"the bands {', '.join(map(str, args.gram))} are of different architectures: {remedy}"
+        )
+    try:
+        k = assemble(bands, blocks, len(drawn.y_train), len(drawn.y_test))
+    except LantkError as error:
+        raise LantkError(f"{', '.join(map(str, args.gram))}: {error}") from error
+    if args.n_train is not None and args.n_train < len(drawn.y_train):
+        # Splits are nested: fewer train images are the leading rows and columns.
+        n = args.n_train
+        drawn, k = drawn.first(n), (np.array(k[0][:n, :n]), np.array(k[1][:, :n]))
+    found = {
+        "devices": sorted(devices),
+        "n_train": len(drawn.y_train),
+        "diagonal_test": np.array(diagonal),
+    }
+    return drawn, *k, records[0] | found
+
+
+def digest_block(path: Path) -> str:
+    """Return the SHA-256 of a file: what the record of a band says of the block beside it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole(path: Path, record: dict[str, Any]) -> bool:
+    """Return whether the block beside a record at `path` has the bytes that it was written with."""
+    # Records of earlier versions do not say.
+    return "sha256" not in record or digest_block(path.with_suffix(".npy")) == record["sha256"]
+
+
+def _in_cache(path: Path) -> str:
+    """Return what to do before, where a file is a link: a shared cache would give it again."""
+    if not path.is_symlink():
+        return ""
+    return f". It lies in a shared cache: first delete {os.readlink(path)} there"
+
+
+def _all_bands(given: list[Path]) -> list[Path]:
+    """Return the files of all bands; the first one alone stands for all.
+
+    Their names could be more than a command line holds, which is 128 KiB on Linux.
+    """
+    from lantk.kernel.bands import name_bands
+
+    number = re.fullmatch(r"1-of-([1-9]\d*)", given[0].stem)
+    if len(given) > 1 or number is None:
+        return given
+    return [given[0].with_name(f"{name}.json") for name in name_bands(int(number[1]))]
+
+
+def load_fitted(args: argparse.Namespace, term: str, gram_record: dict[str, Any]) -> Any:
+    """Return what a label term learned, if it is this term's on this Gram matrix."""
+    from lantk.data.sources import opening_npz
+
+    remedy = "fit it again with the verb label-term"
+    with opening_npz(args.label_term, remedy) as archive:
+        names = [name for name in archive if name.startswith("fitted.")]
+        fitted = {name.removeprefix("fitted."): archive[name] for name in names}
+        origin = str(archive["origin"])
+    if origin != fit_origin(args, term, gram_record):
+        raise LantkError(
+            f"{args.label_term} was fitted for another variant or on another Gram matrix than"
+            f" {term} on {args.gram[0]}: {remedy}"
+        )
+    return fitted
+
+
+def fit_origin(args: argparse.Namespace, term: str, gram_record: dict[str, Any]) -> str:
+    digest = gram_record["architecture"]["digest"]
+    return json.dumps([term, gram_record["split"], gram_record["n_train"], digest, args.estimator])
+
+
+def label_array(drawn: Any) -> Any:
+    """Return train labels as fits take them: -1 and +1, or one-hot."""
+    import numpy as np
+
+    return drawn.y_train if drawn.is_binary else np.eye(len(drawn.names))[drawn.y_train]
+
+
+def find_term(variant: str, estimator: str) -> Callable[[], Any]:
+    """Return what makes an unfitted label term, of ours or of the user's own."""
+    from lantk.experiment.variants import is_own_term
+    from lantk.label_terms.terms import label_term
+    from lantk.label_terms.trial import load_term_class
+
+    if is_own_term(variant):
+        return load_term_class(variant)
+    return functools.partial(label_term, variant, estimator=estimator)
+
+
+def write_evaluation(
+    path: Path,
+    head: dict[str, Any],
+    drawn: Any,
+    settings: dict[str, Any],
+    results: dict[str, Any],
+    predictions: Any,
+) -> None:
+    """Write predictions, then the record that says they are whole; `head` names the result."""
+    from lantk.experiment.provenance import collect_provenance
+    from lantk.files import writing
+
+    predictions.insert(0, "index", drawn.index_test)
+    predictions.insert(1, "label", drawn.y_test)
+    with writing(path.with_suffix(".csv")) as temporary:
+        predictions.to_csv(temporary, index=False)
+    record = head | {
+        "task": drawn.slug,
+        "classes": list(drawn.names),
+        "n_train": len(drawn.y_train),
+        "n_test": len(drawn.y_test),
+        "data": {"source": drawn.source, "digest": drawn.digest, "scaling": drawn.scaling},
+        "settings": settings,
+    }
+    write_json(path, record | results | {"provenance": collect_provenance()})
+
+
+def evaluation_paths(args: argparse.Namespace | Listing) -> list[Path]:
+    """Return the records of all cases, in the order of the table."""
+    from lantk.experiment.variants import stems
+
+    names = stems(args.variants, args.permutations, args.seeds)
+    folder = args.results / "evaluations"
+    return [folder / case / f"{name}.json" for case in args.cases for name in names]
+
+
+class Listing(NamedTuple):
+    """What has results in a folder."""
+
+    results: Path
+    cases: list[str]
+    variants: list[str]
+    permutations: int
+    seeds: list[int]
+
+
+def read_listing(args: argparse.Namespace) -> Listing | None:
+    """Return what is named on the command line, the rest as listing.json keeps it; or None."""
+    names = Listing._fields[1:]
+    found = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
+    if len(found) < len(names):
+        kept = read_kept(args.results)
+        if kept is None:
+            return None
+        found = kept["listing"] | found
+    return Listing(args.results, *(found[name] for name in names))
+
+
+def read_kept(results: Path) -> dict[str, Any] | None:
+    """Return the ``listing`` and ``config`` that the last sync was given, finished or not; or None.
+
+    They are in listing.json, which is no output of a rule: Snakemake deletes tracking.json where a
+    sync fails. That repeats them, and is read where it was copied without the other.
+    """
+    for path in (results / "listing.json", results / "tracking.json"):
+        try:
+            record = json.loads(path.read_text())
+            listing = {name: record["listing"][name] for name in Listing._fields[1:]}
+            config = record.get("config") or {}
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _not_kept(path, repr(error)) from error
+        is_number = isinstance(listing.pop("permutations"), int)
+        if not (is_number and all(isinstance(names, list) for names in listing.values())):
+            raise _not_kept(path, "its listing is of other types")
+        if not isinstance(config, dict):
+            raise _not_kept(path, "its config is no mapping")
+        return {"listing": record["listing"], "config": config}
+    return None
+
+
+def _not_kept(path: Path, why: str) -> LantkError:
+    return LantkError(
+        f"{path} is not what `mlflow sync` writes ({why}): delete it and run the workflow, whose"
+        " last job `track` writes it"
+    )
+
+
+def read_evaluations(paths: Iterable[Path]) -> list[tuple[dict[str, Any], Any]]:
+    """Return records with their predictions."""
+    import pandas as pd
+
+    return [(json.loads(path.read_text()), pd.read_csv(path.with_suffix(".csv"))) for path in paths]
+
+
+def read_benchmarks(args: argparse.Namespace) -> Any:
+    """Return seconds and peak memory of the jobs behind the table, from Snakemake's benchmarks."""
+    folder = args.results / "benchmarks"
+    return _read_jobs(
+        folder,
+        [path for path in sorted(folder.rglob("*.jsonl")) if _is_of_table(path, folder, args)],
+    )
+
+
+def _is_of_table(path: Path, folder: Path, args: argparse.Namespace) -> bool:
+    """Return whether a benchmark is of a job behind the table; others are left over."""
+    from lantk.experiment.variants import NETWORK_FAMILY, family_of, variant_name
+
+    # RULE, RULE/TASK, gram/GRAM/BAND, cnn or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
+    rule, *job = path.relative_to(folder).with_suffix("").parts
+    families = {variant_name(family_of(variant)) for variant in args.variants}
+    if rule in ("cnn", NETWORK_FAMILY) and rule not in families:
+        return False
+    known = {*args.bands, *(f"seed{seed}" for seed in args.seeds), *families}
+    known |= {variant_name(variant) for variant in args.variants}
+    is_whole = rule != "gram" or len(job) == 2
+    # The name of a case begins with its task and architecture.
+    is_case = not job or any(f"{case}.".startswith(f"{job[0]}.") for case in args.cases)
+    return is_case and is_whole and set(job[1:]) <= known
+
+
+def read_timings(results: Path) -> Any:
+    """Return the times of a results folder, finished or not."""
+    import pandas as pd
+
+    if (results / "timings.csv").exists():
+        return pd.read_csv(results / "timings.csv")
+    folder = results / "benchmarks"
+    return _read_jobs(folder, sorted(folder.rglob("*.jsonl")))
+
+
+def _read_jobs(folder: Path, paths: Iterable[Path]) -> Any:
+    import pandas as pd
+
+    from lantk.experiment.timings import read_job_cost
+
+    rows = []
+    for path in paths:
+        cost = read_job_cost(path)
+        if cost is not None:
+            name = str(path.relative_to(folder).with_suffix(""))
+            rows.append({"job": name} | cost._asdict())
+    return pd.DataFrame(rows, columns=["job", "seconds", "peak_memory_mb"])
+
+
+def write_cost(path: Path, seconds: float) -> None:
+    """Write seconds and peak memory of this process as Snakemake writes them in a benchmark."""
+    from lantk.files import writing
+
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps({"s": seconds, "max_rss": _peak_mb()}) + "\n")
+
+
+def _peak_mb() -> float:
+    """Return the peak resident memory of this process so far, in MiB."""
+    try:
+        # Not getrusage: on Linux its peak includes that of the process which started this one.
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in bytes on macOS
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    from lantk.files import writing
+
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,188 @@
+"""The verbs from images to Gram matrices."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lantk.cli.files import digest_block, is_whole, spell_out, write_cost, write_json
+from lantk.cli.progress import showing_progress, showing_work
+from lantk.errors import LantkError
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """Make sure that the data are there and whole, and describe them."""
+    from dataclasses import asdict
+
+    if not sys.stderr.isatty():
+        # Read when tqdm is imported: the bar of a download would fill a log.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from lantk.data import splits as data
+
+    with showing_work(f"fetching and checking the images of {args.source}"):
+        data.fetch(args.source, args.path)
+        digest = data.digest_source(args.source, args.path)
+    write_json(args.out, asdict(data.describe(args.source, args.path)) | {"digest": digest})
+
+
+def split(args: argparse.Namespace) -> None:
+    """Write the train and test images of a class pair, or of several classes at once."""
+    from lantk.data import splits as data
+    from lantk.data.tasks import resolve_classes, resolve_pair
+
+    if (args.pair is None) == (args.classes is None):
+        raise LantkError("wanted one of --pair CLASS CLASS and --classes all|CLASS CLASS CLASS...")
+    description = data.describe(args.source, args.path)
+    names = description.class_names
+    asked = args.pair or args.classes
+    classes = [names[c] if isinstance(c, int) and c < len(names) else c for c in asked]
+    sizes, scaling = (args.n_train, args.n_test), args.scaling
+    if args.pair:
+        pair = resolve_pair(description, classes)
+        drawn = data.split_pair(args.source, args.path, pair, *sizes, args.seed, scaling=scaling)
+    else:
+        task = resolve_classes(description, "all" if classes == ["all"] else classes)
+        drawn = data.split_classes(args.source, args.path, task, *sizes, scaling=scaling)
+    data.save_split(args.out, drawn)
+
+
+def gram(args: argparse.Namespace) -> None:
+    """Write row bands of the Gram matrices of a split, float32: one, or all that are not there.
+
+    Several architectures are computed in one pass, each into a folder of its own.
+    """
+    from lantk.data.splits import load_split
+    from lantk.files import writing_array
+    from lantk.kernel.architecture import parse_architecture
+    from lantk.kernel.bands import count_bands, count_visits, find_band, name_bands
+    from lantk.kernel.gram import gram_band, gram_diagonal, uses_gpu
+
+    start = time.perf_counter()
+    if len(args.architecture) != len(args.out):
+        raise LantkError(
+            f"{len(args.architecture)} architectures and {len(args.out)} folders: wanted one folder"
+            " in --out for each architecture, in the same order"
+        )
+    drawn = load_split(args.split)
+    networks = [parse_architecture(given) for given in args.architecture]
+    x_train, x_test = drawn.x_train, drawn.x_test
+    sizes = len(x_train), len(x_test)
+    names = [args.band]
+    if args.band is None:
+        visits = count_visits(networks, *x_train.shape[2:])
+        names = name_bands(args.bands or count_bands(*sizes, visits, args.device))
+    for name in names:
+        band = find_band(name, *sizes)
+        shape = band.shape(sizes[0])
+        common = {
+            "split": drawn.digest,
+            "rows": [band.start, band.stop],
+            "first_column": band.first,
+            "device": "cuda" if uses_gpu(args.device) else "cpu",
+        }
+        jobs = [
+            (network, folder / f"{name}.json", {"architecture": spell_out(network)} | common)
+            for network, folder in zip(networks, args.out, strict=True)
+        ]
+        if args.band is None:
+            jobs = [job for job in jobs if not _is_written(*job[1:], shape)]
+        if not jobs:
+            continue
+        with (
+            showing_progress(f"entries of band {name}") as progress,
+            contextlib.ExitStack() as files,
+        ):
+            out = []
+            for _, path, _ in jobs:
+                # The record says that the block beside it is whole.
+                path.unlink(missing_ok=True)
+                block = writing_array(path.with_suffix(".npy"), shape, "float32")
+                out.append(files.enter_context(block))
+            gram_band(
+                [network for network, _, _ in jobs],
+                x_train,
+                x_test,
+                band,
+                out,
+                device=args.device,
+                scratch_bytes=args.memory_mb * 2**20 or None,
+                progress=progress,
+            )
+        # Of train images K(x, x) stands in the block itself.
+        images = x_test[max(band.start - sizes[0], 0) : max(band.stop - sizes[0], 0)]
+        for network, path, record in jobs:
+            own = {
+                "diagonal_test": gram_diagonal(network, images, device=args.device).tolist(),
+                "sha256": digest_block(path.with_suffix(".npy")),
+            }
+            write_json(path, record | own)
+            print(f"band {name} is written: {path}", file=sys.stderr)
+    if args.cost is not None:
+        write_cost(args.cost, time.perf_counter() - start)
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Show the jobs of a Gram matrix beforehand: memory, and time at the rate measured here."""
+    from lantk.kernel.architecture import parse_architecture
+    from lantk.kernel.bands import count_bands, count_visits, name_bands, plan_bands
+    from lantk.kernel.forecast import forecast, measure_rate
+    from lantk.kernel.gram import SCRATCH_BYTES
+
+    architecture, shape = parse_architecture(args.architecture), tuple(args.image)
+    sizes = args.n_train, args.n_test
+    visits = count_visits([architecture], *shape[1:])
+    n_bands = args.bands or count_bands(*sizes, visits, args.device)
+    bands = plan_bands(*sizes, n_bands)
+    with showing_work("measuring the rate"):
+        rate = args.rate or measure_rate(
+            architecture, shape, device=args.device, threads=args.threads
+        )
+    # What a GPU works in is its own memory.
+    scratch_bytes = args.memory_mb * 2**20 or SCRATCH_BYTES["cpu"]
+    scratch_bytes *= args.device != "cuda"
+    jobs = forecast(bands, *sizes, shape, rate=rate, scratch_bytes=scratch_bytes)
+    print(
+        f"{'band':>10} {'rows':>17} {'entries':>15} {'minutes':>9} {'memory MB':>10} {'file MB':>9}"
+    )
+    for name, job in zip(name_bands(n_bands), jobs, strict=True):
+        rows = f"{job.band.start:,} - {job.band.stop:,}"
+        print(
+            f"{name:>10} {rows:>17} {job.entries:>15,} {job.seconds / 60:>9,.1f}"
+            f" {job.memory_bytes / 1e6:>10,.0f} {job.file_bytes / 1e6:>9,.0f}"
+        )
+    entries, seconds = sum(job.entries for job in jobs), sum(job.seconds for job in jobs)
+    n_bytes = sum(job.file_bytes for job in jobs)
+    print(
+        f"{'all':>10} {'':>17} {entries:>15,} {seconds / 60:>9,.1f} {'':>10} {n_bytes / 1e6:>9,.0f}"
+    )
+    source = "as given" if args.rate else "measured here just now; --rate gives another machine's"
+    print(f"one job after another, at {rate:,.4g} different entries/s ({source})")
+
+
+def _is_written(path: Path, record: dict[str, Any], shape: tuple[int, int]) -> bool:
+    """Return whether a whole band of the same images and architecture is there, of any device."""
+    import numpy as np
+
+    try:
+        found = json.loads(path.read_text())
+        block = np.load(path.with_suffix(".npy"), mmap_mode="r")
+        is_it = all(found[key] == record[key] for key in record if key != "device")
+        is_it = is_it and block.shape == shape and block.dtype == np.float32
+        is_it = is_it and is_whole(path, found)
+    except (OSError, ValueError, TypeError, LookupError, EOFError):
+        is_it = False
+    if is_it:
+        print(f"band {path.stem} is there already: {path}", file=sys.stderr)
+    elif path.exists():
+        print(
+            f"band {path.stem} is broken, or of other images or another architecture, and is"
+            f" written again: {path}",
+            file=sys.stderr,
+        )
+    return is_it

@@ -1,0 +1,217 @@
+"""The command line: ``python -m lantk VERB``. Parse, load, call one function, save.
+
+Verbs import what they need when they run, so that ``--threads`` is in force before any library
+that starts threads is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from lantk.cli import evaluations, kernels, store, tables
+from lantk.cli.options import EXAMPLES, OPTIONS
+from lantk.errors import LantkError
+from lantk.workflow.lease import end_with_workflow
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+_HELP_WIDTH = 96
+_Verb = Callable[[argparse.Namespace], int | None]
+
+_SIZES = ("n-train", "n-test", "seed")
+_PLANNED = ("plan-n-train", "plan-n-test", "image", "memory-mb", "plan-bands", "rate")
+_GRIDS = ("honest-weights", "oracle-weights", "honest-ridges", "oracle-ridges")
+_FAMILY = ("case", "case-n-train", "family", "permutations", "estimator", "label-term")
+_CHOOSING = ("protocols", *_GRIDS, "folds", "fold-seed")
+_TRAINING = ("epochs", "batch-size", "learning-rate", "loss", "targets", "channels", "seed")
+_DRAWING = ("case", "case-n-train", "variant", "estimator", "label-term", "evaluation")
+_LISTING = ("results", "cases", "variants", "seeds", "permutations")
+_KEPT = ("results", "kept-cases", "kept-variants", "kept-seeds", "kept-permutations")
+_COMPUTING = ("device", "threads")
+
+# Group -> verb -> its options, in the order of use.
+_VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
+    "From images to Gram matrices": {
+        kernels.fetch: ("source", "path", "out"),
+        kernels.split: ("source", "path", "pair", "classes", *_SIZES, "scaling", "out"),
+        kernels.plan: ("architecture", *_PLANNED, *_COMPUTING),
+        kernels.gram: (
+            *("split", "architectures", "memory-mb", "bands", "band", *_COMPUTING),
+            *("out-folders", "cost"),
+        ),
+    },
+    "From Gram matrices to results": {
+        evaluations.label_term: (
+            *("split", "gram", "case-n-train", "variant", "estimator", "threads"),
+            "out",
+        ),
+        evaluations.evaluate: (
+            *("split", "gram", *_FAMILY, *_CHOOSING, *_COMPUTING),
+            "out-folder",
+        ),
+        evaluations.cnn: (
+            *("split", "case", "case-n-train", "architecture", *_TRAINING, *_COMPUTING),
+            *("protocols", "variant", "out"),
+        ),
+        evaluations.after_kernels: (
+            *("split", "case", "case-n-train", "architecture", "network-kernels", "taps"),
+            *("batch-size", "one-learning-rate", "loss", "targets", "channels"),
+            *("parameterization", "seed", "protocols", *_GRIDS),
+            *("folds", "fold-seed", "held-out", *_COMPUTING, "out-folder"),
+        ),
+        evaluations.heat_map: ("split", "gram", *_DRAWING, "threads", "out"),
+    },
+    "What the results say": {
+        tables.collect: (*_LISTING, "table-bands"),
+        tables.table: _KEPT,
+        tables.figure: (*_LISTING, "kind", "out"),
+        tables.report: (*_KEPT, "out"),
+        tables.failures: (*_KEPT, "resume"),
+        tables.two_layer: ("splits", "width", "few-epochs", "seed", "threads", "out"),
+        tables.results: (
+            "results-folders",
+            "keep",
+            "experiments",
+            "two-layer",
+            "figures",
+            "data-note",
+            "out",
+        ),
+    },
+}
+# The same of the verbs behind `mlflow`.
+_MLFLOW_VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
+    "Runs of a results folder": {
+        store.sync: (*_KEPT, "config"),
+        store.verify: ("results",),
+        store.rebuild: ("results",),
+        store.links: ("results", "short"),
+        store.dashboard: ("results", "port"),
+    },
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit status."""
+    args = _parser().parse_args(argv)
+    # A scheduler's time limit, or a terminal that is closed, ends a job this way: unwind, so that
+    # unfinished files are removed.
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, _raise_terminated)
+    workflow_ended = end_with_workflow()
+    if vars(args).get("threads") is not None:
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(args.threads)))
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        print(f"lantk {args.called}: interrupted; no file is half-written", file=sys.stderr)
+        return 130
+    except _Terminated as ended:
+        text = f"ended from outside ({ended.name}), as by a time limit; no file is half-written"
+        if workflow_ended.is_set():
+            text = "interrupted; its workflow has ended; no file is half-written"
+        print(f"lantk {args.called}: {text}", file=sys.stderr)
+        return int(ended.code or 1)
+    except Exception as error:
+        # Our own errors and the system's say what to change; anything else is a fault of ours,
+        # and shows where.
+        if not isinstance(error, LantkError | OSError):
+            traceback.print_exc()
+        print(f"lantk {args.called}: {error}", file=sys.stderr)
+        return 1
+
+
+class _Terminated(SystemExit):
+    """SIGTERM or SIGHUP arrived."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+def _raise_terminated(number: int, _: object) -> None:
+    raise _Terminated(number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    program = "python -m lantk"
+    parser = argparse.ArgumentParser(prog=program, usage=f"{program} VERB [options]")
+    verbs = parser.add_subparsers(
+        required=True, metavar="VERB", prog=program, help=argparse.SUPPRESS
+    )
+    _add_verbs(parser, verbs, _VERBS)
+    text = "Log results as MLflow runs, and look after them"
+    mlflow = verbs.add_parser("mlflow", usage=f"{program} mlflow VERB [options]")
+    inner = mlflow.add_subparsers(
+        required=True, metavar="VERB", prog=f"{program} mlflow", help=argparse.SUPPRESS
+    )
+    _add_verbs(mlflow, inner, _MLFLOW_VERBS, "mlflow ")
+    mlflow.description = f"{text}.\n\n{mlflow.description}"
+    parser.description = (
+        "Exact neural tangent kernels, and what labels add to them. The workflow (snakemake) runs\n"
+        "these verbs in this order; each works by hand as well. What one does and takes, with an\n"
+        f"example: {program} VERB --help\n\n{parser.description}\n\n{text}\n"
+        + "\n".join(
+            line for members in _MLFLOW_VERBS.values() for line in _list(members, "mlflow ")
+        )
+    )
+    return parser
+
+
+def _add_verbs(
+    parser: argparse.ArgumentParser,
+    verbs: Any,
+    groups: dict[str, dict[_Verb, tuple[str, ...]]],
+    start: str = "",
+) -> None:
+    """Add the verbs of some groups; their list becomes the description of the parser."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    texts = []
+    for title, members in groups.items():
+        texts.append("\n".join([title, *_list(members, start)]))
+        for run, options in members.items():
+            name = _name(run)
+            paragraphs = (inspect.getdoc(run) or "").split("\n\n")
+            sub = verbs.add_parser(
+                name,
+                description="\n\n".join(textwrap.fill(text, _HELP_WIDTH) for text in paragraphs),
+                epilog=f"example:\n  python -m lantk {start}{name} {EXAMPLES[start + name]}",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            for option in options:
+                keywords = dict(OPTIONS[option])
+                sub.add_argument(keywords.pop("flag", f"--{option}"), **keywords)
+            sub.set_defaults(run=run, called=start + name)
+    parser.description = "\n\n".join(texts)
+
+
+def _list(members: Iterable[_Verb], start: str) -> list[str]:
+    """Return what verbs are for: the name of each and the first line of what it does."""
+    return [
+        textwrap.fill(
+            (run.__doc__ or "").splitlines()[0],
+            _HELP_WIDTH,
+            initial_indent=f"  {start + _name(run):<16}  ",
+            subsequent_indent=" " * 20,
+        )
+        for run in members
+    ]
+
+
+def _name(run: _Verb) -> str:
+    return run.__name__.replace("_", "-")

@@ -1,0 +1,201 @@
+"""The verbs that write to MLflow and show what is there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from lantk.cli.files import read_kept, read_listing, write_json
+from lantk.errors import LantkError
+
+
+def sync(args: argparse.Namespace) -> None:
+    """Log every result as an MLflow run; runs that are there already are left alone."""
+    import lantk.tracking.sync as tracking
+
+    target = _target(args)
+    _keep_listing(target)
+    try:
+        report = tracking.sync(target)
+    except LantkError as error:
+        raise LantkError(f"{error}. To sync again: `{_sync_command(args.results)}`") from error
+    print(_keep_record(args.results, target, report)["hint"])
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compare the runs in MLflow with the results; end with status 1 where they differ."""
+    import lantk.tracking.sync as tracking
+    from lantk.tracking.check import drift_text
+
+    target = _target(args)
+    n_runs, drift = tracking.verify(target)
+    where = f"experiment {target.experiment!r} of {target.store.shown}"
+    if not drift:
+        print(f"{n_runs} runs agree with {args.results}: {where}")
+        return 0
+    print(
+        f"{len(drift)} runs differ between {args.results} and the {where}:\n"
+        f"{drift_text(drift)}\nTo mend it: {_sync_command(args.results)}\n"
+        "What still differs then is mended by rebuild in place of sync, which logs all runs of"
+        " this folder again"
+    )
+    return 1
+
+
+def rebuild(args: argparse.Namespace) -> None:
+    """Make the runs of a results folder anew, in a new store where the old one is unusable."""
+    import lantk.tracking.sync as tracking
+
+    target = _target(args)
+    _keep_listing(target)
+    report, aside = tracking.rebuild(target)
+    if aside is not None:
+        print(
+            f"The store could not be used and was put aside as {aside}. Where it held runs of other"
+            " results folders, rebuild each of them too; their results are what counts"
+        )
+    print(_keep_record(args.results, target, report)["hint"])
+
+
+def links(args: argparse.Namespace) -> None:
+    """Print how to open the dashboard, and a link to everything there is to see."""
+    from lantk.tracking.dashboard import links_text
+
+    record = _read_record(args.results)
+    print(record["hint"] if args.short else links_text(record, args.results))
+
+
+def dashboard(args: argparse.Namespace) -> None:
+    """Start the MLflow server on this machine, with links to what there is to see."""
+    import contextlib
+
+    from lantk.tracking.dashboard import is_server, links_at, links_text
+    from lantk.tracking.server import serving
+
+    record = _read_record(args.results)
+    if is_server(record["uri"]):
+        print(links_text(record, args.results))
+        return
+    store = _target(args).store
+    if not store.exists():
+        raise LantkError(
+            f"there is no MLflow store {store.shown}: `{_sync_command(args.results)}` makes it"
+        )
+    print(f"Starting the dashboard of {store.shown} ...", flush=True)
+    # Ctrl-C is how a dashboard ends.
+    with contextlib.suppress(KeyboardInterrupt), serving(store.uri, args.port) as server:
+        print(links_text(record, args.results, server.address))
+        first = next(iter(links_at(record, server.address).values()))
+        # The bare address would open MLflow's pages for language models.
+        print(f"\nThe dashboard runs until Ctrl-C. To begin with:\n{first}", flush=True)
+        server.wait_until_it_ends()
+    print("The dashboard has ended.")
+
+
+def _target(args: argparse.Namespace) -> Any:
+    """Return the results and the experiment; what is not given is what the last run was given."""
+    from lantk.tracking.run import Listing
+    from lantk.tracking.sync import Target
+
+    config = vars(args).get("config")
+    # A configuration that is given says where runs go, even by saying nothing.
+    uri = None
+    if not config:
+        kept = read_kept(args.results)
+        if kept is None or not kept["config"]:
+            raise LantkError(
+                f"there is no {args.results / 'listing.json'} with a configuration: run the"
+                " workflow, whose last job `track` writes it"
+            )
+        config = kept["config"]
+        # Where the last sync failed, nothing says where the runs went before it.
+        if (args.results / "tracking.json").exists():
+            uri = _recorded_uri(_read_record(args.results))
+    names = ("cases", "variants", "permutations", "seeds")
+    found = read_listing(argparse.Namespace(**dict.fromkeys(names) | vars(args)))
+    if found is None:
+        raise LantkError(
+            "wanted --cases, --variants, --permutations and --seeds: no listing.json of an earlier"
+            f" sync is in {args.results}"
+        )
+    settings = config.get("tracking") or {}
+    return Target(
+        results=args.results,
+        listing=Listing(
+            tuple(found.cases), tuple(found.variants), found.permutations, tuple(found.seeds)
+        ),
+        config=config,
+        uri=settings.get("uri") or os.environ.get("MLFLOW_TRACKING_URI") or uri,
+        experiment=settings.get("experiment") or "lantk",
+    )
+
+
+def _read_record(results: Path) -> dict[str, Any]:
+    """Return what the last sync of a results folder kept."""
+    path = results / "tracking.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        for key in ("links", "uri"):
+            record[key]
+    except FileNotFoundError:
+        raise LantkError(
+            f"there is no {path}: run the workflow, whose last job `track` writes it"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise LantkError(
+            f"{path} is not what `mlflow sync` writes ({error!r}): delete it and run the workflow"
+        ) from error
+    return record
+
+
+def _recorded_uri(record: dict[str, Any]) -> str | None:
+    """Return the store of the last sync, if something named it."""
+    uri: str = record["uri"]
+    if record.get("is_default_store"):
+        return None  # it is found beside the results, wherever they were moved
+    if "***" in uri and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise LantkError(
+            f"the runs are in {uri}, and its password is kept nowhere: set MLFLOW_TRACKING_URI to"
+            " the whole address"
+        )
+    return uri
+
+
+def _sync_command(results: Path) -> str:
+    return f"python -m lantk mlflow sync --results {shlex.quote(str(results))}"
+
+
+def _keep_listing(target: Any) -> None:
+    """Write listing.json before a store is touched, so that a sync can catch up by itself."""
+    target.check()
+    if target.results.is_dir():
+        write_json(target.results / "listing.json", _what_was_given(target))
+
+
+def _what_was_given(target: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"config": dict(target.config), "listing": asdict(target.listing)}
+
+
+def _keep_record(results: Path, target: Any, report: Any) -> dict[str, Any]:
+    """Write and return tracking.json: where the runs are, and what was listed."""
+    from lantk.tracking.dashboard import dashboard_hint
+
+    n_runs = report.created + report.unchanged
+    record = {
+        "uri": report.uri,
+        "is_default_store": target.uri is None,
+        "experiment": report.experiment,
+        "experiment_id": report.experiment_id,
+        "links": dict(report.links),
+        "hint": dashboard_hint(results, n_runs, report.failed, report.experiment, report.uri),
+        "counts": report.counts,
+        **_what_was_given(target),
+    }
+    write_json(results / "tracking.json", record)
+    return record

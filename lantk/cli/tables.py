@@ -1,0 +1,312 @@
+"""The verbs that lay out what was evaluated."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lantk.cli.files import (
+    evaluation_paths,
+    read_benchmarks,
+    read_evaluations,
+    read_listing,
+    read_timings,
+)
+from lantk.cli.progress import find_width
+from lantk.errors import LantkError
+
+# Train images that lantk-nth is fitted to: 5 + 5, and 200.
+_HIERARCHY_SIZES = (10, 200)
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Collect evaluations into table.csv, exponents.csv, table.md; benchmarks into timings.csv."""
+    from lantk.files import writing
+    from lantk.regression.statistics import error_exponents
+    from lantk.report.comparisons import table_markdown
+    from lantk.report.leaderboard import leaderboard
+
+    frame = leaderboard(read_evaluations(evaluation_paths(args)))
+    exponents = error_exponents(frame)
+    with writing(args.results / "timings.csv") as temporary:
+        read_benchmarks(args).to_csv(temporary, index=False)
+    with writing(args.results / "exponents.csv") as temporary:
+        exponents.to_csv(temporary, index=False)
+    with writing(args.results / "table.md") as temporary:
+        temporary.write_text(table_markdown(frame, exponents))
+    with writing(args.results / "table.csv") as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print the leaderboard of the results that are there, and which are not."""
+    import pandas as pd
+
+    from lantk.report.leaderboard import leaderboard
+    from lantk.report.terminal import leaderboard_text, missing_text
+
+    listing, written = read_listing(args), args.results / "table.csv"
+    missing: list[Path] = []
+    if listing is None and written.exists():
+        frame = pd.read_csv(written)
+    else:
+        folder = args.results / "evaluations"
+        asked = evaluation_paths(listing) if listing else sorted(folder.glob("*/[!.]*.json"))
+        missing = [path for path in asked if not path.exists()]
+        if len(missing) == len(asked):
+            raise LantkError(f"no results in {folder}: run the workflow first")
+        frame = leaderboard(read_evaluations(path for path in asked if path not in missing))
+    print(leaderboard_text(frame, find_width()))
+    if listing and missing:
+        names = [(path.parent.name, path.stem) for path in missing]
+        print(f"\n{missing_text(names, listing.cases)}")
+
+
+def failures(args: argparse.Namespace) -> int:
+    """Print the end of the log of each job that failed, and the command that goes on.
+
+    The status is 1 where a job failed, unless it is the one that writes to MLflow.
+    """
+    from lantk.experiment.variants import stems
+    from lantk.report.terminal import failures_text
+    from lantk.workflow.failures import find_failed_jobs
+
+    listing = read_listing(args)
+    if listing is None:
+        raise LantkError(
+            f"{args.results} has no listing.json that names its results: give --cases, --variants,"
+            " --permutations and --seeds"
+        )
+    names = stems(listing.variants, listing.permutations, listing.seeds)
+    jobs = find_failed_jobs(args.results, listing.cases, names)
+    print(failures_text(jobs, args.resume, find_width()))
+    return int(any(job.log.stem != "track" for job in jobs))
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write one HTML file with everything that was found, finished or not."""
+    from lantk.experiment.variants import stems
+    from lantk.files import writing
+    from lantk.report.html_report import Results, html_report
+    from lantk.report.leaderboard import leaderboard
+    from lantk.workflow.failures import find_failed_jobs
+
+    listing, folder = read_listing(args), args.results / "evaluations"
+    asked = evaluation_paths(listing) if listing else sorted(folder.glob("*/[!.]*.json"))
+    there = [path for path in asked if path.exists()]
+    if not there:
+        raise LantkError(f"no results in {folder}: run the workflow first")
+    evaluations = read_evaluations(there)
+    if listing is None and (args.results / "table.csv").exists():
+        evaluations = _in_order_of_table(evaluations, args.results / "table.csv")
+    failed = []
+    if listing and len(there) < len(asked):
+        names = stems(listing.variants, listing.permutations, listing.seeds)
+        failed = find_failed_jobs(args.results, listing.cases, names)
+    kept = args.results / "tracking.json"
+    results = Results(
+        args.results,
+        leaderboard(evaluations),
+        [record for record, _ in evaluations],
+        read_timings(args.results),
+        _read_figures(args.results / "figures", [record["case"] for record, _ in evaluations]),
+        json.loads(kept.read_text()) if kept.exists() else {},
+        [(path.parent.name, path.stem) for path in asked if not path.exists()],
+        failed,
+    )
+    with writing(args.out) as temporary:
+        temporary.write_text(html_report(results))
+
+
+def _in_order_of_table(evaluations: list[Any], path: Path) -> list[Any]:
+    """Return the evaluations that a written table holds, in its order; others are left over."""
+    import pandas as pd
+
+    from lantk.experiment.variants import CASE_COLUMNS, case_key
+
+    rows = pd.read_csv(path)[[*CASE_COLUMNS, "variant"]].itertuples(index=False, name=None)
+    places = {tuple(map(str, row)): i for i, row in enumerate(dict.fromkeys(rows))}
+
+    def place(evaluation: Any) -> int | None:
+        record = evaluation[0]
+        return places.get(tuple(map(str, (*case_key(record), record["variant"]))))
+
+    return sorted((e for e in evaluations if place(e) is not None), key=place)  # type: ignore[arg-type]
+
+
+def _read_figures(folder: Path, cases: list[str]) -> dict[str, bytes]:
+    """Return the figures over all cases and those of some cases, by name."""
+    from lantk.report.html_report import OVERVIEWS
+
+    paths = [folder / f"{name}.png" for name in (*OVERVIEWS, *dict.fromkeys(cases))]
+    paths += [
+        path for case in dict.fromkeys(cases) for path in sorted(folder.glob(f"{case}/*.png"))
+    ]
+    found = [path for path in paths if path.exists()]
+    return {str(path.relative_to(folder).with_suffix("")): path.read_bytes() for path in found}
+
+
+def figure(args: argparse.Namespace) -> None:
+    """Draw accuracy against label weight of one case, or one of the figures of all cases."""
+    import pandas as pd
+
+    from lantk.report.figures import alignment_figure, gap_figure, growth_figure
+    from lantk.report.network_figures import decomposition_figure, training_figure
+    from lantk.report.weight_figure import weight_figure
+
+    of_table = {
+        "gap": gap_figure,
+        "growth": growth_figure,
+        "decomposition": decomposition_figure,
+        "training": training_figure,
+    }
+    if args.kind in of_table:
+        of_table[args.kind](pd.read_csv(args.results / "table.csv"), args.out)
+    else:
+        records = [json.loads(path.read_text()) for path in evaluation_paths(args)]
+        (weight_figure if args.kind == "weight" else alignment_figure)(records, args.out)
+
+
+def two_layer(args: argparse.Namespace) -> None:
+    """Write the local elasticity of the 2-layer NTK, with label terms, and of a finite network.
+
+    One row a split and kernel: the relative ratio in percent, train-train and test-train. Of
+    lantk-nth, fitted to the first 10 and 200 images, means within a class and between two.
+    """
+    import pandas as pd
+
+    from lantk.cli.progress import showing_progress
+    from lantk.data.splits import load_split
+    from lantk.experiment.variants import PUBLISHED_TERMS
+    from lantk.files import writing
+    from lantk.label_terms.terms import image_vectors
+    from lantk.network.two_layer import hierarchy_means, two_layer_elasticity
+
+    rows = []
+    for path in args.split:
+        drawn = load_split(path)
+        if not drawn.is_binary:
+            raise LantkError(f"{path} has {len(drawn.names)} classes: wanted splits of two")
+        x_train, x_test = (image_vectors(x, append_one=True) for x in (drawn.x_train, drawn.x_test))
+        options = {
+            "terms": PUBLISHED_TERMS,
+            "width": args.width,
+            "epochs": args.epochs,
+            "seed": args.seed,
+        }
+        with showing_progress(f"rows of {drawn.slug}") as progress:
+            for found in two_layer_elasticity(
+                x_train, drawn.y_train, x_test, progress=progress, **options
+            ):
+                ratios = found.train, found.test.ratio(drawn.y_test)
+                own = {"task": drawn.slug, "n_train": len(x_train), "n_test": len(x_test)}
+                own |= {"kernel": found.kernel}
+                for name, ratio in zip(("train", "test"), ratios, strict=True):
+                    own[f"relative_ratio_{name}"] = 100 * ratio.value
+                rows.append(own)
+        for n in _HIERARCHY_SIZES:
+            means = hierarchy_means(x_train, drawn.y_train, n)
+            own = {"task": drawn.slug, "n_train": means.n, "n_test": 0, "kernel": "lantk-nth"}
+            own |= {"mean_within": means.within, "mean_between": means.between}
+            rows.append(own | {"standard_error": means.standard_error})
+    with writing(args.out) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4f")
+
+
+def results(args: argparse.Namespace) -> None:
+    """Lay out the tables of several results folders beside the published ones, as Markdown.
+
+    Evaluations that are there are read, whether or not the workflow has finished; a cell without
+    one says so.
+    """
+    import os
+    import shlex
+
+    import pandas as pd
+    import yaml
+
+    from lantk.files import writing
+    from lantk.report.results import (
+        LARGEST_N,
+        STUDIES,
+        asked_for,
+        gather_study,
+        in_order,
+        results_markdown,
+    )
+
+    unknown = sorted({folder.name for folder in args.results} - set(STUDIES))
+    if unknown:
+        raise LantkError(f"{', '.join(unknown)}: wanted results folders of {', '.join(STUDIES)}")
+    presets = {name: args.experiments / f"{name}.yaml" for name in STUDIES}
+    studies = {name: gather_study(yaml.safe_load(p.read_text())) for name, p in presets.items()}
+    folders = args.results
+    if args.keep is not None:
+        folders = [_keep(folder, args.keep / folder.name) for folder in folders]
+    found = {folder.name: read_evaluations(_finished(folder)) for folder in folders}
+    # The table of one n is also the last point of the curves over n.
+    for curve, largest in LARGEST_N.items():
+        last = asked_for(studies[curve].preset, found.get(largest, []))
+        found[curve] = found.get(curve, []) + last
+    for name, evaluations in found.items():
+        timings = next((read_timings(folder) for folder in folders if folder.name == name), None)
+        if evaluations:
+            studies[name] = gather_study(studies[name].preset, evaluations, timings)
+    published = yaml.safe_load((args.experiments / "published" / "accuracies.yaml").read_text())
+    two_layer = None if args.two_layer is None else pd.read_csv(args.two_layer)
+    networks = in_order(studies["after-kernels"])
+    pictures = {} if args.figures is None else _draw(networks, args.figures)
+    given = studies, published, args.data_note
+    asked = ["--results", *folders, "--experiments", args.experiments]
+    asked += ["--out", args.out, "--data-note", args.data_note]
+    asked += [] if args.two_layer is None else ["--two-layer", args.two_layer]
+    asked += [] if args.figures is None else ["--figures", args.figures]
+    command = shlex.join(["python", "-m", "lantk", "results", *map(str, asked)])
+    beside = args.out.resolve().parent
+    places = {title: os.path.relpath(path.resolve(), beside) for title, path in pictures.items()}
+    with writing(args.out) as temporary:
+        temporary.write_text(results_markdown(*given, command, two_layer, places))
+
+
+def _draw(table: Any, folder: Path) -> dict[str, Path]:
+    """Draw what there is of the figures of networks, and return title -> file."""
+    from lantk.report.captions import decomposition_caption, training_caption
+    from lantk.report.decomposition import decompose, network_block
+    from lantk.report.network_figures import decomposition_figure, training_figure
+
+    block = network_block(table)
+    if block is None:
+        return {}
+    found = {}
+    if decompose(block) is not None:
+        found[decomposition_caption(table).title] = folder / "decomposition.png"
+        decomposition_figure(table, folder / "decomposition.png")
+    found[training_caption(table).title] = folder / "training.png"
+    training_figure(table, folder / "training.png")
+    return found
+
+
+def _finished(folder: Path) -> list[Path]:
+    """Return the records of a results folder, whether or not the workflow has finished."""
+    paths = sorted(folder.glob("evaluations/*/*.json"))
+    return [path for path in paths if path.name[0] != "."]
+
+
+def _keep(folder: Path, kept: Path) -> Path:
+    """Copy what the tables are made of, scores to five digits: their signs decide."""
+    import shutil
+
+    import pandas as pd
+
+    from lantk.files import writing
+
+    for path in _finished(folder):
+        copy = kept / path.relative_to(folder)
+        predictions = pd.read_csv(path.with_suffix(".csv"))
+        with writing(copy.with_suffix(".csv")) as temporary:
+            predictions.to_csv(temporary, index=False, float_format="%.5g")
+        with writing(copy) as temporary:
+            shutil.copyfile(path, temporary)
+    return kept

@@ -1,0 +1,430 @@
+"""Images and labels of tasks: what a source holds, and how it is split.
+
+`lantk.data.sources` says where images come from, `lantk.data.tasks` which classes are told apart.
+Nothing here loads a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lantk.data.download import DownloadError, fetch_archive
+from lantk.data.sources import (
+    CIFAR10_CLASSES,
+    CIFAR10_FILES,
+    CIFAR10_FOLDER,
+    CIFAR10_SHAPE,
+    DataError,
+    DataPath,
+    OpenSource,
+    cifar10_folder,
+    open_source,
+    opening_npz,
+)
+from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
+from lantk.files import writing
+
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Train and test images of one task, classes interleaved in the order of `names`.
+
+    ``pixels_*`` are n x channels x height x width in the source's own type, ``y_*`` (n,) int8 of
+    -1 and +1 for two classes and of 0 ... k - 1 for k, ``index_*`` (n,) int64 row numbers in the
+    source's train and test set (both in the one set of a source without a test set).
+    """
+
+    pixels_train: NDArray[Any]
+    pixels_test: NDArray[Any]
+    y_train: NDArray[np.int8]
+    y_test: NDArray[np.int8]
+    index_train: NDArray[np.int64]
+    index_test: NDArray[np.int64]
+    pixel_max: int | None
+    """Largest value that a pixel can have; None where pixels are scaled already."""
+    source: str
+    names: tuple[str, ...]
+    slug: str
+    channel_statistics: NDArray[np.float64] | None = None
+    """(2, channels): mean and standard deviation of the train pixels; None unless they scale."""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether there are two classes, labelled -1 and +1."""
+        return len(self.names) == 2
+
+    @property
+    def scaling(self) -> str:
+        """``range``, to [-1, 1], or ``standard``, to mean 0 and deviation 1 in every channel."""
+        return "range" if self.channel_statistics is None else "standard"
+
+    @property
+    def x_train(self) -> NDArray[np.float32]:
+        """Train images as float32, scaled; computed at each call."""
+        return self._scaled(self.pixels_train)
+
+    @property
+    def x_test(self) -> NDArray[np.float32]:
+        """Test images as float32, scaled as the train images are; computed at each call."""
+        return self._scaled(self.pixels_test)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, over pixels and their scaling, labels and row numbers."""
+        digest = hashlib.sha256(f"pixel_max {self.pixel_max}\n".encode())
+        for name in _SPLIT_ARRAYS:
+            array = np.ascontiguousarray(getattr(self, name))
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array.data)
+        if self.channel_statistics is not None:
+            digest.update(f"standard {self.channel_statistics.tolist()}\n".encode())
+        return digest.hexdigest()
+
+    def first(self, n_train: int) -> Split:
+        """Return the split of the first `n_train` train images, scaled as all of them are.
+
+        Raises
+        ------
+        DataError
+            If `n_train` is no multiple of the number of classes, or more than there are.
+        """
+        k, most = len(self.names), len(self.y_train)
+        if n_train % k or not k <= n_train <= most:
+            raise DataError(
+                f"n_train is {n_train}, and the split {self.slug} has {most} train images of {k}"
+                f" classes: wanted a multiple of {k} from {k} to {most}"
+            )
+        names = ("pixels_train", "y_train", "index_train")
+        return replace(self, **{name: getattr(self, name)[:n_train] for name in names})
+
+    def _scaled(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        x = pixels.astype(np.float32)
+        if self.channel_statistics is not None:
+            means, deviations = self.channel_statistics.astype(np.float32)[:, :, None, None]
+            x -= means
+            x /= deviations
+        elif self.pixel_max is not None:
+            x /= np.float32(self.pixel_max / 2)
+            x -= np.float32(1)
+        return x
+
+
+# Images read at once when a whole source is.
+_ROWS_AT_ONCE = 10_000
+# Images held in float64 at once.
+_IMAGES_AT_ONCE = 1_000
+SCALINGS = ("range", "standard")
+_SPLIT_ARRAYS = ("pixels_train", "pixels_test", "y_train", "y_test", "index_train", "index_test")
+
+
+def describe(source: str, path: DataPath = None) -> Description:
+    """Return the classes, counts and image shape of a source without reading its pixels.
+
+    Parameters
+    ----------
+    source : str
+        ``digits``, ``cifar10``, ``npz`` or ``images``.
+    path : path-like, optional
+        The file or folder; needed by ``npz`` and ``images``, not looked at by ``digits``.
+
+    Returns
+    -------
+    Description
+        For ``cifar10`` that is not downloaded yet, what it will hold.
+
+    Raises
+    ------
+    DataError
+        If the source is unknown, missing, or broken.
+
+    Examples
+    --------
+    >>> describe("digits").image_shape
+    (1, 8, 8)
+    """
+    if source == "cifar10" and not cifar10_folder(path).is_dir():
+        counts = {"train": (5000,) * 10, "test": (1000,) * 10}
+        return Description(source, CIFAR10_CLASSES, counts["train"], counts["test"], CIFAR10_SHAPE)
+    return _described(source, open_source(source, path))
+
+
+def fetch(
+    source: str, path: DataPath = None, *, url: str = CIFAR10_URL, md5: str = CIFAR10_MD5
+) -> None:
+    """Download a source that is not there yet; do nothing for one that is, or cannot be.
+
+    Raises
+    ------
+    DataError
+        If the download fails or is not the archive wanted. Nothing is left behind.
+    """
+    if source != "cifar10" or (folder := cifar10_folder(path)).is_dir():
+        return
+    try:
+        fetch_archive(url, folder, CIFAR10_FILES, md5=md5, largest=2**28)
+    except DownloadError as error:
+        raise DataError(
+            f"{error}. Try again, or download {url} by hand and unpack it so that"
+            f" {folder / CIFAR10_FILES[0]} is there, or set data.path to a folder that holds"
+            f" {CIFAR10_FOLDER}"
+        ) from error
+
+
+def fingerprint(source: str, path: DataPath = None) -> str:
+    """Return a text that changes when the user's files do: their names, sizes and times.
+
+    It is empty for ``digits`` and ``cifar10``, which do not change.
+    """
+    if source not in ("npz", "images") or path is None:
+        return ""
+    root = Path(path)
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        # Names need not be text.
+        digest.update(os.fsencode(file.relative_to(root)))
+        digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def digest_source(source: str, path: DataPath = None) -> str:
+    """Return the SHA-256, hexadecimal, of all labels and pixels of a source, reading every image.
+
+    Raises
+    ------
+    DataError
+        If any image is broken, of another size, or not finite.
+    """
+    opened = open_source(source, path)
+    digest = hashlib.sha256(f"{opened.class_names} {opened.image_shape}\n".encode())
+    for part, labels in opened.labels.items():
+        digest.update(part.encode() + labels.tobytes())
+        for start in range(0, len(labels), _ROWS_AT_ONCE):
+            rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(labels)))
+            digest.update(np.ascontiguousarray(opened.read(part, rows)).data)
+    return digest.hexdigest()
+
+
+def split_pair(
+    source: str,
+    path: DataPath,
+    pair: Task,
+    n_train: int | None,
+    n_test: int | None,
+    seed: int,
+    *,
+    scaling: str = "range",
+) -> Split:
+    """Draw the train and test images of a class pair.
+
+    One ``RandomState(seed)`` shuffles the negative and positive train images and the negative and
+    positive test images in turn; the first half-n of each are interleaved. Without a test set it
+    shuffles the two classes, and the test images follow the train images.
+
+    Parameters
+    ----------
+    source, path
+        As for `describe`; ``cifar10`` is downloaded if it is not there.
+    pair : Task
+        From `resolve_pair`.
+    n_train, n_test : int or None
+        As for `resolve_sizes`.
+    seed : int
+        From 0 to 2**32 - 1. The split for a smaller n is the beginning of that for a larger one.
+    scaling : {"range", "standard"}
+        To [-1, 1] by the pixels' range, or by the mean and standard deviation of each channel over
+        all train images drawn.
+
+    Raises
+    ------
+    DataError
+        If the source, a size, the seed or the scaling cannot be used.
+    """
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise DataError(f"seed is {seed!r}: wanted a whole number from 0 to {2**32 - 1}")
+    fetch(source, path)
+    opened = open_source(source, path)
+    _check_task(_described(source, opened), pair)
+    # The specification fixes the legacy stream, which NumPy promises never to change.
+    stream = np.random.RandomState(seed)
+
+    def shuffled(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        order = np.arange(len(rows))
+        stream.shuffle(order)
+        return rows[order]
+
+    return _draw(source, opened, pair, n_train, n_test, scaling, shuffled)
+
+
+def split_classes(
+    source: str,
+    path: DataPath,
+    task: Task,
+    n_train: int | None,
+    n_test: int | None,
+    *,
+    scaling: str = "range",
+) -> Split:
+    """Take the train and test images of k classes, the first ones of each in file order.
+
+    They are interleaved: the first image of each class, the second of each, and so on. Without a
+    test set, the test images follow the train images.
+
+    Parameters
+    ----------
+    source, path, n_train, n_test, scaling
+        As for `split_pair`.
+    task : Task
+        From `resolve_classes`.
+
+    Raises
+    ------
+    DataError
+        If the source, a size or the scaling cannot be used.
+    """
+    fetch(source, path)
+    opened = open_source(source, path)
+    _check_task(_described(source, opened), task)
+    return _draw(source, opened, task, n_train, n_test, scaling, lambda rows: rows)
+
+
+def _check_task(description: Description, task: Task) -> None:
+    resolve = resolve_pair if len(task.names) == 2 else resolve_classes
+    is_known = set(task.names) <= set(description.class_names)
+    if not is_known or resolve(description, task.names) != task:
+        raise DataError(
+            f"{task} was not made for {description.source}, whose classes are"
+            f" {description.class_names}"
+        )
+
+
+def _draw(
+    source: str,
+    opened: OpenSource,
+    task: Task,
+    n_train: int | None,
+    n_test: int | None,
+    scaling: str,
+    order: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+) -> Split:
+    """Return the split of the first images of each class, in the order that `order` puts them."""
+    if scaling not in SCALINGS:
+        raise DataError(f"scaling is {scaling!r}: wanted {' or '.join(SCALINGS)}")
+    n_train, n_test = resolve_sizes(_described(source, opened), task, n_train, n_test)
+    k = len(task.numbers)
+
+    def rows_of(part: str) -> NDArray[np.int64]:
+        """Return k x n rows of a part, n of each class of the task; the smallest decides n."""
+        rows = [order(np.flatnonzero(opened.labels[part] == c)) for c in task.numbers]
+        return np.stack([of_class[: min(map(len, rows))] for of_class in rows])
+
+    rows_train, part_test = rows_of("train"), "test"
+    if "test" in opened.labels:
+        rows_test = rows_of("test")
+    else:
+        rows_test, part_test = rows_train[:, n_train // k :], "train"
+    index_train = rows_train[:, : n_train // k].T.ravel()
+    index_test = rows_test[:, : n_test // k].T.ravel()
+    labels = np.array([-1, 1] if k == 2 else range(k), np.int8)
+    pixels_train = opened.read("train", index_train)
+    return Split(
+        pixels_train=pixels_train,
+        pixels_test=opened.read(part_test, index_test),
+        y_train=np.tile(labels, n_train // k),
+        y_test=np.tile(labels, n_test // k),
+        index_train=index_train,
+        index_test=index_test,
+        pixel_max=opened.pixel_max,
+        source=source,
+        names=task.names,
+        slug=task.slug,
+        channel_statistics=_channel_statistics(pixels_train) if scaling == "standard" else None,
+    )
+
+
+def _channel_statistics(pixels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the (2, channels) means and standard deviations of pixels, in float64."""
+
+    def mean(of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+        totals = np.zeros(pixels.shape[1])
+        for start in range(0, len(pixels), _IMAGES_AT_ONCE):
+            block = pixels[start : start + _IMAGES_AT_ONCE].astype(np.float64)
+            totals += of(block).sum(axis=(0, 2, 3))
+        return totals / (pixels.size / pixels.shape[1])
+
+    means = mean(lambda x: x)
+    deviations = np.sqrt(mean(lambda x: (x - means[:, None, None]) ** 2))
+    if not deviations.all():
+        raise DataError(
+            f"channel {deviations.argmin()} has one value in all train images, so it cannot be"
+            " scaled by its standard deviation: set data.scaling to range"
+        )
+    return np.stack([means, deviations])
+
+
+def save_split(path: str | os.PathLike[str], split: Split) -> None:
+    """Write a split to an ``.npz`` file, whole or not at all."""
+    path, names = Path(path), list(_SPLIT_ARRAYS)
+    if split.channel_statistics is not None:
+        names.append("channel_statistics")
+    if path.suffix != ".npz":
+        raise DataError(f"{path}: a split is stored in a file whose name ends in .npz")
+    with writing(path) as temporary:
+        np.savez(
+            temporary,
+            allow_pickle=False,
+            pixel_max=np.int64(-1 if split.pixel_max is None else split.pixel_max),
+            source=np.array(split.source),
+            names=np.array(split.names),
+            slug=np.array(split.slug),
+            digest=np.array(split.digest),
+            **{name: getattr(split, name) for name in names},
+        )
+
+
+def load_split(path: str | os.PathLike[str]) -> Split:
+    """Read a split that `save_split` wrote, and check its digest.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, broken, or not a split.
+    """
+    with opening_npz(Path(path), "make the split again") as archive:
+        pixel_max = int(archive["pixel_max"])
+        split = Split(
+            **{name: archive[name] for name in _SPLIT_ARRAYS},
+            pixel_max=None if pixel_max < 0 else pixel_max,
+            source=str(archive["source"]),
+            names=tuple(archive["names"].tolist()),
+            slug=str(archive["slug"]),
+            channel_statistics=archive.get("channel_statistics"),
+        )
+        digest = str(archive["digest"])
+    if digest != split.digest:
+        raise DataError(f"{path} was changed after it was written: make the split again")
+    return split
+
+
+def _described(source: str, opened: OpenSource) -> Description:
+    counts = {
+        part: tuple(np.bincount(labels, minlength=len(opened.class_names)).tolist())
+        for part, labels in opened.labels.items()
+    }
+    return Description(
+        source, opened.class_names, counts["train"], counts.get("test"), opened.image_shape
+    )

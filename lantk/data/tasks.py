@@ -1,0 +1,226 @@
+"""What is told apart: the classes of a task, what they are called, how many images they give.
+
+A task is a class pair, or three or more classes at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Integral
+
+from lantk.data.sources import DataError
+from lantk.errors import shorten
+
+# Class labels are int8.
+_MOST_CLASSES = 128
+# File systems take names of 255 bytes, and more than the slug stands in one.
+_LONGEST_SLUG = 150
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a source holds, known without its pixels."""
+
+    source: str
+    class_names: tuple[str, ...]
+    """Names of the classes; the position is the class number."""
+    train_counts: tuple[int, ...]
+    """Train images of each class."""
+    test_counts: tuple[int, ...] | None
+    """Test images of each class; None for a source without a test set."""
+    image_shape: tuple[int, int, int]
+    """Channels, height and width of every image."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Classes to tell apart: two are a class pair, labelled -1 and +1; k, labelled 0 ... k - 1."""
+
+    numbers: tuple[int, ...]
+    """Their class numbers, ascending."""
+    names: tuple[str, ...]
+    slug: str
+    """The name in paths and commands, ``deer-dog`` or ``all``: letters, digits, ``_ . -``."""
+
+
+def resolve_pair(description: Description, pair: Sequence[str | int]) -> Task:
+    """Return the class pair that two class names or numbers mean, in either order.
+
+    Raises
+    ------
+    DataError
+        If a class is unknown or the two are equal.
+
+    Examples
+    --------
+    >>> digits = Description("digits", tuple("0123456789"), (170,) * 10, None, (1, 8, 8))
+    >>> resolve_pair(digits, [8, "3"]).slug
+    '3-8'
+    """
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        raise DataError(
+            f"class pair {shorten(repr(pair))}: wanted two class names or numbers, such as [3, 8]"
+        )
+    negative, positive = sorted(_class_number(description, entry) for entry in pair)
+    names = description.class_names
+    if negative == positive:
+        raise DataError(
+            f"class pair {list(pair)!r} is the class {names[negative]!r} twice: wanted two classes"
+        )
+    return _make_task(names, (negative, positive))
+
+
+def resolve_classes(description: Description, classes: str | Sequence[str | int]) -> Task:
+    """Return the task that three or more class names or numbers mean, in any order.
+
+    Parameters
+    ----------
+    description : Description
+        The source.
+    classes : sequence of str and int, or "all"
+        The classes; ``"all"`` is every class of the source.
+
+    Raises
+    ------
+    DataError
+        If a class is unknown or comes twice, or there are fewer than three or too many.
+
+    Examples
+    --------
+    >>> digits = Description("digits", tuple("0123456789"), (170,) * 10, None, (1, 8, 8))
+    >>> resolve_classes(digits, "all").slug, resolve_classes(digits, [8, "3", 0]).slug
+    ('all', '0-3-8')
+    """
+    names = description.class_names
+    is_list = isinstance(classes, Sequence) and not isinstance(classes, str)
+    if not is_list and classes != "all":
+        raise DataError(
+            f"classes is {shorten(repr(classes))}: wanted all, or a list of class names or numbers"
+        )
+    numbers = tuple(range(len(names)))
+    if is_list:
+        numbers = tuple(sorted(_class_number(description, entry) for entry in classes))
+    twice = [names[a] for a, b in pairwise(numbers) if a == b]
+    if twice:
+        raise DataError(f"classes names the class {twice[0]!r} twice: wanted different classes")
+    if not 3 <= len(numbers) <= _MOST_CLASSES:
+        raise DataError(
+            f"classes is {shorten(repr(classes))}, {len(numbers)} of the {len(names)} classes of"
+            f" {description.source}: wanted 3 to {_MOST_CLASSES} of them (two are a class pair)"
+        )
+    return _make_task(names, numbers)
+
+
+def _make_task(names: tuple[str, ...], numbers: tuple[int, ...]) -> Task:
+    is_all = 2 < len(numbers) == len(names)
+    slug = "all" if is_all else "-".join(_class_slug(names, number) for number in numbers)
+    if len(slug) > _LONGEST_SLUG:
+        digest = hashlib.sha256(str(numbers).encode()).hexdigest()[:8]
+        slug = f"{slug[: _LONGEST_SLUG - 9]}-{digest}"
+    return Task(numbers, tuple(names[number] for number in numbers), slug)
+
+
+def _class_number(description: Description, entry: str | int) -> int:
+    names = description.class_names
+    if isinstance(entry, str) and entry in names:
+        return names.index(entry)
+    if isinstance(entry, Integral) and not isinstance(entry, bool) and 0 <= entry < len(names):
+        if str(entry) in names and names[entry] != str(entry):
+            raise DataError(
+                f"class {entry} of {description.source} could be the class named '{entry}' or class"
+                f" number {entry}, which is named {names[entry]!r}: write the name in quotes"
+            )
+        return int(entry)
+    shown = ", ".join(f"{i}: {shorten(repr(name), 60)}" for i, name in enumerate(names[:20]))
+    close = difflib.get_close_matches(str(entry), names, n=1)
+    raise DataError(
+        f"unknown class {shorten(repr(entry))} in {description.source}:"
+        + (f" did you mean {shorten(repr(close[0]))}?" if close else "")
+        + f" There are {len(names)} classes: {shown}{', ...' if len(names) > 20 else ''}"
+    )
+
+
+def _class_slug(names: tuple[str, ...], number: int) -> str:
+    """Return a text for a class, safe in paths and shells and different for every class.
+
+    It has no ``-``, which joins the classes of a task. A plain name stays as it is and has no
+    ``.``; any other has its class number after one. Names that differ in case only are not plain,
+    because some file systems take them for one.
+    """
+    name = names[number]
+    is_alone = sum(other.casefold() == name.casefold() for other in names) == 1
+    if is_alone and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,39}", name):
+        return name
+    return f"{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')[:40] or 'class'}.{number}"
+
+
+def resolve_sizes(
+    description: Description, task: Task, n_train: int | None, n_test: int | None
+) -> tuple[int, int]:
+    """Return how many train and test images of a task to take, as many from each class.
+
+    Parameters
+    ----------
+    description : Description
+        The source.
+    task : Task
+        The classes.
+    n_train, n_test : int or None
+        Multiples of the number of classes k; None means all there is, k times the smallest class.
+        A source without a test set tests on what `n_train` leaves.
+
+    Raises
+    ------
+    DataError
+        If a number is no multiple of k, below k, or more than there is.
+    """
+    k = len(task.names)
+    if description.test_counts is not None:
+        most, found = _most(description, task, description.train_counts, "train images")
+        n_train = _size("n_train", n_train, k, most, found)
+        most, found = _most(description, task, description.test_counts, "test images")
+        return n_train, _size("n_test", n_test, k, most, found)
+    most, found = _most(description, task, description.train_counts, "images")
+    if n_train is None:
+        raise DataError(
+            f"n_train is null, which takes all there is: {found} and no test set, so nothing is"
+            f" left to test on. Set n_train to {_multiple(k, most - k)}"
+        )
+    n_train = _size("n_train", n_train, k, most - k, f"{found} and no test set")
+    found += f", of which n_train takes {n_train}"
+    return n_train, _size("n_test", n_test, k, most - n_train, found)
+
+
+def _most(
+    description: Description, task: Task, counts: tuple[int, ...], kind: str
+) -> tuple[int, str]:
+    """Return k times the smallest class of a task, and what was found, as text."""
+    of_task = [counts[number] for number in task.numbers]
+    smallest = min(of_task)
+    listed = f"{of_task[0]} {kind} of {task.names[0]!r} and {of_task[1]} of {task.names[1]!r}"
+    if len(task.names) > 2:
+        listed = f"{smallest} {kind} of {task.names[of_task.index(smallest)]!r}, the smallest class"
+    return len(of_task) * smallest, f"{description.source} has {listed}"
+
+
+def _size(key: str, value: int | None, k: int, most: int, found: str) -> int:
+    if most < k:
+        raise DataError(f"{found}: wanted at least one image of each class for {key}")
+    if value is None:
+        return most
+    if not isinstance(value, Integral) or value % k or not k <= value <= most:
+        share = "half" if k == 2 else f"1/{k}"
+        raise DataError(
+            f"{key} is {value!r}, but {share} of it comes from each class and {found}: wanted"
+            f" {_multiple(k, most)}"
+        )
+    return int(value)
+
+
+def _multiple(k: int, most: int) -> str:
+    return f"{'an even number' if k == 2 else f'a multiple of {k}'} from {k} to {most}"

@@ -1,0 +1,1 @@
+"""The words of the study: configuration, cases, variants, records, provenance."""

@@ -1,0 +1,521 @@
+"""The configuration of an experiment, checked before any job starts.
+
+Beside the command line, this is the one place that reads the configuration dictionary.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from lantk.data.splits import describe, fingerprint
+from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
+from lantk.errors import shorten
+from lantk.experiment.bounds import (
+    ConfigError,
+    check_bounds,
+    check_command,
+    check_folder,
+    is_finite,
+)
+from lantk.experiment.passwords import find_passwords, is_clear
+from lantk.experiment.variants import (
+    BEST,
+    CHOSEN_KERNELS,
+    DERIVED,
+    GAP_LEVELS,
+    NETWORK_FAMILY,
+    TERMS,
+    at_taps,
+    candidates,
+    families,
+    family_of,
+    is_own_term,
+    is_seeded,
+    is_term,
+    layer_of,
+    split_control,
+    split_tap,
+    variant_name,
+)
+from lantk.kernel.architecture import Architecture, parse_architecture
+from lantk.kernel.bands import count_bands, count_visits, name_bands
+
+# Stores of runs: a server, or a database that MLflow knows, with a driver or without.
+_STORE = re.compile(r"(https?|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S)
+# Names such as 4711-of-5000 in one command, beside those of variants.
+_MOST_BANDS = 5_000
+# A name in paths, where more follows it.
+_LONGEST_TERM = 120
+# Images that the sketch of 20 features takes (Chen et al. 2020: epsilon = 0.01).
+_SKETCH_MIN_N = 175
+_TYPE_NAMES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "null",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One block of results: a task, an architecture and a number of train images."""
+
+    name: str
+    """In paths: the task; its architecture and its n too where the configuration lists several."""
+    task: str
+    """Slug of the task, whose split holds the images of all its cases."""
+    gram: str
+    """Name of the folder of its Gram matrices, which all numbers of train images share."""
+    architecture: Any
+    """A name, or a list of layers."""
+    n_train: int
+    n_test: int
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the workflow must know of the data before its jobs are planned."""
+
+    tasks: dict[str, Task]
+    """Slug -> task, in the order of the configuration."""
+    architectures: list[Any]
+    """Names, or one list of layers."""
+    cases: dict[str, Case]
+    """Name -> case: by task, then architecture, then number of train images."""
+    sizes: dict[str, tuple[int, int]]
+    """Slug -> (largest n_train, n_test)."""
+    bands: dict[str, list[str]]
+    """Slug -> names of the row bands of its Gram matrices."""
+    families: dict[str, list[str]]
+    """Family -> its variants; a family is one job a case. No networks where there are no seeds."""
+    variants: list[str]
+    """Variants that have results, in the order of the table; each tap is one."""
+    data_fingerprint: str
+    """Changes when files of the data do."""
+
+
+def check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` with one line on the first thing that the schema does not accept.
+
+    A password is refused first of all, so that no message repeats it.
+
+    Parameters
+    ----------
+    config : mapping
+        The configuration.
+    schema : mapping
+        A JSON schema (draft 2020-12). Its descriptions are part of the messages.
+    """
+    if isinstance(config, Mapping):
+        _check_no_password(config.get("tracking"))
+    check_bounds(config)
+    # JSON has one kind of number, YAML two: 5.0 folds are a mistake, and true is no number.
+    checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=checker)
+    error = jsonschema.exceptions.best_match(validator(schema).iter_errors(config))
+    if error is not None:
+        raise ConfigError(_explain(error))
+
+
+def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
+    """Return tasks and cases of a configuration that the schema accepts, or say why it cannot run.
+
+    Raises
+    ------
+    ConfigError, DataError, ArchitectureError, VariantError
+        If keys do not fit together, or do not fit the data.
+    """
+    _check_numbers(config)
+    check_folder("results", config["results"])
+    _check_store(config["tracking"]["uri"])
+    results, source = Path(config["results"]), config["data"]
+    if results == Path(results.root):
+        raise ConfigError(f"results is {config['results']!r}: wanted a folder of its own")
+    if source["path"] is not None:
+        check_folder("data.path", source["path"])
+    if any(path.is_file() for path in (results, *results.parents)):
+        raise ConfigError(f"results is {config['results']!r}: a file is in the way of this folder")
+    architectures = _resolve_architectures(config)
+    variants = at_taps(config["variants"], _reached_taps(config))
+    families = _resolve_families(config, variants)
+    if NETWORK_FAMILY in families:
+        _check_after_kernels(config, families[NETWORK_FAMILY], architectures)
+    description = describe(source["source"], source["path"])
+    tasks = _resolve_tasks(config["task"], description)
+    sizes, cases = {}, {}
+    for slug, task in tasks.items():
+        asked, n_test = _as_list(config["task"]["n_train"]), config["task"]["n_test"]
+        resolved = [resolve_sizes(description, task, n, n_test) for n in asked]
+        sizes[slug] = max(resolved)
+        for given, (n_train, _) in itertools.product(architectures, resolved):
+            gram = slug + (f".{given}" if len(architectures) > 1 else "")
+            name = gram + (f".n{n_train}" if len(resolved) > 1 else "")
+            cases[name] = Case(name, slug, gram, given, n_train, sizes[slug][1])
+            n_least = n_train // len(task.names)
+            if "honest" in config["protocols"] and n_least < config["folds"]:
+                raise ConfigError(
+                    f"folds is {config['folds']}, and {name} has {n_least} train images of each"
+                    " class: lower folds or raise task.n_train"
+                )
+            _check_sketch(config, name, n_train)
+    # As the rule track writes them, its longest command.
+    check_command(config, (*variants, *map(str, config["cnn"]["seeds"]), *cases))
+    _check_filters(architectures, description.image_shape)
+    bands = _resolve_bands(config, architectures, sizes, description.image_shape)
+    return Experiment(
+        tasks,
+        architectures,
+        cases,
+        sizes,
+        bands,
+        families,
+        [variant for variant in variants if family_of(variant) in families],
+        fingerprint(source["source"], source["path"]),
+    )
+
+
+def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
+    """Return the options of the verb evaluate that a family of variants depends on.
+
+    What the variants do not read is left out, so that editing it computes nothing again.
+    """
+    options: list[Any] = ["--protocols", *config["protocols"], "--folds", config["folds"]]
+    if "cntk-ridge" in variants:
+        options += ["--honest-ridges", *config["ridges"]["honest"]]
+        options += ["--oracle-ridges", *config["ridges"]["oracle"]]
+    if set(variants) - {"cntk", "cntk-ridge"}:
+        options += ["--honest-weights", *config["label_weights"]["honest"]]
+        options += ["--oracle-weights", *config["label_weights"]["oracle"]]
+    if any(is_seeded(variant) for variant in variants):
+        options += ["--permutations", config["permutations"]]
+    return [str(option) for option in options + estimator_option(config, variants[0])]
+
+
+def after_kernel_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
+    """Return the options of the verb after-kernels that say how ridges and weights are chosen."""
+    options: list[Any] = ["--protocols", *config["protocols"], "--folds", config["folds"]]
+    options += ["--held-out", config["after_kernels"]["held_out"]]
+    grids = {"ridges": config["ridges"]}
+    if any("+" in variant for variant in variants):
+        grids["weights"] = config["label_weights"]
+    for name, of_protocol in grids.items():
+        for protocol, values in of_protocol.items():
+            options += [f"--{protocol}-{name}", *values]
+    return [str(option) for option in options]
+
+
+def target_option(config: Mapping[str, Any]) -> list[Any]:
+    """Return the option with the targets of classes; nothing for pairs."""
+    task = config["task"]
+    return [] if task["classes"] is None else ["--targets", *task["targets"]]
+
+
+def estimator_option(config: Mapping[str, Any], variant: str) -> list[str]:
+    """Return the option that says how ``lantk-fjlt-*`` are fitted; nothing for other variants."""
+    return ["--estimator", config["estimator"]] if variant.startswith("lantk-fjlt-") else []
+
+
+def overview_kinds(experiment: Experiment) -> list[str]:
+    """Return the figures over all cases that there is something to show in."""
+    variants = [name for members in experiment.families.values() for name in members]
+    has_term = any(is_term(name) or name == "cntk-rbf" for name in variants)
+    has_gain = "cntk" in variants and (has_term or "cntk-ridge" in variants)
+    # Errors are averaged over the tasks, so only n that every task has count.
+    ns = [{c.n_train for c in experiment.cases.values() if c.task == t} for t in experiment.tasks]
+    has_growth = len(set.intersection(*ns)) >= 3
+    shown = [*variants, *(name for name in DERIVED if candidates(name, variants))]
+    asked = {
+        "gap": has_gain,
+        "decomposition": set(GAP_LEVELS) <= set(shown),
+        "training": "after-kernel" in shown,
+        "alignment": has_term,
+        "growth": has_growth,
+    }
+    return [kind for kind, is_there in asked.items() if is_there]
+
+
+def _check_no_password(tracking: Any) -> None:
+    """Refuse what would travel through command lines, logs and the files of runs."""
+    uri = tracking.get("uri") if isinstance(tracking, Mapping) else tracking
+    if isinstance(uri, str) and find_passwords(uri):
+        raise ConfigError(
+            "tracking.uri holds a password, which would stand in command lines, logs and runs."
+            " Leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the"
+            " environment for a server; for a database set tracking.uri to null and"
+            " MLFLOW_TRACKING_URI to the whole address"
+        )
+
+
+def _check_store(uri: str | None) -> None:
+    """Refuse an address that no store has, which the last job would be the first to notice."""
+    if uri is None:
+        return
+    found = _STORE.fullmatch(uri)
+    is_file = found is not None and found[1].startswith("sqlite")
+    if is_file and found is not None:
+        is_good = found[2].partition("?")[0] not in ("", "/", "/:memory:")
+    else:
+        is_good = found is not None and uri.isprintable() and is_clear(uri) and bool(found[2])
+    if not is_good:
+        # Not the address, in which a password may hide.
+        raise ConfigError(
+            "tracking.uri is no address of a store: wanted http://HOST:PORT or https:// of a"
+            " server, sqlite:////absolute/path/mlflow.db, or postgresql://, mysql:// or mssql://"
+            " of a database, with a number as port; or null"
+        )
+
+
+def _check_filters(architectures: list[Any], image_shape: tuple[int, int, int]) -> None:
+    """Refuse filters and strides that no position of an image can tell from smaller ones."""
+    side = max(image_shape[1:])
+    for given in architectures:
+        parsed: Architecture = parse_architecture(given)
+        for conv in parsed.convs:
+            for key, value, most in (
+                ("size", conv.size, max(2 * side - 1, 3)),
+                ("stride", conv.stride, max(side, 2)),
+            ):
+                if value > most:
+                    raise ConfigError(
+                        f"architecture has a convolution of {key} {value}, and images are"
+                        f" {image_shape[1]} x {image_shape[2]}: wanted at most {most}, which"
+                        " reaches as far"
+                    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_numbers(config: Mapping[str, Any]) -> None:
+    """Refuse numbers that the schema cannot: not finite, or a first target not below the second."""
+    lists = {"cnn.learning_rate": _as_list(config["cnn"]["learning_rate"])}
+    for key in ("label_weights", "ridges"):
+        lists |= {f"{key}.{protocol}": values for protocol, values in config[key].items()}
+    lists["task.targets"] = low, high = config["task"]["targets"]
+    for key, values in lists.items():
+        if not all(map(is_finite, values)):
+            raise ConfigError(f"{key} is {shorten(str(values))}: wanted finite numbers")
+    if not low < high:
+        raise ConfigError(
+            f"task.targets is {[low, high]}: wanted the target of the wrong classes, then a larger"
+            " one of the right class, such as [0, 1]"
+        )
+
+
+def _resolve_architectures(config: Mapping[str, Any]) -> list[Any]:
+    """Return what the configuration lists: names, or one list of layers."""
+    given = config["architecture"]
+    is_names = isinstance(given, list) and all(isinstance(item, str) for item in given)
+    found = given if is_names else [given]
+    networks = [parse_architecture(item) for item in found]
+    if len({network.digest for network in networks}) < len(networks):
+        raise ConfigError(f"architecture names one twice: {shorten(str(given))}")
+    channels = config["cnn"]["channels"]
+    for item, network in zip(found, networks, strict=True):
+        if channels is not None and len(channels) != len(network.convs):
+            which = item if isinstance(item, str) else "the architecture"
+            raise ConfigError(
+                f"cnn.channels has {len(channels)} numbers, and {which} {len(network.convs)}"
+                " convolutions: give one a convolution, or null"
+            )
+    return found
+
+
+def _check_sketch(config: Mapping[str, Any], case: str, n_train: int) -> None:
+    """Refuse a case too small for the published sketch, which has more rows than few entries."""
+    uses_sketch = any("lantk-fjlt-" in variant for variant in config["variants"])
+    if config["estimator"] != "fjlt" or not uses_sketch:
+        return
+    n_fit = n_train
+    if "honest" in config["protocols"]:
+        n_fit -= -(-n_train // config["folds"])
+    if n_fit < _SKETCH_MIN_N:
+        raise ConfigError(
+            f"estimator is 'fjlt', and {case} fits to as few as {n_fit} images: its sketch takes"
+            f" {_SKETCH_MIN_N} or more (155 for lantk-fjlt-v1). Raise task.n_train, or take"
+            " estimator: exact"
+        )
+
+
+def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dict[str, list[str]]:
+    found = families(variants)
+    names = [variant_name(variant) for variant in variants]
+    own = [variant_name(name) for name in found if is_own_term(name)]
+    taken = [name for name in own if name in (*TERMS, BEST) or names.count(name) > 1]
+    long = [name for name in own if len(name) > _LONGEST_TERM]
+    if long:
+        raise ConfigError(
+            f"variants has a label term of your own whose class makes the name"
+            f" {shorten(long[0])!r}: wanted at most {_LONGEST_TERM} characters"
+        )
+    if taken:
+        raise ConfigError(
+            f"variants has a label term of your own whose class makes the name {taken[0]!r}, which"
+            " another variant has: give the class another name"
+        )
+    if "oracle-label" in found.get("cntk", []) and "oracle" not in config["protocols"]:
+        raise ConfigError(
+            f"variants has oracle-label, and protocols is {config['protocols']}: it reads test"
+            " labels, so it needs the protocol oracle"
+        )
+    if not config["cnn"]["seeds"]:
+        found.pop("cnn", None)
+        found.pop(NETWORK_FAMILY, None)
+    if not found:
+        raise ConfigError("variants has only networks, and cnn.seeds is empty: give it a seed")
+    return found
+
+
+def _reached_taps(config: Mapping[str, Any]) -> list[int]:
+    """Return the epochs at which kernels are taken where a variant names none."""
+    taps, epochs = config["after_kernels"]["taps"], config["cnn"]["epochs"]
+    reached = [tap for tap in taps if tap <= epochs]
+    if not reached and len(at_taps(config["variants"], [0])) > len(at_taps(config["variants"], [])):
+        raise ConfigError(
+            f"after_kernels.taps is {taps}, and cnn.epochs is {epochs}: none of them is reached;"
+            " lower one or raise cnn.epochs"
+        )
+    return reached
+
+
+def _check_after_kernels(
+    config: Mapping[str, Any], variants: Sequence[str], architectures: Sequence[Any]
+) -> None:
+    rates, held_out = _as_list(config["cnn"]["learning_rate"]), config["after_kernels"]["held_out"]
+    if len(rates) > 1:
+        raise ConfigError(
+            f"variants has kernels of networks, and cnn.learning_rate is {rates}: they are taken"
+            " along one training, so give one learning rate"
+        )
+    taps = {variant: split_tap(split_control(variant)[0])[1] for variant in variants}
+    layers = {variant: layer for variant in variants if (layer := layer_of(variant)) is not None}
+    for item in architectures:
+        names = parse_architecture(item).trained_layers
+        for variant in (name for name, layer in layers.items() if layer not in names):
+            which = item if isinstance(item, str) else "the architecture"
+            raise ConfigError(
+                f"variants has {variant}, and the layers that {which} trains are"
+                f" {', '.join(names)}: name one of them"
+            )
+    last, epochs = max(taps, key=lambda variant: taps[variant]), config["cnn"]["epochs"]
+    if taps[last] > epochs:
+        raise ConfigError(
+            f"variants has {last}, and cnn.epochs is {epochs}: kernels are taken along the training"
+            " of that network, so name an earlier epoch or raise cnn.epochs"
+        )
+    for name in CHOSEN_KERNELS:
+        own, twins = (
+            {taps[variant] for variant in candidates(derived, variants)}
+            for derived in (name, f"{name}-shuffled")
+        )
+        if own and twins and own != twins:
+            raise ConfigError(
+                f"variants has {name} at epochs {sorted(own)} and its shuffled twin at"
+                f" {sorted(twins)}: the best of each is compared, so give both the same"
+            )
+    if held_out > config["folds"]:
+        raise ConfigError(
+            f"after_kernels.held_out is {held_out}, and there are {config['folds']} folds: lower it"
+            " or raise folds"
+        )
+
+
+def _resolve_tasks(task: Mapping[str, Any], description: Description) -> dict[str, Task]:
+    pairs, classes = task["pairs"], task["classes"]
+    if (pairs is None) == (classes is None):
+        which = "are both null" if pairs is None else "are both given"
+        raise ConfigError(
+            f"task.pairs and task.classes {which}: wanted one of them, class pairs such as"
+            " [[3, 8]], or all classes (or three or more) at once, and null for the other (a key"
+            " that your file does not name keeps its value from config.yaml)"
+        )
+    if pairs is None:
+        found = resolve_classes(description, classes)
+        return {found.slug: found}
+    if list(task["targets"]) != [0, 1]:
+        raise ConfigError(
+            f"task.targets is {task['targets']}, and task.pairs is given: pairs have the targets"
+            " -1 and +1, so leave task.targets at [0, 1]"
+        )
+    resolved = [resolve_pair(description, pair) for pair in pairs]
+    tasks = {pair.slug: pair for pair in resolved}
+    if len(tasks) < len(resolved):
+        raise ConfigError(f"task.pairs names a class pair twice: {shorten(str(pairs))}")
+    return tasks
+
+
+def _resolve_bands(
+    config: Mapping[str, Any],
+    architectures: list[Any],
+    sizes: Mapping[str, tuple[int, int]],
+    image_shape: tuple[int, int, int],
+) -> dict[str, list[str]]:
+    visits = count_visits(architectures, *image_shape[1:])
+    bands = {}
+    for slug, (n_train, n_test) in sizes.items():
+        n_bands = config["kernel"]["bands"]
+        if n_bands == "auto":
+            n_bands = min(count_bands(n_train, n_test, visits, config["device"]), _MOST_BANDS)
+        elif n_bands > _MOST_BANDS:
+            raise ConfigError(
+                f"kernel.bands is {n_bands}, and a command names all of them: wanted at most"
+                f" {_MOST_BANDS:,}, or auto"
+            )
+        elif n_bands > n_train:
+            raise ConfigError(
+                f"kernel.bands is {n_bands}, and {slug} has {n_train} train images: wanted at most"
+                " that many, or auto"
+            )
+        bands[slug] = name_bands(n_bands)
+    return bands
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """Return what was found, what was wanted, and the description of the key."""
+    where = ".".join(map(str, error.absolute_path)) or "the configuration"
+    found, wanted = error.instance, error.validator_value
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        unknown = next(str(key) for key in found if key not in known)
+        close = difflib.get_close_matches(unknown, known, n=1)
+        # A key that belongs one level deeper is the commoner mistake.
+        deeper = [
+            f"{key}.{unknown}"
+            for key, schema in error.schema["properties"].items()
+            if unknown in schema.get("properties", {})
+        ]
+        close = deeper or close
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{where} has no key {shorten(unknown)!r}: {hint}There are {', '.join(known)}"
+    text = f"{where}: {shorten(error.message)}"
+    if error.validator in ("type", "oneOf"):
+        schemas = [{"type": wanted}] if error.validator == "type" else wanted
+        kinds = [kind for schema in schemas for kind in _kinds(schema)]
+        text = f"{where} is {shorten(repr(found))}: wanted {' or '.join(kinds)}"
+        if isinstance(found, str) and {_TYPE_NAMES["number"], _TYPE_NAMES["integer"]} & set(kinds):
+            text += " (YAML reads 1e-4 as text: write 1.0e-4; numbers inside the braces of --config"
+            text += " arrive as text too: give them in a file, with --configfile)"
+    elif error.validator == "enum":
+        text = f"{where} is {shorten(repr(found))}: wanted {', '.join(map(str, wanted))}"
+    description = error.schema.get("description")
+    return text + (f". {description}" if description else "")
+
+
+def _kinds(schema: Mapping[str, Any]) -> list[str]:
+    """Return what a schema takes, in words: its one value, or its types."""
+    if "const" in schema:
+        return [str(schema["const"])]
+    return [_TYPE_NAMES[kind] for kind in _as_list(schema["type"])]

@@ -1,0 +1,175 @@
+"""The exact kernel on CPUs: the matrix tile by tile, each tile in tasks for threads.
+
+Every entry is the same bytes whatever the tile, the thread, the order of the images and the side it
+is computed from.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lantk.kernel import cpu_loops
+from lantk.kernel.images import Side, normalise, write_values
+from lantk.kernel.plan import Plan
+
+# Positions x lanes that one task visits: some 10 ms, to keep threads busy and interrupts prompt.
+_TASK_SIZE = 10_000_000
+# Beyond this, larger tiles gain less than 2 % and only use memory.
+_MOST_BLOCKS = 8
+
+
+class _Block(NamedTuple):
+    """At most `cpu_loops.LANES` images of a side, laid out for the compiled code."""
+
+    first: int
+    n: int
+    images: cpu_loops.Images
+    exponents: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+
+def tile_side(plan: Plan, channels: int, dtype: str, threads: int, scratch_bytes: int) -> int:
+    """Return the side of a tile, in images: a multiple of `cpu_loops.LANES`, by what memory allows.
+
+    Parameters
+    ----------
+    plan : Plan
+        The layers.
+    channels : int
+        Number of channels of an image.
+    dtype : str
+        Type of the computation.
+    threads : int
+        Number of threads, each with scratch of its own.
+    scratch_bytes : int
+        Memory to stay below, if two blocks of images fit into it.
+    """
+    (height, width), size = plan.shape, int(plan.layers["size"].max())
+    real, lanes = np.dtype(dtype).itemsize, cpu_loops.LANES
+    block = real * lanes * (height * width * channels + 2 * plan.n_positions)
+    comparing = 2 * real * lanes * ((height + size + 1) * width + width + 2 * size)
+    # float64 values for an entry: its sums, and the steps from there to the result.
+    reading = 8 * lanes * height * width * (4 + 4 * channels)
+    each = comparing + reading + (12 + 2 * plan.n_taps) * 8 * lanes * lanes
+    n_blocks = (scratch_bytes - threads * each) // (2 * block)
+    return lanes * int(np.clip(n_blocks, 1, _MOST_BLOCKS))
+
+
+class CpuEngine:
+    """Everything that the entries of one walk share, and the scratch of every thread.
+
+    Parameters
+    ----------
+    plan : Plan
+        The layers and the readouts.
+    dtype : {"float32", "float64"}
+        Type of the computation.
+    channels : int
+        Number of channels of an image.
+    threads : int
+        Number of threads.
+    scratch_bytes : int
+        Memory to stay below, see `tile_side`.
+    """
+
+    def __init__(self, plan: Plan, dtype: str, channels: int, threads: int, scratch_bytes: int):
+        self._plan = plan
+        self._dtype = dtype
+        self._threads = threads
+        self._tile = tile_side(plan, channels, dtype, threads, scratch_bytes)
+        self._powers = cpu_loops.coefficients(dtype)
+        self._task_rows = int(
+            np.clip(_TASK_SIZE // (plan.n_visits * cpu_loops.LANES), 1, cpu_loops.LANES)
+        )
+        self._local = threading.local()
+
+    def fill(
+        self, results: list[NDArray[Any]], side1: Side, side2: Side
+    ) -> Generator[int, None, None]:
+        """Fill one (n1, n2) matrix for each readout, and yield numbers of entries that are done.
+
+        Where `side1` is `side2`, each unordered pair is computed once.
+
+        Raises
+        ------
+        KernelError
+            If a value overflows.
+        """
+        n1, n2 = results[0].shape
+        is_symmetric = side1 is side2
+        # Lanes beyond the last column compute nothing: let the side that wastes less be columns.
+        if n1 * -(-n2 // cpu_loops.LANES) > n2 * -(-n1 // cpu_loops.LANES):
+            results, side1, side2, n1, n2 = [k.T for k in results], side2, side1, n2, n1
+        tile, pool = self._tile, ThreadPoolExecutor(self._threads)
+        try:
+            for top in range(0, n1, tile):
+                rows = self._read(pool, side1, top, top + tile)
+                for left in range(top if is_symmetric else 0, n2, tile):
+                    is_diagonal = is_symmetric and left == top
+                    columns = rows if is_diagonal else self._read(pool, side2, left, left + tile)
+                    tasks = [
+                        pool.submit(self._compare, results, a, b, start, is_symmetric)
+                        for a in rows
+                        for b in columns
+                        if not is_symmetric or a.first <= b.first
+                        for start in range(0, a.n, self._task_rows)
+                    ]
+                    for task in as_completed(tasks):
+                        yield task.result()
+                    # Gone before the next are read, or there would be three sets of blocks.
+                    del columns, tasks
+                del rows
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, pool: ThreadPoolExecutor, side: Side, start: int, stop: int) -> list[_Block]:
+        stop = min(stop, len(side.images))
+        firsts = range(start, stop, cpu_loops.LANES)
+        return list(pool.map(lambda first: self._read_block(side, first), firsts))
+
+    def _read_block(self, side: Side, first: int) -> _Block:
+        some = slice(first, first + cpu_loops.LANES)
+        images = normalise(side.images[some], side.exponents[some], self._dtype)
+        n = len(images)
+        exponents, groups = np.zeros(cpu_loops.LANES, np.int64), np.full(cpu_loops.LANES, -1)
+        exponents[:n], groups[:n] = side.exponents[some], side.groups[some]
+        return _Block(first, n, cpu_loops.read_block(self._plan, images), exponents, groups)
+
+    def _compare(
+        self, results: list[NDArray[Any]], a: _Block, b: _Block, start: int, is_symmetric: bool
+    ) -> int:
+        """Fill in a few rows of a block of entries; return how many entries that gave."""
+        plan, stop = self._plan, min(start + self._task_rows, a.n)
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = cpu_loops.make_scratch(plan, self._dtype)
+        sums = np.empty((stop - start, plan.n_taps, 2, cpu_loops.LANES))
+        cpu_loops.compare(
+            plan.layers,
+            plan.unit,
+            plan.pools,
+            start,
+            stop,
+            a.images,
+            b.images,
+            a.groups,
+            b.groups,
+            self._powers,
+            self._local.scratch,
+            sums,
+        )
+        rows, columns = slice(a.first + start, a.first + stop), slice(b.first, b.first + b.n)
+        is_mirrored = is_symmetric and a.first != b.first
+        exponents = a.exponents[start:stop, None] + b.exponents[: b.n]
+        for k, readout in zip(results, plan.readouts, strict=True):
+            s, t = sums[:, readout.tap, 0, : b.n], sums[:, readout.tap, 1, : b.n]
+            with np.errstate(over="ignore"):
+                total = readout.nngp * s + readout.ntk * t
+                values = np.ldexp(total, exponents - readout.halvings).astype(self._dtype)
+            write_values(k, rows, columns, values, is_mirrored=is_mirrored)
+        return (stop - start) * b.n * (2 if is_mirrored else 1)

@@ -1,0 +1,5 @@
+"""Label terms Z: regression estimates of the label product y y'."""
+
+from lantk.label_terms.terms import LabelTerm, image_vectors, label_product_factors, label_term
+
+__all__ = ["LabelTerm", "image_vectors", "label_product_factors", "label_term"]

@@ -1,0 +1,1 @@
+"""The finite network of an architecture: layers, training, tangent kernels."""

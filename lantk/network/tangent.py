@@ -1,0 +1,230 @@
+"""The tangent kernel of a finite network, layer by layer: what training made of it.
+
+A network at any epoch of its training has a kernel of its own, <grad f(x), grad f(x')> over its
+trained parameters. All gradients at once would be 55 GB (12,000 images, 1.15 million parameters in
+float32); here those of some columns are held, and those of the rows stream by.
+
+References
+----------
+Jacot, Gabriel and Hongler, "Neural Tangent Kernel", NeurIPS 2018, equation 3.
+Long, "Properties of the after kernel", 2021 (the kernel of a trained network).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lantk.network.layers import Network
+
+# Images whose activations and patches are held at once, and rows that are multiplied at once.
+_IMAGES_AT_ONCE, _ROWS_AT_ONCE = 32, 128
+
+Progress = Callable[[int, int], None]
+
+
+class Block(NamedTuple):
+    """A kernel among train images, and between test and train images."""
+
+    k: NDArray[np.float32]
+    """(n_train + n_test, n_train): train rows, then test rows."""
+    diagonal: NDArray[np.float32]
+    """(n_train + n_test,): K(x, x) of each row."""
+
+
+def tangent_blocks(
+    network: Network,
+    x_train: NDArray[np.floating],
+    x_test: NDArray[np.floating] | None = None,
+    *,
+    memory_mb: int = 6144,
+    progress: Progress | None = None,
+) -> dict[str, Block]:
+    """Return what each trained layer adds to the network's tangent kernel; the NTK is their sum.
+
+    Of several outputs it is the mean over them (their kernel is block diagonal in the limit of
+    infinite width, with equal blocks).
+
+    Parameters
+    ----------
+    network : Network
+        Computed with where it lies and in its precision; its parameters are not changed.
+    x_train, x_test : ndarray, shape (n, channels, height, width)
+        Scaled images; without `x_test` there are train rows only.
+    memory_mb : int
+        For the gradients of train images that are held at once, in MiB. Where it holds those of
+        all train images, every image passes through the network once, else once for each time
+        that it is filled.
+    progress : callable, optional
+        Called with (gradients computed, gradients in all).
+
+    Returns
+    -------
+    dict
+        Name of the layer (of `Architecture.trained_layers`) -> its block.
+
+    Notes
+    -----
+    Cost: n_train (n_train + 2 n_test) operations for each trained parameter, and a forward and
+    backward pass for each image and time. Weights that share a filter are treated together:
+    G_i = sum_p delta_i(p) a_i(p)^T with delta the derivative of the output by the layer's output
+    at position p and a the patch there; the block is <G_i, G_j>.
+    """
+    x, n_train = _stack(network, x_train, x_test), len(x_train)
+    kernels = {
+        name: torch.zeros(len(x), n_train).to(x) for name in network.architecture.trained_layers
+    }
+    norms = {name: torch.zeros(len(x)).to(x) for name in kernels}
+    n_held = _images_that_fit(network, memory_mb)
+    firsts = range(0, n_train, n_held)
+    n_done, n_all = 0, network.n_outputs * sum(len(x) - first for first in firsts)
+    held = _allocate(network, x, min(n_held, n_train))
+    streamed = _allocate(network, x, min(_ROWS_AT_ONCE, len(x)))
+    for output in range(network.n_outputs):
+        for first in firsts:
+            stop_held = min(first + n_held, n_train)
+            _fill(held, network, x[first:stop_held], output)
+            edges = [
+                *range(first, stop_held, _ROWS_AT_ONCE),
+                *range(stop_held, len(x), _ROWS_AT_ONCE),
+            ]
+            for start, stop in zip(edges, [*edges[1:], len(x)], strict=True):
+                is_held = start < stop_held
+                if not is_held:
+                    _fill(streamed, network, x[start:stop], output)
+                # Among train images the lower triangle is enough.
+                columns = slice(first, min(stop, stop_held))
+                for name, k in kernels.items():
+                    rows = held[name][start - first :] if is_held else streamed[name]
+                    rows = rows[: stop - start]
+                    k[start:stop, columns].addmm_(rows, held[name][: columns.stop - first].T)
+                    if first == 0:
+                        norms[name][start:stop] += torch.linalg.vector_norm(rows, dim=1).square()
+                n_done += stop - start
+                if progress is not None:
+                    progress(n_done, n_all)
+    blocks = {}
+    for name in list(kernels):
+        # Layer by layer, so that there is one copy of each block and no more.
+        k = kernels.pop(name)
+        lower = k[:n_train].tril()
+        k[:n_train] = lower.add_(lower.tril(-1).T)
+        blocks[name] = Block(
+            *(part.div_(network.n_outputs).cpu().numpy() for part in (k, norms[name]))
+        )
+    return blocks
+
+
+def conjugate_block(
+    network: Network,
+    x_train: NDArray[np.floating],
+    x_test: NDArray[np.floating] | None = None,
+) -> Block:
+    """Return the conjugate kernel, <h(x), h(x')> / d of the d features that the dense layer reads.
+
+    In the ``ntk`` parameterization it is the dense layer's part of the tangent kernel.
+    """
+    x = _stack(network, x_train, x_test)
+    with torch.no_grad():
+        features = torch.cat([network.features(batch) for batch in x.split(_IMAGES_AT_ONCE)])
+        features /= features.shape[1] ** 0.5
+        k, diagonal = features @ features[: len(x_train)].T, features.square().sum(1)
+    return Block(k.cpu().numpy(), diagonal.cpu().numpy())
+
+
+def _stack(network: Network, x_train: NDArray, x_test: NDArray | None) -> Tensor:
+    """Return train and test images in one tensor, where the network lies and in its precision."""
+    x = network.to_tensor(x_train, "x_train")
+    if x_test is not None:
+        x = torch.cat([x, network.to_tensor(x_test, "x_test")])
+    return x.to(network.dense.weight)
+
+
+def _images_that_fit(network: Network, memory_mb: int) -> int:
+    """Return of how many images the gradients fit the memory, at least of one."""
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return max(memory_mb * 2**20 // (trained * network.dense.weight.element_size()), 1)
+
+
+def _allocate(network: Network, x: Tensor, n: int) -> dict[str, Tensor]:
+    """Return room for the gradients of n images, layer by layer: memory is dear to ask for anew."""
+    # Of the dense layer only the weights and the bias of one output.
+    return {
+        name: x.new_empty(
+            n,
+            sum(p.numel() for p in _layer(network, name).parameters())
+            // (network.n_outputs if name == "dense" else 1),
+        )
+        for name in network.architecture.trained_layers
+    }
+
+
+def _fill(found: dict[str, Tensor], network: Network, x: Tensor, output: int) -> None:
+    """Write d output / d (weights and biases) of each trained layer, one row an image.
+
+    The weights of a filter come in an order of their own, which no inner product knows.
+    """
+    for start in range(0, len(x), _IMAGES_AT_ONCE):
+        batch = slice(start, start + _IMAGES_AT_ONCE)
+        inputs, deltas, features = _activations_and_deltas(network, x[batch], output)
+        for name, room in found.items():
+            layer, target = _layer(network, name), room[batch][: len(features)]
+            if name == "dense":
+                parts, biases = iter([features]), torch.ones_like(features[:, :1])
+            else:
+                i = int(name[4:]) - 1
+                parts = _filter_gradients(network, i, inputs[i], deltas[i])
+                biases = deltas[i].sum((2, 3))
+            at = 0
+            for part in parts:
+                target[:, at : at + part.shape[1]] = part
+                at += part.shape[1]
+            scale = network.weight_scale(layer.weight)
+            if scale != 1:
+                target[:, :at] *= scale
+            if layer.bias is not None:
+                target[:, at:] = biases
+
+
+def _activations_and_deltas(
+    network: Network, x: Tensor, output: int
+) -> tuple[list[Tensor], tuple[Tensor, ...], Tensor]:
+    """Return each convolution's input, d output / d its output, and what the dense layer reads."""
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    with torch.enable_grad():
+        for i in range(len(network.convs)):
+            inputs.append(x.detach())
+            z = network.convolve(i, x)
+            # The images need no gradient, nor do the parameters: the first output is a leaf.
+            outputs.append(z if i else z.detach().requires_grad_(True))
+            x = network.activate(i, outputs[i])
+        features = network.pool(x)
+        total = network.read_out(features)[:, output].sum()
+        deltas = torch.autograd.grad(total, outputs)
+    return inputs, deltas, features.detach()
+
+
+def _filter_gradients(network: Network, i: int, x: Tensor, delta: Tensor) -> Iterator[Tensor]:
+    """Yield d output / d w(p) of each offset p in the filter of convolution i, (n, weights)."""
+    (top, bottom), (left, right) = network.paddings[i]
+    conv = network.architecture.convs[i]
+    height, width = delta.shape[2:]
+    # Channels last, as the network computes: each offset is then one view and one product.
+    padded = functional.pad(x, (left, right, top, bottom)).permute(0, 2, 3, 1)
+    deltas = delta.permute(0, 2, 3, 1).flatten(1, 2).mT
+    for row in range(conv.size):
+        rows = padded[:, row : row + (height - 1) * conv.stride + 1 : conv.stride]
+        for column in range(conv.size):
+            seen = rows[:, :, column : column + (width - 1) * conv.stride + 1 : conv.stride]
+            yield torch.bmm(deltas, seen.flatten(1, 2)).flatten(1)
+
+
+def _layer(network: Network, name: str) -> nn.Conv2d | nn.Linear:
+    return network.dense if name == "dense" else cast(nn.Conv2d, network.convs[int(name[4:]) - 1])

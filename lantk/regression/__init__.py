@@ -1,0 +1,1 @@
+"""Kernel regression with K + lambda Z: paths, protocols, measures, statistics."""

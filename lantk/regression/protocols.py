@@ -1,0 +1,276 @@
+"""Evaluation: what the scores are worth on the test images, under each protocol.
+
+Test labels enter the project here and nowhere else: `predict.predict` and `training.train` return
+scores without them, and `assess` and `assess_network` compare the scores with them.
+
+References
+----------
+Chen, He and Su (2020) for the label weight and the protocol here named ``oracle``; Wilson (1927)
+for the interval; McNemar (1947) for the paired test, in its exact form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lantk.regression.measures import ClassSums
+from lantk.regression.statistics import PROTOCOLS, accuracy_with_interval, is_correct
+
+
+@dataclass(frozen=True)
+class WeightPath:
+    """Scores along a path of label weights.
+
+    Attributes
+    ----------
+    weights : (p,) array
+        Label weights r, ascending.
+    factors : (p,) array
+        lambda = r mean|K| / mean|Z|, on all of train.
+    scores : (p, n_test) or (p, n_test, k) array
+        f(x) on the test rows: f >= 0 predicts +1; of k classes the largest is predicted.
+    relative_residuals : (p,) array
+        Of each train solve.
+    smallest_eigenvalues : (p,) array
+        Of K + lambda Z on train; NaN for n > 1,000.
+    validation_accuracy : (p,) array
+        Mean over folds inside train; NaN where not validated.
+    alignment : (p,) array
+        Kernel-target alignment of K + lambda Z on train, with the label product.
+    label_gram : (c, c) array or None
+        Of the plain kernel: U^T K^-1 U, with labels U, -1/+1 or one-hot.
+    diagnostics : dict
+        Scalars about K, Z and the solves.
+    relative_ratio : (p,) array or None
+        Local elasticity of K + lambda Z among the train images; NaN where it cannot be normalised.
+    test_class_sums : list of ClassSums or None
+        The same between test and train images, as far as it is known without test labels.
+    """
+
+    weights: NDArray
+    factors: NDArray
+    scores: NDArray
+    relative_residuals: NDArray
+    smallest_eigenvalues: NDArray
+    validation_accuracy: NDArray
+    alignment: NDArray
+    label_gram: NDArray | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    relative_ratio: NDArray | None = None
+    test_class_sums: Sequence[ClassSums | None] | None = None
+
+
+def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:
+    """Return the index of the best validated weight; ties go to the smaller weight."""
+    best = np.nanmax(validation_accuracy)
+    tied = np.flatnonzero(validation_accuracy == best)
+    return int(tied[np.argmin(weights[tied])])
+
+
+def predicted_labels(scores: NDArray) -> NDArray:
+    """Return the label that each row of scores (p, m) predicts, -1 or +1 (a score of 0 is +1).
+
+    Of scores (p, m, k) it is the class with the largest, as a number.
+    """
+    if scores.ndim == 3:
+        return scores.argmax(axis=2)
+    return np.where(scores >= 0, 1, -1)
+
+
+def assess(
+    path: WeightPath,
+    y_test: NDArray,
+    *,
+    protocols: Sequence[str],
+    oracle_weights: Sequence[float],
+    is_ridge: bool = False,
+    epoch: int | None = None,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Return the results of a weight path under each protocol, and its predictions.
+
+    `honest` takes the weight with the best validation accuracy, whatever the test labels are.
+    `oracle` takes the one of `oracle_weights` with the best test accuracy, as the paper does.
+
+    Parameters
+    ----------
+    path : WeightPath
+        What `predict` returned.
+    y_test : (n_test,) array
+        Test labels -1/+1, or class numbers.
+    protocols : sequence of str
+        Out of `PROTOCOLS`.
+    oracle_weights : sequence of float
+        The weights that compete under `oracle`.
+    is_ridge : bool
+        Whether the weights are ridges and not label weights.
+    epoch : int, optional
+        Of the network whose kernel it is.
+
+    Returns
+    -------
+    results : dict
+        ``protocols`` (a dict for each: accuracy, interval, weight) and ``curve`` (one dict a
+        weight).
+    predictions : DataFrame
+        One column a protocol: scores, or predicted class numbers.
+    """
+    correct = predicted_labels(path.scores) == y_test
+    test_accuracy = correct.mean(axis=1)
+    chosen: dict[str, int] = {}
+    if "honest" in protocols:
+        chosen["honest"] = choose_weight(path.weights, path.validation_accuracy)
+    if "oracle" in protocols:
+        # The plain kernel has the one weight 0; label terms compete on the oracle's own grid.
+        allowed = np.isin(path.weights, oracle_weights) | (len(path.weights) == 1)
+        chosen["oracle"] = choose_weight(path.weights, np.where(allowed, test_accuracy, np.nan))
+
+    def weight_of(i: int) -> dict[str, float | None]:
+        weight = float(path.weights[i])
+        return {
+            "label_weight": None if is_ridge else weight,
+            "ridge": weight if is_ridge else None,
+        }
+
+    results = {
+        "protocols": {
+            name: {
+                **accuracy_with_interval(test_accuracy[i], len(y_test)),
+                **weight_of(i),
+                "epoch": epoch,
+                "validation_accuracy": _or_none(path.validation_accuracy[i]),
+            }
+            for name, i in chosen.items()
+        },
+        "curve": [
+            {
+                **weight_of(i),
+                "label_factor": float(path.factors[i]),
+                "validation_accuracy": _or_none(path.validation_accuracy[i]),
+                "test_accuracy": float(test_accuracy[i]),
+                "relative_residual": _or_none(path.relative_residuals[i]),
+                "smallest_eigenvalue": _or_none(path.smallest_eigenvalues[i]),
+                "alignment": _or_none(path.alignment[i]),
+                **_relative_ratios(path, i, y_test),
+            }
+            for i in range(len(path.weights))
+        ],
+        "diagnostics": dict(path.diagnostics),
+    }
+    shown = path.scores if path.scores.ndim == 2 else predicted_labels(path.scores)
+    return results, pd.DataFrame({name: shown[i] for name, i in chosen.items()})
+
+
+def _relative_ratios(path: WeightPath, i: int, y_test: NDArray) -> dict[str, float | None]:
+    """Return the relative ratios at one weight, as far as they are known."""
+    found: dict[str, float | None] = {}
+    if path.relative_ratio is not None:
+        found["relative_ratio_train"] = _or_none(path.relative_ratio[i])
+    if path.test_class_sums is not None:
+        sums = path.test_class_sums[i]
+        found["relative_ratio_test"] = None if sums is None else sums.ratio(y_test).value
+    return found
+
+
+def oracle_label_path(plain: WeightPath, y_test: NDArray, weights: Sequence[float]) -> WeightPath:
+    """Return the path of K + lambda Z with Z the true label product, test labels included.
+
+    The ceiling of every label term, to be assessed under ``oracle`` only. With labels U (-1/+1,
+    or one-hot) the label product is U C U^T (C = 1, or 2 I - 1 1^T), so the solve follows from the
+    plain kernel's: with G = U^T K^-1 U,
+
+        (K + lambda U C U^T)^-1 U = K^-1 U (I + lambda C G)^-1.
+
+    Parameters
+    ----------
+    plain : WeightPath
+        The plain kernel's, from `predict`.
+    y_test : (n_test,) array
+        Test labels -1/+1, or class numbers.
+    weights : sequence of float
+        Label weights; mean|Z| is 1.
+    """
+    grid = np.array(sorted(set(weights)), np.float64)
+    factors = grid * plain.diagnostics["mean_abs_k"]
+    gram = plain.label_gram
+    if gram is None:
+        raise ValueError("the ceiling follows from the path of the plain kernel, at weight 0")
+    k = len(gram)
+    scores = plain.scores[0].reshape(-1, k)
+    labels = y_test[:, None] if k == 1 else np.eye(k)[y_test]
+    product = np.eye(1) if k == 1 else 2 * np.eye(k) - 1
+    path = []
+    for factor in factors:
+        inner = np.linalg.inv(np.eye(k) + factor * product @ gram)
+        path.append((scores + factor * labels @ product @ gram) @ inner)
+    stacked = np.stack(path)
+    unknown = np.full(len(grid), np.nan)
+    return WeightPath(
+        grid,
+        factors,
+        stacked[..., 0] if plain.scores.ndim == 2 else stacked,
+        unknown,
+        unknown,
+        unknown,
+        unknown,
+    )
+
+
+def assess_network(
+    test_predictions: NDArray,
+    train_loss: NDArray,
+    y_test: NDArray,
+    *,
+    protocols: Sequence[str],
+    validation_accuracy: float | None = None,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Return the results of a trained network, in the form of `assess`.
+
+    `honest` is the last epoch; `oracle` the epoch with the best test accuracy (the earliest of
+    equals).
+
+    Parameters
+    ----------
+    test_predictions : (epochs, n_test) array
+        Of each epoch: floats are scores of which >= 0 predicts +1, integers are class numbers.
+    train_loss : (epochs,) array
+        Mean training loss of each epoch.
+    y_test : (n_test,) array
+        Test labels: -1/+1 for scores, else class numbers.
+    protocols : sequence of str
+        Out of `PROTOCOLS`.
+    validation_accuracy : float, optional
+        Of the learning rate, where validation inside train chose it; it belongs to `honest`.
+    """
+    are_scores = test_predictions.dtype.kind == "f"
+    is_right = is_correct(test_predictions, y_test) if are_scores else test_predictions == y_test
+    test_accuracy = is_right.mean(axis=1)
+    epochs = {"honest": len(test_accuracy) - 1, "oracle": int(np.argmax(test_accuracy))}
+    chosen = {name: epochs[name] for name in PROTOCOLS if name in protocols}
+    results = {
+        "protocols": {
+            name: {
+                **accuracy_with_interval(test_accuracy[i], len(y_test)),
+                "label_weight": None,
+                "ridge": None,
+                "epoch": i + 1,
+                "validation_accuracy": validation_accuracy if name == "honest" else None,
+            }
+            for name, i in chosen.items()
+        },
+        "curve": [
+            {"epoch": i + 1, "train_loss": float(loss), "test_accuracy": float(accuracy)}
+            for i, (loss, accuracy) in enumerate(zip(train_loss, test_accuracy, strict=True))
+        ],
+        "diagnostics": {},
+    }
+    return results, pd.DataFrame({name: test_predictions[i] for name, i in chosen.items()})
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

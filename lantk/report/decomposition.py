@@ -1,0 +1,89 @@
+"""The gap between CNTK and the network, taken apart into steps that add up to it.
+
+Each step goes from one variant to the next, from CNTK to the CNN, so it is a difference of two
+accuracies on the same test images. What labels are worth is in two of them: in Z, beside a kernel
+that never saw one, and in training, which makes the kernel itself of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from lantk.experiment.variants import GAP_LEVELS, candidates, split_control, split_tap
+from lantk.regression.statistics import PROTOCOLS, mean_with_interval
+from lantk.report.tables import Block, blocks_by_n, markdown_rows, signed, with_half_width
+
+
+class Step(NamedTuple):
+    """What leads from one variant to another."""
+
+    title: str
+    start: str
+    end: str
+
+
+_TITLES = (
+    "a ridge",
+    "sums of kernels without labels",
+    "labels in Z",
+    "the untrained network's kernel instead",
+    "training on shuffled labels",
+    "training on true labels",
+    "the network instead of its kernel",
+)
+STEPS = tuple(map(Step, _TITLES, GAP_LEVELS[:-1], GAP_LEVELS[1:]))
+
+
+def network_block(table: pd.DataFrame) -> Block | None:
+    """Return the results with kernels of networks; the honest ones if there are any.
+
+    They are of the first architecture that has them, and of one n: that of most tasks, the largest
+    of equals.
+    """
+    for protocol in PROTOCOLS:
+        frame = table[table["protocol"] == protocol]
+        for _, group in frame.groupby("architecture", sort=False):
+            found = [block for block in blocks_by_n(group) if taps_of(block, "after-kernel")]
+            if found:
+                # Of equals, max takes the first.
+                return max(reversed(found), key=lambda block: len(block.columns))
+    return None
+
+
+def taps_of(block: Block, name: str) -> dict[int, str]:
+    """Return epoch -> variant of a kernel, ascending; epoch 0 of a twin is the kernel itself."""
+    found = {split_tap(split_control(v)[0])[1]: v for v in candidates(name, block.variants)}
+    return dict(sorted(found.items()))
+
+
+def decompose(block: Block) -> pd.DataFrame | None:
+    """Return the steps in points of accuracy, one row each, in the columns of the block.
+
+    They add up to the accuracy of ``cnn`` minus that of ``cntk``. None where a variant is missing.
+    """
+    accuracy = 100 * block.values("accuracy")
+    if not set(GAP_LEVELS) <= set(accuracy.index):
+        return None
+    rows = {step.title: accuracy.loc[step.end] - accuracy.loc[step.start] for step in STEPS}
+    # Rounding errors of equal accuracies are no steps.
+    found = pd.DataFrame(rows).T.round(9)
+    return None if found.isna().any(axis=None) else found
+
+
+def decomposition_lines(block: Block) -> list[str]:
+    """Return the steps as lines of Markdown, with means and paired intervals over the tasks."""
+    found = decompose(block)
+    if found is None:
+        return []
+    total = found.sum()
+    rows = [[title, *_cells(list(values))] for title, values in found.iterrows()]
+    rows.append(["CNN minus CNTK", *_cells(list(total))])
+    return markdown_rows(["Step", *block.columns, *["Mean"] * (len(total) > 1)], rows)
+
+
+def _cells(values: Sequence[float]) -> list[str]:
+    cells = [signed(value) for value in values]
+    return cells + [with_half_width(*mean_with_interval(values))] * (len(values) > 1)

@@ -1,0 +1,67 @@
+"""What the figures share: colours, markers, and files that are the same every time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from lantk.files import writing
+
+# Colours of Okabe and Ito (2008), told apart by colour-blind readers; markers tell them in grey.
+STYLES = (
+    ("#0072B2", "o"),
+    ("#56B4E9", "s"),
+    ("#D55E00", "^"),
+    ("#E69F00", "v"),
+    ("#009E73", "D"),
+    ("#CC79A7", "P"),
+    ("#999999", "X"),
+    ("#000000", "<"),
+)
+# CNTK and the networks are the two ends of what is compared: black everywhere.
+REFERENCES = {"cntk": ("black", "d"), "cnn": ("black", "*")}
+GREY = "#666666"
+_LOOK: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "figure.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 5,
+    "lines.markeredgecolor": "white",
+    "lines.markeredgewidth": 0.5,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def saving(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure of a size in inches, which is saved as PNG when the block ends.
+
+    Equal drawings give equal bytes: a user's own settings are left out, and no time or program
+    version is written. An older file is replaced when the new one is complete.
+    """
+    with matplotlib.rc_context(), writing(path) as temporary:
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_LOOK)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
+
+
+def variant_styles(variants: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return variant -> colour and marker, different for up to eight besides the references."""
+    others = [variant for variant in variants if variant not in REFERENCES]
+    found = REFERENCES | dict(zip(others, cycle(STYLES), strict=False))
+    return {variant: {"color": c, "marker": m} for variant, (c, m) in found.items()}

@@ -1,0 +1,166 @@
+"""The leaderboard: one row for every case, variant and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lantk.experiment.variants import CASE_COLUMNS, DERIVED, candidates, case_key, split_control
+from lantk.regression.statistics import (
+    PROTOCOLS,
+    accuracy_with_interval,
+    is_correct,
+    mcnemar_p_value,
+    normal_half_width,
+)
+
+TABLE_COLUMNS = [
+    "task",
+    "architecture",
+    "n_train",
+    "n_test",
+    "variant",
+    "protocol",
+    "accuracy",
+    "spread",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "label_gain",
+    "label_gain_half_width",
+    "label_weight",
+    "ridge",
+    "epoch",
+    "alignment",
+    "relative_ratio_train",
+    "relative_ratio_test",
+    "top10_trace_share",
+    "top10_label_share",
+]
+_CASE = list(CASE_COLUMNS)
+_CHOSEN = ["accuracy", "label_weight", "ridge", "epoch", "validation_accuracy"]
+# Of the chosen matrix, from the curve.
+_OF_MATRIX = ["alignment", "relative_ratio_train", "relative_ratio_test"]
+# Of the ten top eigenvectors of the train Gram matrix, of kernels to which no Z is added.
+_OF_EIGENVECTORS = ["top10_trace_share", "top10_label_share"]
+
+
+def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
+    """Return one row for every case, variant and protocol, with `TABLE_COLUMNS`.
+
+    Several seeds of a variant make one row: mean and standard deviation of the accuracy, means of
+    what describes the matrix; p-value, label weight, ridge and epoch of the lowest seed.
+    ``lantk-best``, where all `PUBLISHED_TERMS` are there, is the one with the best validation
+    accuracy under ``honest``, with the best test accuracy under ``oracle``; the earlier in
+    `PUBLISHED_TERMS` wins a tie. ``after-kernel`` and ``conjugate-kernel`` are the same choice
+    among their epochs, and ``*-shuffled`` is, for each seed, the same among shuffled twins. The
+    label gain is the accuracy minus the mean over the shuffled twins, with half the width of its
+    paired 95 % interval over the test images.
+
+    Parameters
+    ----------
+    evaluations : sequence of (record, predictions)
+        Cases and variants in the order of the table; seeds in any. Predictions have the columns
+        ``label`` and one of scores, or of class numbers, for each protocol.
+    """
+    frame = pd.DataFrame(
+        [
+            {
+                **dict(zip(_CASE, case_key(record), strict=True)),
+                **{key: record[key] for key in ("n_test", "variant", "seed")},
+                "protocol": protocol,
+                **{key: result.get(key) for key in _CHOSEN},
+                **_chosen_matrix(record.get("curve", ()), result),
+                **_eigenvector_shares(record),
+                "correct": _is_right(record, predictions, protocol),
+            }
+            for record, predictions in evaluations
+            for protocol, result in record["protocols"].items()
+        ]
+    )
+    found = []
+    for _, group in frame.groupby([*_CASE, "protocol"], sort=False):
+        group = pd.concat([group, *_best_of(group)], ignore_index=True)
+        found += _rows(group.sort_values("seed", kind="stable"))
+    table = pd.DataFrame(found)
+    # Case by case, variant by variant, in the order of first appearance.
+    order = list(dict.fromkeys(frame[_CASE].itertuples(index=False, name=None)))
+    cases = [order.index(name) for name in table[_CASE].itertuples(index=False, name=None)]
+    names = [*dict.fromkeys(frame["variant"]), *DERIVED]
+    variants = table["variant"].map({name: i for i, name in enumerate(names)})
+    protocols = table["protocol"].map({name: i for i, name in enumerate(PROTOCOLS)})
+    table = table.iloc[np.lexsort((protocols, variants, cases))]
+    return table[TABLE_COLUMNS].reset_index(drop=True)
+
+
+def _chosen_matrix(
+    curve: Sequence[dict[str, Any]], result: dict[str, Any]
+) -> dict[str, float | None]:
+    """Return what is known of K + lambda Z at the chosen weight; a ridge is no part of it."""
+    weights = [result.get("label_weight"), result.get("ridge")]
+    found = next(
+        (point for point in curve if [point.get("label_weight"), point.get("ridge")] == weights), {}
+    )
+    return {key: found.get(key) for key in _OF_MATRIX}
+
+
+def _eigenvector_shares(record: dict[str, Any]) -> dict[str, float | None]:
+    """Return what is known of the top eigenvectors of K, where nothing of a Z is added to it."""
+    if split_control(record["variant"])[1] == "diagonal":
+        return dict.fromkeys(_OF_EIGENVECTORS)
+    return {key: record.get("diagnostics", {}).get(key) for key in _OF_EIGENVECTORS}
+
+
+def _is_right(record: dict[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:
+    """Return where a prediction is right: the sign of a score, or the number of a class."""
+    found, label = predictions[protocol].to_numpy(), predictions["label"].to_numpy()
+    return is_correct(found, label) if len(record["classes"]) == 2 else found == label
+
+
+def _best_of(group: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of what is derived and of its shuffled twins, of one case and protocol."""
+    by = "validation_accuracy" if group["protocol"].iloc[0] == "honest" else "accuracy"
+    best = []
+    for derived in DERIVED:
+        names = candidates(derived, group["variant"])
+        for _, of_seed in group[group["variant"].isin(names)].groupby("seed", dropna=False):
+            # A best of fewer would be another choice.
+            if set(of_seed["variant"]) == set(names):
+                # Of equals, idxmax takes the first.
+                winner = of_seed.set_index("variant")[by].astype(float).reindex(names).idxmax()
+                chosen = of_seed[of_seed["variant"] == winner]
+                best.append(chosen.assign(variant=derived))
+    return best
+
+
+def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of one case and protocol; several seeds make one."""
+    by_variant = dict(list(group.groupby("variant", sort=False)))
+    means = {variant: seeds["accuracy"].mean() for variant, seeds in by_variant.items()}
+    rows = []
+    for variant, seeds in by_variant.items():
+        first = seeds.iloc[0].to_dict()
+        row = first | {"p_value": None, "spread": None}
+        row |= {"label_gain": None, "label_gain_half_width": None}
+        row |= {key: _mean(seeds[key]) for key in (*_OF_MATRIX, *_OF_EIGENVECTORS)}
+        if len(seeds) > 1:
+            row["spread"] = seeds["accuracy"].std()
+        if variant != "cntk" and "cntk" in by_variant:
+            plain = by_variant["cntk"]["correct"].iloc[0]
+            row["p_value"] = mcnemar_p_value(first["correct"], plain)
+        twins = by_variant.get(f"{variant}-shuffled")
+        if twins is not None:
+            row["label_gain"] = means[variant] - twins["accuracy"].mean()
+            own, theirs = (np.mean([*found["correct"]], axis=0) for found in (seeds, twins))
+            row["label_gain_half_width"] = normal_half_width(own - theirs)
+        rows.append(row | accuracy_with_interval(means[variant], first["n_test"]))
+    return rows
+
+
+def _mean(values: pd.Series) -> float | None:
+    """Return the mean over seeds, None where one is not known."""
+    return None if values.isna().any() else float(values.astype(float).mean())

@@ -1,0 +1,177 @@
+"""Figures of networks in training: what their kernels reach, and the gap to them taken apart."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+
+from lantk.errors import LantkError
+from lantk.experiment.variants import CHOSEN_KERNELS, GAP_LEVELS, split_control
+from lantk.regression.statistics import mean_with_interval
+from lantk.report.decomposition import STEPS, decompose, network_block, taps_of
+from lantk.report.figure_style import GREY, STYLES, saving
+from lantk.report.tables import ROWS, Block
+
+
+def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Draw the steps from CNTK to the CNN, one column a task and one for the mean over them.
+
+    Beside the step to the chosen after-kernel, a circle for that of each epoch.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `leaderboard` returned.
+    path : path-like
+        Where the PNG file goes.
+
+    Raises
+    ------
+    LantkError
+        If a variant on the way is missing.
+    """
+    block = network_block(table)
+    steps = None if block is None else decompose(block)
+    if block is None or steps is None:
+        raise LantkError(
+            f"a figure of the steps from CNTK to the CNN wants results of {', '.join(GAP_LEVELS)}"
+        )
+    base = 100 * block.values("accuracy").loc["cntk"]
+    shown = pd.DataFrame({column: steps[column] for column in steps})
+    taps = taps_of(block, "after-kernel")
+    by_epoch = 100 * block.values("accuracy").loc[list(taps.values())]
+    if len(base) > 1:
+        shown["mean"], base["mean"] = shown.mean(axis="columns"), base.mean()
+        by_epoch["mean"] = by_epoch.mean(axis="columns", skipna=False)
+    with saving(path, max(6.4, 2.2 + 0.95 * len(shown.columns)), 4.6) as figure:
+        axes = figure.subplots()
+        lowest, highest = math.inf, -math.inf
+        for place, column in enumerate(shown):
+            level = base[column]
+            for i, (step, points) in enumerate(zip(STEPS, shown[column], strict=True)):
+                left = place - 0.42 + 0.84 * i / len(STEPS)
+                colour = _COLOURS[step.title]
+                axes.bar(
+                    left, points, 0.84 / len(STEPS), level, align="edge", color=colour, lw=0.4,
+                    edgecolor="black",
+                )  # fmt: skip
+                level += points
+                axes.plot([left, left + 1.68 / len(STEPS)], [level] * 2, color=GREY, lw=0.6)
+                lowest, highest = min(lowest, level), max(highest, level)
+            middle = place - 0.42 + 0.84 * (_CHOSEN_EPOCH + 0.5) / len(STEPS)
+            for epoch, value in zip(taps, by_epoch[column], strict=True):
+                axes.plot(middle, value, marker="o", ms=3.2, mfc="white", mec="black", zorder=3)
+                axes.annotate(
+                    str(epoch), (middle, value), (3.2, 0), textcoords="offset points", fontsize=5,
+                    va="center", zorder=4, path_effects=_HALO,
+                )  # fmt: skip
+                lowest, highest = min(lowest, value), max(highest, value)
+            axes.plot(place - 0.42, base[column], marker="d", color="black", zorder=3)
+            axes.plot(place + 0.42, level, marker="*", color="black", ms=8, zorder=3)
+            lowest, highest = min(lowest, base[column]), max(highest, base[column])
+        axes.set_ylim(lowest - 1, highest + 1)
+        axes.set_xticks(range(len(shown.columns)), list(shown.columns))
+        axes.set_ylabel("test accuracy (%)")
+        axes.grid(axis="x", visible=False)
+        handles: list[Patch | Line2D] = [
+            Line2D([], [], ls="none", marker="d", color="black", label=ROWS["cntk"])
+        ]
+        handles += [
+            Patch(fc=_COLOURS[s.title], ec="black", lw=0.4, label=f"+ {s.title}") for s in STEPS
+        ]
+        handles.append(
+            Line2D(
+                [], [], ls="none", marker="o", ms=3.2, mfc="white", mec="black",
+                label="after-kernel of an epoch",
+            )
+        )  # fmt: skip
+        handles.append(Line2D([], [], ls="none", marker="*", color="black", label=ROWS["cnn"]))
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, title=_title(block))
+
+
+# The step that leads to the chosen after-kernel, by its number.
+_CHOSEN_EPOCH = [step.end for step in STEPS].index("after-kernel")
+# Numbers are read on bars of any colour.
+_HALO = [withStroke(linewidth=1.2, foreground="white")]
+# What labels do in colours, what they do not in greys.
+_COLOURS = dict(
+    zip(
+        (step.title for step in STEPS),
+        ("#ffffff", "#cccccc", "#0072B2", "#888888", "#aaaaaa", "#D55E00", "#444444"),
+        strict=True,
+    )
+)
+
+
+def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Draw what the network's kernels reach along its training: accuracy and local elasticity.
+
+    Means over the tasks, with paired intervals of the gain over CNTK where there are several.
+    Parameters and errors are those of `decomposition_figure`.
+
+    Raises
+    ------
+    LantkError
+        If there are no kernels at two epochs or more.
+    """
+    block = network_block(table)
+    if block is None:
+        raise LantkError("a figure along training wants after-kernel at two epochs or more")
+    with saving(path, 7.2, 3.6) as figure:
+        panels = figure.subplots(1, 2)
+        names = [f"{name}{end}" for name in CHOSEN_KERNELS for end in ("", "-shuffled")]
+        handles = []
+        for name in (name for name in names if taps_of(block, name)):
+            parent, control = split_control(name)
+            colour, marker = STYLES[2 * CHOSEN_KERNELS.index(parent)]
+            look: dict[str, Any] = {"color": colour, "marker": marker}
+            look |= {
+                "ls": "--" if control else "-",
+                "mfc": "white" if control else colour,
+                "mec": colour,
+                "mew": 1,
+            }
+            _drawtaps_of(panels[0], block, name, "accuracy", look)
+            _drawtaps_of(panels[1], block, name, "relative_ratio_test", look)
+            label = f"{parent}, trained on shuffled labels" if control else parent
+            handles.append(Line2D([], [], label=label, **look))
+        for variant, style in (("cntk-ridge", "--"), ("lantk-best", "-."), ("cnn", ":")):
+            if variant not in block.variants:
+                continue
+            for axes, key in zip(panels, ("accuracy", "relative_ratio_test"), strict=True):
+                value = 100 * block.values(key).loc[variant].mean(skipna=False)
+                if not math.isnan(value):
+                    axes.axhline(value, color="black", ls=style, lw=1.1)
+            label = ROWS.get(variant, variant)
+            handles.append(Line2D([], [], color="black", ls=style, lw=1.1, label=label))
+        panels[0].set_ylabel("test accuracy (%)")
+        panels[1].set_ylabel("relative ratio, test-train (%)")
+        figure.supxlabel("epochs of the network", fontsize=8)
+        figure.legend(handles=handles, loc="outside upper center", ncols=3, title=_title(block))
+
+
+def _drawtaps_of(axes: Axes, block: Block, name: str, key: str, look: dict[str, Any]) -> None:
+    """Draw one quantity against the epoch, the mean over the tasks with its interval."""
+    taps = taps_of(block, name)
+    values = 100 * block.values(key)
+    means = [values.loc[variant].mean(skipna=False) for variant in taps.values()]
+    axes.plot(list(taps), means, **look)
+    if key == "accuracy" and "cntk" in values.index and values.shape[1] > 1:
+        gains = [values.loc[variant] - values.loc["cntk"] for variant in taps.values()]
+        halves = [mean_with_interval(gain)[1] for gain in gains]
+        axes.errorbar(list(taps), means, halves, fmt="none", ecolor=look["color"], elinewidth=0.6)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xticks(list(taps), [str(tap) for tap in taps])
+    axes.minorticks_off()
+
+
+def _title(block: Block) -> str:
+    n = block.frame["n_train"].max()
+    return f"{', '.join(block.frame['architecture'].unique())}, n = {n:,}"

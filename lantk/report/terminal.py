@@ -1,0 +1,225 @@
+"""What is printed on a terminal: the leaderboard, what is missing in it, which jobs failed."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from lantk.regression.statistics import PROTOCOLS, mean_with_interval
+from lantk.report.comparisons import blocks, sizes_text
+from lantk.report.tables import ROWS, Block
+from lantk.workflow.failures import FailedJob
+
+_WIDTH = 100
+_GAP = "  "
+# Failed jobs whose logs are shown; of more, the last line is.
+_SHOWN_JOBS = 5
+_PROTOCOL_TEXTS = {
+    "honest": "honest: choices made by validation inside the train set",
+    "oracle": "oracle: choices made on the test set, as in the paper (optimistic)",
+}
+
+# A column of a table: the lines of its head, and a cell a row.
+_Column = tuple[list[str], list[str]]
+
+
+def leaderboard_text(frame: pd.DataFrame, width: int = _WIDTH) -> str:
+    """Return the accuracies of a leaderboard as aligned columns, one block a protocol.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        What `lantk.report.leaderboard.leaderboard` returned.
+    width : int
+        Columns of the terminal. Long heads are broken at their hyphens; columns that still do not
+        fit stand below.
+
+    Examples
+    --------
+    >>> rows = {"task": "3-8", "architecture": "chen2020", "n_train": 40, "n_test": 100}
+    >>> rows |= {"protocol": "honest", "variant": ["cntk", "cnn"], "accuracy": [0.75, 0.8]}
+    >>> print(leaderboard_text(pd.DataFrame(rows)))  # doctest: +NORMALIZE_WHITESPACE
+    Test accuracy in percent and gain over CNTK in points. n_train = 40, n_test = 100.
+    <BLANKLINE>
+    honest: choices made by validation inside the train set
+            3-8  Gain over CNTK
+    CNTK  75.00               -
+    CNN   80.00           +5.00
+    """
+    parts = [textwrap.fill(f"{_quantities(frame)} {sizes_text(frame)}", width)]
+    for protocol in PROTOCOLS:
+        for i, (title, block) in enumerate(blocks(frame[frame["protocol"] == protocol])):
+            lines = [_PROTOCOL_TEXTS[protocol]] if i == 0 else []
+            lines += [title] if title else []
+            lines += _block_lines(block, width)
+            parts.append("\n".join([*lines, *_weights_lines(block, width)]))
+    return "\n\n".join(parts)
+
+
+def _weights_lines(block: Block, width: int) -> list[str]:
+    """Return why rows may equal CNTK's to the digit, where label weight 0 was chosen."""
+    if "label_weight" not in block.frame:
+        return []
+    weights = block.frame.loc[block.frame["variant"] != "cntk", "label_weight"].dropna()
+    n_zero = int((weights == 0).sum())
+    text = f"Label weight 0, at which nothing is added to CNTK, was chosen in {n_zero} of"
+    return textwrap.wrap(f"{text} {len(weights)} cells.", width) if n_zero else []
+
+
+def missing_text(missing: Sequence[tuple[str, str]], cases: Sequence[str]) -> str:
+    """Return which results, as (case, stem), are not there, a line for each stem.
+
+    Examples
+    --------
+    >>> missing = [("3-8", "cntk"), ("3-8", "cnn-seed0"), ("1-8", "cntk")]
+    >>> print(missing_text(missing, ["3-8", "1-8"]))
+    Not there (3 results):
+      cntk: every case
+      cnn-seed0: 3-8
+    """
+    of_stem: dict[str, list[str]] = {}
+    for case, stem in missing:
+        of_stem.setdefault(stem, []).append(case)
+    results = "1 result" if len(missing) == 1 else f"{len(missing)} results"
+    lines = [f"Not there ({results}):"]
+    for stem, found in of_stem.items():
+        every = len(found) == len(cases) > 1
+        lines.append(f"  {stem}: {'every case' if every else ', '.join(found)}")
+    return "\n".join(lines)
+
+
+def failures_text(jobs: Sequence[FailedJob], resume: str | None, width: int = _WIDTH) -> str:
+    """Return what failed, why, where to read more, and how to go on.
+
+    Parameters
+    ----------
+    jobs : sequence of FailedJob
+        What failed; none where the workflow was interrupted.
+    resume : str or None
+        Command that goes on.
+    width : int
+        Columns of the terminal.
+    """
+    parts = []
+    if len(jobs) > 1:
+        parts.append(f"{len(jobs)} jobs failed.")
+    parts += [_job_text(job, width) for job in jobs[:_SHOWN_JOBS]]
+    others = [
+        f"Failed: {job.name}\n  log: {job.log}"
+        + "".join(f"\n{_indented(line, width)}" for line in job.last_lines[-1:])
+        for job in jobs[_SHOWN_JOBS:]
+    ]
+    parts += others
+    start = "" if jobs else "No job failed, as far as logs tell: what was running was stopped. "
+    how = f"To go on:\n  {resume}" if resume else "To go on, give the same command again."
+    parts.append(f"{start}Finished jobs are kept. {how}")
+    return "\n\n".join(parts)
+
+
+def _job_text(job: FailedJob, width: int) -> str:
+    """Return the end of the log of a job between its name and the path of the log."""
+    head = f"Failed: {job.name}"
+    n_missing = len(job.results)
+    if n_missing:
+        head += f" ({n_missing} result{'s are' if n_missing > 1 else ' is'} missing because of it)"
+    said = job.last_lines or (
+        "(The log says nothing of an end: the job was killed, for example for want of memory, or"
+        " is still running.)",
+    )
+    return "\n".join([head, *(_indented(line, width) for line in said), f"  log: {job.log}"])
+
+
+def _indented(line: str, width: int) -> str:
+    indent = "    " + line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line.strip(), width, initial_indent=indent, subsequent_indent=indent, break_long_words=False
+    )
+
+
+def _quantities(frame: pd.DataFrame) -> str:
+    """Return what the numbers are."""
+    found = [block for _, block in blocks(frame[frame["protocol"] == frame["protocol"].iloc[0]])]
+    text = "Test accuracy in percent"
+    text += " and gain over CNTK in points" if found[0].is_over_tasks else ""
+    if found[0].has_several_tasks:
+        text += f": its mean over {len(found[0].columns)} tasks with a paired 95 % interval"
+    return f"{text}."
+
+
+def _block_lines(block: Block, width: int) -> list[str]:
+    """Return the lines of one table, the rows repeated where not all columns fit."""
+    names = [ROWS.get(variant, variant) for variant in block.variants]
+    columns = list(_columns(block))
+    room = width - max(map(len, names))
+    if sum(map(_width_of, columns)) > room:
+        columns = [(_broken(head), cells) for head, cells in columns]
+    lines: list[str] = []
+    while columns:
+        n = 1
+        while n < len(columns) and sum(map(_width_of, columns[: n + 1])) <= room:
+            n += 1
+        lines += [""] * bool(lines) + _panel(names, columns[:n])
+        columns = columns[n:]
+    return lines
+
+
+def _columns(block: Block) -> Iterator[_Column]:
+    accuracy = 100 * block.values("accuracy")
+    for name in block.columns:
+        yield [name], [_number(value, block.missing) for value in accuracy[name]]
+    if not block.is_over_tasks:
+        return
+    if block.has_several_tasks:
+        # There is no average of a row that is not full.
+        averages = accuracy.mean(axis="columns", skipna=False)
+        yield ["Avg"], [_number(value, block.missing) for value in averages]
+    if "cntk" in accuracy.index:
+        gains = [
+            "-" if variant == "cntk" else _gain(accuracy.loc[variant] - accuracy.loc["cntk"])
+            for variant in block.variants
+        ]
+        # Left-aligned on the sign, so that numbers with and without an interval stand in line.
+        head = "Gain over CNTK"
+        longest = max(map(len, [head, *gains]))
+        yield [head], [gain.ljust(longest) for gain in gains]
+
+
+def _panel(names: Sequence[str], columns: Sequence[_Column]) -> list[str]:
+    """Return aligned lines: names to the left, columns to the right."""
+    first = max(map(len, names))
+    height = max(len(head) for head, _ in columns)
+    heads = [[""] * (height - len(head)) + head for head, _ in columns]
+    rows = [("", *(head[i] for head in heads)) for i in range(height)]
+    rows += list(zip(names, *(cells for _, cells in columns), strict=True))
+    widths = [_width_of(column) - len(_GAP) for column in columns]
+    return [
+        _GAP.join(
+            [name.ljust(first), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))]
+        ).rstrip()
+        for name, *cells in rows
+    ]
+
+
+def _width_of(column: _Column) -> int:
+    return len(_GAP) + max(map(len, [*column[0], *column[1]]))
+
+
+def _broken(head: list[str]) -> list[str]:
+    """Return a head on several lines, broken at its hyphens."""
+    words = head[0].split("-")
+    return [*(f"{word}-" for word in words[:-1]), words[-1]]
+
+
+def _number(value: float, missing: str) -> str:
+    return missing if math.isnan(value) else f"{value:.2f}"
+
+
+def _gain(gains: pd.Series) -> str:
+    mean, half = mean_with_interval(gains)
+    if math.isnan(mean):
+        return ""
+    text = f"{round(mean, 2) + 0.0:+.2f}"  # no "-0.00"
+    return text if math.isnan(half) else f"{text} ± {half:.2f}"

@@ -1,0 +1,220 @@
+"""The figure of accuracy against label weight, of one case."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from lantk.experiment.variants import split_control
+from lantk.regression.statistics import wilson_interval
+from lantk.report.figure_style import saving, variant_styles
+from lantk.report.tables import ROWS, order_variants
+
+_MARKS: dict[str, dict[str, Any]] = {
+    "honest": {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.2, "ls": "none"},
+    "oracle": {"marker": "s", "ms": 10, "mfc": "none", "mew": 1.2, "ls": "none"},
+}
+_TWIN_DASHES = (0, (4, 2))
+
+
+def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Draw the accuracy of one case against the label weight and save it as a PNG file.
+
+    On the left is what the honest choice sees (validation inside the train set), on the right what
+    the choices get (test). Curves stand a few points beside each other, since many are equal at
+    small weights, and what collapses at large ones is cut off; the legend says which reference
+    lines lie below. Equal evaluations give equal bytes.
+
+    Parameters
+    ----------
+    evaluations : sequence of mapping
+        The evaluations of one case, any variants and seeds, in any order. Label terms and
+        ``cntk-rbf`` are curves, with a thin line for the mean over a term's shuffled twins;
+        ``cntk`` and ``cnn`` (the mean over its seeds) are horizontal lines. Other controls are
+        left out. 95 % Wilson intervals stand at the honest choices and around CNTK.
+    path : path-like
+        Where the file goes; an older one is replaced when the new one is complete.
+
+    Raises
+    ------
+    ValueError
+        If there is no evaluation, or they are of several cases.
+    """
+    cases = sorted({evaluation["case"] for evaluation in evaluations})
+    if len(cases) != 1:
+        raise ValueError(f"a figure shows one case, found {cases or 'no evaluation'}")
+    terms = {e["variant"]: e for e in evaluations if _is_curve(e["variant"])}
+    with saving(path, 7.2, 3.6) as figure:
+        panels = figure.subplots(1, 2, sharey=True)
+        handles = _draw_reference_lines(panels, evaluations)
+        styles = variant_styles(order_variants(terms))
+        for i, variant in enumerate(order_variants(terms)):
+            # Curves are often equal: side by side, none hides another.
+            shift = min(3.0, 14 / len(terms)) * (i - (len(terms) - 1) / 2)
+            twins = [e for e in evaluations if e["variant"] == f"{variant}-shuffled"]
+            _draw_twins(panels, twins, styles[variant]["color"], shift)
+            handles.append(_draw_term(panels, terms[variant], styles[variant], shift))
+        if any(e["variant"].endswith("-shuffled") for e in evaluations):
+            label = "with shuffled labels (mean)"
+            handles.append(Line2D([], [], color="#444444", ls=_TWIN_DASHES, lw=0.8, label=label))
+        _label_axes(figure, panels, evaluations, len(terms))
+        _limit_accuracy(panels, evaluations)
+        _add_legend(figure, handles, evaluations)
+
+
+def _is_curve(variant: str) -> bool:
+    """Return whether a variant has a label weight and is no control of another."""
+    return variant == "cntk-rbf" or (
+        variant.startswith("lantk-") and split_control(variant)[1] is None
+    )
+
+
+def _draw_reference_lines(
+    panels: Sequence[Axes], evaluations: Sequence[Mapping[str, Any]]
+) -> list[Line2D | Patch]:
+    """Draw what CNTK and the networks reach, which no label weight changes."""
+    handles: list[Line2D | Patch] = []
+    for variant, style in (("cntk", "--"), ("cnn", ":")):
+        found = [_chosen(e) for e in evaluations if e["variant"] == variant and _chosen(e)]
+        label = ROWS[variant]
+        drawn = []
+        for axes, key in zip(panels, ("validation_accuracy", "accuracy"), strict=True):
+            known = [100 * choice[key] for choice in found if choice.get(key) is not None]
+            if known:
+                mean = sum(known) / len(known)
+                drawn.append(axes.axhline(mean, color="black", ls=style, lw=1.1))
+                label = f"{ROWS[variant]} (test {mean:.2f} %)"
+        if len(found) > 1:
+            label += f", {len(found)} seeds"
+        if drawn:
+            drawn[-1].set_label(label)
+            handles.append(drawn[-1])
+        if found and variant == "cntk":
+            interval = wilson_interval(found[0]["accuracy"], evaluations[0]["n_test"])
+            panels[1].axhspan(*(100 * end for end in interval), color="#eeeeee", zorder=0)
+            handles.append(Patch(color="#eeeeee", label="95 % interval of CNTK"))
+    return handles
+
+
+def _draw_twins(
+    panels: Sequence[Axes], twins: Sequence[Mapping[str, Any]], colour: str, shift: float
+) -> None:
+    """Draw the mean over the shuffled twins of a label term as a thin line."""
+    for axes, key in zip(panels, ("validation_accuracy", "test_accuracy"), strict=True):
+        known = defaultdict(list)
+        for point in (point for twin in twins for point in twin["curve"]):
+            if point.get(key) is not None:
+                known[point["label_weight"]].append(100 * point[key])
+        weights = sorted(known)
+        means = [sum(known[weight]) / len(known[weight]) for weight in weights]
+        moved = axes.transData + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
+        if weights:
+            axes.plot(weights, means, color=colour, ls=_TWIN_DASHES, lw=0.8, transform=moved)
+
+
+def _chosen(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the honest protocol found, or the oracle's where it was not asked."""
+    protocols = evaluation["protocols"]
+    return protocols.get("honest") or protocols.get("oracle") or {}
+
+
+def _draw_term(
+    panels: Sequence[Axes], evaluation: Mapping[str, Any], style: Mapping[str, Any], shift: float
+) -> Line2D:
+    """Draw one label term's two curves, `shift` points to the right, and what was chosen."""
+    points = sorted(evaluation["curve"], key=lambda point: point["label_weight"])
+    for axes, key in zip(panels, ("validation_accuracy", "test_accuracy"), strict=True):
+        known = [(p["label_weight"], 100 * p[key]) for p in points if p.get(key) is not None]
+        inches = axes.figure.dpi_scale_trans
+        moved = axes.transData + ScaledTranslation(shift / 72, 0, inches)
+        axes.plot([w for w, _ in known], [a for _, a in known], transform=moved, **style)
+        for protocol, mark in _MARKS.items():
+            weight = (evaluation["protocols"].get(protocol) or {}).get("label_weight")
+            chosen = [point for point in known if point[0] == weight]
+            if chosen and not (protocol == "oracle" and key == "validation_accuracy"):
+                axes.plot(*chosen[0], transform=moved, mec=style["color"], zorder=3, **mark)
+            if chosen and (protocol, key) == ("honest", "test_accuracy"):
+                weight, accuracy = chosen[0]
+                ends = wilson_interval(accuracy / 100, evaluation["n_test"])
+                span = [100 * end for end in ends]
+                axes.plot([weight] * 2, span, transform=moved, color=style["color"], lw=0.8)
+    return Line2D([], [], label=ROWS.get(evaluation["variant"], evaluation["variant"]), **style)
+
+
+def _limit_accuracy(panels: Sequence[Axes], evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """Cut off collapsed curves, which would press the interesting ones flat, and say so.
+
+    As much is shown below the plain kernel as there is above it, and at least 5 points.
+    """
+    lines = [np.asarray(line.get_ydata(), float) for axes in panels for line in axes.lines]
+    shown = np.concatenate([[], *lines])
+    if not shown.size:
+        return
+    keys = ("validation_accuracy", "test_accuracy")
+    curves = [e["curve"] for e in evaluations if _is_curve(e["variant"])]
+    points = [p for curve in curves for p in curve if p.get("label_weight") == 0]
+    plain = min((100 * p[key] for p in points for key in keys if p.get(key) is not None), default=0)
+    low, top = shown.min(), shown.max()
+    floor = math.floor(plain - max(5, top - plain))
+    if low < floor:
+        for axes in panels:
+            axes.set_title(f"{axes.get_title()} (below {floor} % not shown)")
+    margin = 0.05 * (top - max(low, floor)) or 1.0
+    panels[0].set_ylim(max(low - margin, floor), top + margin)
+
+
+def _label_axes(
+    figure: Figure,
+    panels: Sequence[Axes],
+    evaluations: Sequence[Mapping[str, Any]],
+    n_curves: int,
+) -> None:
+    curves = [e["curve"] for e in evaluations if _is_curve(e["variant"])]
+    points = [point for curve in curves for point in curve if point.get("label_weight")]
+    weights = sorted({point["label_weight"] for point in points})
+    first = evaluations[0]
+    sizes = f"{first['n_train']:,} train and {first['n_test']:,} test images"
+    figure.suptitle(f"{first['case']}: {sizes}")
+    panels[0].set_ylabel("accuracy (%)")
+    for axes, title in zip(panels, ("validation inside the train set", "test"), strict=True):
+        axes.set_title(title)
+        shifted = " (curves are shifted a little sideways)" if n_curves > 1 else ""
+        axes.set_xlabel(f"label weight r{shifted}")
+        if weights:
+            # Linear between zero and the smallest weight, so that zero has a place.
+            axes.set_xscale("symlog", linthresh=weights[0], linscale=0.7)
+            axes.set_xlim(-0.5 * weights[0], 1.7 * weights[-1])
+            decades = [w for w in weights if math.isclose(math.log10(w), round(math.log10(w)))]
+            axes.xaxis.set_major_locator(FixedLocator([0, *decades]))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        else:
+            axes.set_xticks([])
+
+
+def _add_legend(
+    figure: Figure, handles: list[Line2D | Patch], evaluations: Sequence[Mapping[str, Any]]
+) -> None:
+    floor = figure.axes[0].get_ylim()[0]
+    for handle in handles:
+        # Handles of curves hold no data, those of reference lines are the lines themselves.
+        if isinstance(handle, Line2D) and (np.asarray(handle.get_ydata(), float) < floor).any():
+            handle.set_label(f"{handle.get_label()} (below)")
+    curves = [e["curve"] for e in evaluations if _is_curve(e["variant"])]
+    weights = [point for curve in curves for point in curve if point.get("label_weight")]
+    for protocol, mark in _MARKS.items():
+        if weights and any(protocol in evaluation["protocols"] for evaluation in evaluations):
+            label = f"{protocol} choice"
+            handles.append(Line2D([], [], mec="#444444", label=label, **mark | {"ms": 8}))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)

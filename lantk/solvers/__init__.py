@@ -1,0 +1,1 @@
+"""Linear algebra with Gram matrices: paths of solves, products, GPUs."""

@@ -1,1 +1,0 @@
-"""The verbs of the command line: each parses nothing, loads, calls one function, saves."""

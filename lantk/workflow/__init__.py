@@ -1,0 +1,1 @@
+"""What only the workflow needs: its lease, and what to say of failures."""

@@ -1,0 +1,90 @@
+"""The files of code that a verb runs, so that an edit of one of them runs its jobs again."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_VERBS = _ROOT / "lantk" / "cli"
+# What is read as a resource, beside the module that reads it.
+_RESOURCES = {"lantk/kernel/cuda.py": "lantk/kernel/planes.cu"}
+
+
+@cache
+def code_of(verb: str) -> list[str]:
+    """Return the modules that a verb imports, directly or not, as paths from the project's root.
+
+    Verbs import what they need inside their functions; what the functions of other verbs import,
+    the command line itself and the rooms' own `__init__` files do not count.
+
+    Parameters
+    ----------
+    verb : str
+        As on the command line, without ``mlflow`` in front.
+
+    Returns
+    -------
+    list of str
+        Sorted.
+
+    Raises
+    ------
+    KeyError
+        If there is no such verb.
+    """
+    functions = {
+        node.name: node
+        for path in sorted(_VERBS.glob("*.py"))
+        for node in _tree(path).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    reached: set[str] = set()
+    waiting = {verb.replace("-", "_")}
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        names = [node for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
+        local = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        local |= {node.arg for node in ast.walk(functions[name]) if isinstance(node, ast.arg)}
+        waiting |= ({node.id for node in names} & set(functions)) - local - reached
+    found = _closure(path for name in reached for path in _imported(functions[name]))
+    files = {str(path.relative_to(_ROOT)) for path in found}
+    return sorted(files | {_RESOURCES[name] for name in files & set(_RESOURCES)})
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+@cache
+def _imports_of(path: Path) -> frozenset[Path]:
+    return frozenset(_imported(_tree(path)))
+
+
+def _closure(paths: Iterable[Path]) -> set[Path]:
+    found: set[Path] = set()
+    waiting = set(paths)
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        waiting |= _imports_of(path) - found
+    return found
+
+
+def _imported(tree: ast.AST) -> set[Path]:
+    """Return the files of our modules that are imported anywhere in a tree."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from lantk.data import splits` names a module; `from lantk.data.splits import x` is
+            # in one.
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    own = (name.split(".") for name in names if name.startswith("lantk."))
+    paths = (_ROOT.joinpath(*parts).with_suffix(".py") for parts in own)
+    return {path for path in paths if path.exists() and path.parent != _VERBS}

@@ -1,0 +1,260 @@
+"""Which jobs of a workflow failed, read from the files that they left.
+
+A job that failed has a log and not the results that it writes: the workflow removes results before
+a job and after a failure, and never a log. The paths here are those of ``rules/``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY, is_network_kernel, split_control
+
+_N_LINES = 10
+_TAIL_BYTES = 2**16
+# With less, not even a log can be written.
+_FULL_BYTES = 2**20
+# What `main` ends a failing verb with, and an interrupted one.
+_SENTENCE = re.compile(r"lantk [a-z -]+: ")
+_INTERRUPTED = re.compile(r"lantk [a-z -]+: interrupted;|KeyboardInterrupt$")
+# A line that `showing_progress` writes, and what moves a terminal's cursor or colours it.
+_PROGRESS = re.compile(r".* [\d.,]+ min (left|so far)$")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+# Options of Snakemake that would compute again what is there: the first take nothing, alone or
+# among other letters that take nothing (-Fp); the others take what stands behind them.
+_FORCING = ("--forceall", "--force")
+_FLAGS = re.compile(r"-[FfnpqkS]+")
+_FORCING_SOME = re.compile(r"(-R|--forcerun(=|$))")
+
+
+@dataclass(frozen=True)
+class FailedJob:
+    """A job that was started and did not write its results."""
+
+    name: str
+    """For people, such as ``evaluate lantk-kr-v1 of deer-dog``."""
+    log: Path
+    last_lines: tuple[str, ...]
+    """The end of the log without progress; empty where the job was killed and could say nothing."""
+    results: tuple[tuple[str, str], ...]
+    """(case, stem) without a record because of it, those that later jobs would write included."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    log: Path
+    outputs: tuple[Path, ...]
+    benchmark: Path | None = None
+
+    def has_failed(self) -> bool:
+        """Return whether the job ended without its results, by itself and in its last run."""
+        if not self.log.exists() or all(path.exists() for path in self.outputs):
+            return False
+        lines = _end_of_log(self.log)
+        if lines and _INTERRUPTED.match(lines[-1]):
+            return False
+        if self.benchmark is None:
+            return bool(lines)
+        # A benchmark is written after a job that went well: its results were deleted since.
+        went_well = os.path.lexists(self.benchmark) and _is_older(self.log, self.benchmark)
+        return not went_well
+
+
+def find_failed_jobs(results: Path, cases: Sequence[str], stems: Sequence[str]) -> list[FailedJob]:
+    """Return the jobs that failed, each once, in the order of the workflow.
+
+    Of jobs that depend on each other, the first one that failed takes the blame for everything
+    behind it. Jobs that were interrupted, or not reached, have not failed.
+
+    Parameters
+    ----------
+    results : pathlib.Path
+        Folder of the results.
+    cases : sequence of str
+        Cases of the experiment.
+    stems : sequence of str
+        Names of the results of each case, from `lantk.experiment.variants.stems`.
+
+    Notes
+    -----
+    While jobs are running they cannot be told from those that were killed: both have a log that
+    says nothing of an end.
+    """
+    # By log, since a job that writes several results is met once for each.
+    failed: dict[Path, _Job] = {}
+    blamed: dict[Path, list[tuple[str, str]]] = {}
+    # Hundreds of bands are behind each of thousands of results: each is looked at once.
+    bands, has_failed = functools.cache(_bands), functools.cache(_Job.has_failed)
+    for case in cases:
+        for stem in stems:
+            first = next(filter(has_failed, _jobs_behind(results, case, stem, bands)), None)
+            if first is not None:
+                failed.setdefault(first.log, first)
+                missing = blamed.setdefault(first.log, [])
+                missing += [(case, stem)] * (not _record(results, case, stem).exists())
+    if not failed:
+        failed |= {job.log: job for job in _last_jobs(results, cases) if job.has_failed()}
+    return [
+        FailedJob(job.name, job.log, _last_lines(job.log), tuple(blamed.get(job.log, ())))
+        for job in sorted(failed.values(), key=lambda job: _stage(results, job.log))
+    ]
+
+
+def resume_command(argv: Sequence[str], environment: str | None = None) -> str:
+    """Return the shell command that goes on with a workflow.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The command that started it; options that compute finished jobs again are left out.
+    environment : str, optional
+        Folder of the virtual environment that has to be activated first.
+
+    Examples
+    --------
+    >>> resume_command(["/x/bin/snakemake", "-c", "2", "-R", "track", "--configfile", "a b"])
+    "snakemake -c 2 --configfile 'a b'"
+    """
+    program, *given = argv
+    kept, is_of_forced = [], False
+    for word in given:
+        if _FLAGS.fullmatch(word):
+            word = re.sub("[Ff]", "", word)
+        if word.startswith("-"):
+            is_of_forced = _FORCING_SOME.match(word) is not None
+        if not is_of_forced and word not in ("-", *_FORCING):
+            kept.append(word)
+    is_module = Path(program).name == "__main__.py"
+    start = ["python", "-m", "snakemake"] if is_module else [Path(program).name]
+    command = shlex.join([*start, *kept])
+    return f". {shlex.quote(environment)}/bin/activate; {command}" if environment else command
+
+
+def inactive_environment() -> str | None:
+    """Return the virtual environment that runs this, where a shell has to activate it first."""
+    prefix = Path(sys.prefix)
+    is_virtual = sys.prefix != sys.base_prefix and (prefix / "bin" / "activate").exists()
+    if not is_virtual or os.environ.get("VIRTUAL_ENV") == sys.prefix:
+        return None
+    return str(prefix.relative_to(Path.cwd()) if prefix.is_relative_to(Path.cwd()) else prefix)
+
+
+def _record(results: Path, case: str, stem: str) -> Path:
+    return results / "evaluations" / case / f"{stem}.json"
+
+
+def _jobs_behind(
+    results: Path, case: str, stem: str, bands: Callable[[Path, Path], list[str]]
+) -> Iterator[_Job]:
+    """Yield the jobs that a result waits for and the one that writes it, the first one first."""
+    logs, benchmarks = results / "logs", results / "benchmarks"
+
+    def job(name: str, path: str, *outputs: Path) -> _Job:
+        return _Job(name, logs / f"{path}.log", outputs, benchmarks / f"{path}.jsonl")
+
+    yield job("fetch the data", "fetch", results / "data.json")
+    task = task_of(results, case)
+    yield job(f"split {task}", f"split/{task}", results / "splits" / f"{task}.npz")
+    record = _record(results, case, stem)
+    seed = re.sub(r".*-seed(\d+)$", r"\1", stem)
+    variant = stem.removesuffix(f"-seed{seed}")
+    if variant == "cnn":
+        yield job(f"train cnn, seed {seed}, of {case}", f"cnn/{case}/seed{seed}", record)
+        return
+    if is_network_kernel(variant):
+        path = f"{NETWORK_FAMILY}/{case}/seed{seed}"
+        yield job(f"kernels of the network, seed {seed}, of {case}", path, record)
+        return
+    # Where a task has several n, they share a Gram matrix.
+    folder = results / "grams" / re.sub(r"\.n\d+$", "", case)
+    for band in bands(logs / "gram" / task, folder):
+        blocks = (folder / f"{band}.json", folder / f"{band}.npy")
+        yield job(f"Gram matrix of {task}, band {band}", f"gram/{task}/{band}", *blocks)
+    family = "cntk" if variant in CNTK_FAMILY else split_control(variant)[0]
+    term = results / "label_terms" / case / f"{family}.npz"
+    yield job(f"fit {family} of {case}", f"label_term/{case}/{family}", term)
+    yield job(f"evaluate {family} of {case}", f"evaluate/{case}/{family}", record)
+
+
+def _last_jobs(results: Path, cases: Sequence[str]) -> Iterator[_Job]:
+    """Yield the jobs behind all results: tables, figures, runs, report."""
+    logs, figures = results / "logs", results / "figures"
+    yield _Job("tables", logs / "table.log", (results / "table.csv",))
+    for kind in ("gap", "growth", "alignment"):
+        yield _Job(f"figure {kind}", logs / "figure" / f"{kind}.log", (figures / f"{kind}.png",))
+    for case in cases:
+        image = figures / f"{case}.png"
+        yield _Job(f"figure of {case}", logs / "figure" / f"{case}.log", (image,))
+        for log in sorted((logs / "heat_map" / case).glob("*.log")):
+            image = figures / case / f"{log.stem}.png"
+            yield _Job(f"heat map {log.stem} of {case}", log, (image,))
+    yield _Job("MLflow runs", logs / "track.log", (results / "tracking.json",))
+    yield _Job("report", logs / "html_report.log", (results / "report.html",))
+
+
+def task_of(results: Path, case: str) -> str:
+    """Return the task of a case, which its name begins with."""
+    words = case.split(".")
+    starts = [".".join(words[:n]) for n in range(len(words), 0, -1)]
+    return next((s for s in starts if (results / "logs" / "split" / f"{s}.log").exists()), case)
+
+
+def _bands(logs: Path, folder: Path) -> list[str]:
+    """Return the bands that were begun last, or none where all bands of some number are there."""
+    found = sorted(logs.glob("*-of-*.log"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        return []
+    for n_bands in {path.stem.rpartition("-")[2] for path in found}:
+        wanted = [folder / f"{i + 1}-of-{n_bands}.json" for i in range(int(n_bands))]
+        if all(path.exists() for path in wanted):
+            return []
+    last = found[-1].stem.rpartition("-")[2]
+    names = [path.stem for path in found if path.stem.rpartition("-")[2] == last]
+    return sorted(names, key=lambda name: int(name.partition("-")[0]))
+
+
+def _is_older(path: Path, other: Path) -> bool:
+    # What came from a shared cache is a link, made after the log.
+    return path.stat().st_mtime_ns <= other.lstat().st_mtime_ns
+
+
+def _stage(results: Path, log: Path) -> int:
+    """Return the place in the workflow of the rule that wrote a log."""
+    stages = ("fetch", "split", "gram", "label_term", "evaluate", "cnn", NETWORK_FAMILY)
+    rule = log.relative_to(results / "logs").with_suffix("").parts[0]
+    return stages.index(rule) if rule in stages else len(stages)
+
+
+def _end_of_log(log: Path) -> list[str]:
+    """Return the last lines of a log that are neither blank nor progress."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    # A bar that is drawn over ends its states with carriage returns: the last one stands.
+    lines = [_CONTROL.sub("", line.rstrip().rpartition("\r")[2]) for line in text.split("\n")]
+    return [line for line in lines if line.strip() and not _PROGRESS.match(line)]
+
+
+def _last_lines(log: Path) -> tuple[str, ...]:
+    """Return the end of a log, and the sentence that it ends in whole."""
+    lines = _end_of_log(log)
+    free = shutil.disk_usage(log.parent).free
+    if not lines and free < _FULL_BYTES:
+        return (
+            f"The disk is full ({free / 2**20:.1f} MiB free), and the job could not say so in its"
+            " log: free some space",
+        )
+    sentences = [i for i, line in enumerate(lines) if _SENTENCE.match(line)]
+    start = max(0, len(lines) - _N_LINES)
+    if sentences and sentences[-1] < start:
+        return (lines[sentences[-1]], *lines[start + 1 :])
+    return tuple(lines[start:])

@@ -1,0 +1,153 @@
+"""Names of variants: controls, families, files."""
+
+import pytest
+
+from lantk.experiment.variants import (
+    CONTROLS,
+    PLAIN_VARIANTS,
+    TERMS,
+    VariantError,
+    at_taps,
+    candidates,
+    families,
+    family_of,
+    is_network_kernel,
+    is_seeded,
+    is_tap,
+    own_file,
+    split_control,
+    stems,
+    variant_name,
+)
+
+OWN = "my.terms:NearestMean2"
+
+
+@pytest.mark.parametrize("term", [*TERMS, OWN])
+def test_controls_belong_to_the_family_of_their_term(term):
+    """A control is taken apart into its term and its ending, and evaluated with the term."""
+    for control in CONTROLS:
+        name = f"{term}-{control}"
+        assert split_control(name) == (term, control)
+        if control != "offdiagonal" or "fjlt" in term:
+            assert family_of(name) == family_of(term) == term
+
+
+def test_plain_variants_are_no_controls():
+    """cntk-ridge and oracle-label share the kernel's factor with cntk; cntk-rbf and cnn do not."""
+    assert all(split_control(name) == (name, None) for name in PLAIN_VARIANTS)
+    found = families(["cnn", *PLAIN_VARIANTS[:-1], "lantk-kr-v1"])
+    assert list(found) == ["cnn", "cntk", "cntk-rbf", "lantk-kr-v1"]
+    assert found["cntk"] == ["cntk", "cntk-ridge", "oracle-label"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lantk-kr-v9",
+        "lantk-best",
+        "cnn-shuffled",
+        "cntk-ridge-diagonal",
+        "lantk-kr-v1-",
+        "lantk-kr-v1-shuffled-diagonal",
+        "my terms:X",
+        "my.terms:",
+        "",
+    ],
+)
+def test_unknown_names_are_refused(name):
+    """A name that is no variant ends with those that are."""
+    with pytest.raises(VariantError, match=r"unknown variant .*: .*There are cntk, .*lantk-plugin"):
+        family_of(name)
+
+
+@pytest.mark.parametrize("term", ["lantk-kr-v1", "lantk-plugin", OWN])
+def test_only_least_squares_can_leave_out_the_diagonal(term):
+    """-offdiagonal is refused where no entry can be left out of the fit."""
+    with pytest.raises(VariantError, match="only lantk-fjlt"):
+        family_of(f"{term}-offdiagonal")
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        (OWN, "lantk-nearest-mean2"),
+        (f"{OWN}-diagonal", "lantk-nearest-mean2-diagonal"),
+        ("a:KRTerm", "lantk-kr-term"),
+        ("a:snake_case", "lantk-snake-case"),
+        ("lantk-fjlt-v2-text-shuffled", "lantk-fjlt-v2-text-shuffled"),
+        ("cnn", "cnn"),
+    ],
+)
+def test_names_are_safe_in_paths(variant, name):
+    """The user's own class gives a name in lower case; every other variant is its own name."""
+    assert variant_name(variant) == name
+
+
+def test_files_are_one_a_seed_where_there_are_seeds():
+    """Networks have the configured seeds, shuffled controls as many as there are permutations."""
+    assert is_seeded("cnn")
+    assert is_seeded(f"{OWN}-shuffled")
+    assert not is_seeded("lantk-kr-v1-diagonal")
+    names = ["cnn", "cntk", f"{OWN}-shuffled"]
+    shuffled = ["lantk-nearest-mean2-shuffled-seed0", "lantk-nearest-mean2-shuffled-seed1"]
+    assert stems(names, 2, [5, 3]) == ["cnn-seed5", "cnn-seed3", "cntk", *shuffled]
+    assert stems(["cnn"], 2, []) == []
+
+
+def test_the_file_of_an_own_term_is_found_where_jobs_run(tmp_path, monkeypatch):
+    """A module that lies in the working folder is a file that jobs depend on; others are not."""
+    monkeypatch.chdir(tmp_path)
+    assert own_file(OWN) == []
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "terms.py").write_text("")
+    assert own_file(OWN) == ["my/terms.py"]
+    assert own_file(f"{OWN}-shuffled") == ["my/terms.py"]
+    assert own_file("lantk-kr-v1") == []
+
+
+def test_kernels_of_networks_are_one_family_and_seeded():
+    names = ["after-kernel-3", "conjugate-kernel-0-shuffled", "after-kernel-conv2-3+lantk-kr-v1"]
+    assert families(names) == {"after-kernel": names}
+    assert all(is_seeded(name) and is_network_kernel(name) and is_tap(name) for name in names)
+    assert stems(["after-kernel-3-shuffled"], 5, [7]) == ["after-kernel-3-shuffled-seed7"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "after-kernel-3-diagonal",
+        "after-kernel-conv0-3",
+        "after-kernel-layer3-3",
+        "conjugate-kernel-conv1-3",
+        "after-kernel-3+lantk-fjlt-v1",  # reads pixels
+        "after-kernel--3",
+        "after-kernel-3-shuffled-shuffled",
+    ],
+)
+def test_kernels_of_networks_that_do_not_exist_are_refused(name):
+    with pytest.raises(VariantError, match="variant"):
+        family_of(name)
+
+
+def test_taps_are_spelled_out_once():
+    """Bare names stand for all taps; one that names its own epoch is kept, duplicates are not."""
+    names = ["after-kernel+lantk-plugin-shuffled", "after-kernel-1", "after-kernel"]
+    assert at_taps(names, [0, 1]) == [
+        "after-kernel-0+lantk-plugin-shuffled",
+        "after-kernel-1+lantk-plugin-shuffled",
+        "after-kernel-1",
+        "after-kernel-0",
+    ]
+
+
+def test_a_chosen_epoch_wants_two_to_choose_from():
+    taps = [
+        "after-kernel-0",
+        "after-kernel-9",
+        "after-kernel-9+lantk-kr-v1",
+        "after-kernel-conv1-9",
+    ]
+    assert candidates("after-kernel", taps) == taps[:2]
+    assert candidates("after-kernel", taps[1:]) == []
+    assert candidates("after-kernel-shuffled", taps) == []

@@ -1,0 +1,302 @@
+"""What holds for every exact Gram matrix: laws, equal bytes, messages, memory."""
+
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from lantk.compiled import entry_point
+from lantk.kernel import cpu_loops as cpu
+from lantk.kernel import cuda, reference
+from lantk.kernel.architecture import parse_architecture
+from lantk.kernel.cpu_engine import tile_side
+from lantk.kernel.gram import gram, gram_diagonal
+from lantk.kernel.plan import make_plans
+
+GAP = [
+    {"conv": {"size": 3, "trained": False}},
+    "relu",
+    {"conv": {"size": 3, "stride": 2}},
+    "relu",
+    "global_average_pool",
+    "dense",
+]
+ARCHITECTURES = pytest.mark.parametrize("architecture", ["chen2020", GAP], ids=["flatten", "gap"])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def draw_images(n, side=8, seed=0):
+    """Return n images of uniform pixels in [-1, 1]."""
+    return np.random.default_rng(seed).uniform(-1, 1, (n, 3, side, side))
+
+
+def assert_same_bytes(found, wanted):
+    """Compare two arrays bit by bit, not by value."""
+    assert found.shape == wanted.shape
+    assert found.tobytes() == wanted.tobytes()
+
+
+@ARCHITECTURES
+@DTYPES
+def test_the_kernel_is_homogeneous(architecture, dtype):
+    """K(a x, b x') = a b K(x, x'): bit by bit for powers of two, whatever their size."""
+    x, y = draw_images(3), draw_images(2, seed=1)
+    k = gram(architecture, x, y, dtype=dtype)
+    assert_same_bytes(
+        gram(architecture, x * 2.0**40, y * 2.0**-45, dtype=dtype), k * k.dtype.type(2.0**-5)
+    )
+    scaled = gram(architecture, -3 * x, -0.7 * y, dtype=dtype)
+    np.testing.assert_allclose(scaled, 2.1 * k, rtol=1e3 * np.finfo(dtype).eps)
+
+
+def test_float32_holds_images_of_any_scale():
+    """Pixels whose squares are not float32 numbers give the kernel of the same images scaled."""
+    x, y = draw_images(3), draw_images(2, seed=1)
+    k = gram("chen2020", x, y)
+    np.testing.assert_allclose(gram("chen2020", x * 1e-30, y * 1e30), k, rtol=1e-6)
+
+
+@ARCHITECTURES
+def test_the_kernel_is_symmetric_and_does_not_mix_images(architecture):
+    """K = K^T, and permuted images give the permuted matrix, bit by bit."""
+    x = draw_images(7)
+    k = gram(architecture, x)
+    assert_same_bytes(k.T.copy(), k)
+    order = np.random.default_rng(1).permutation(7)
+    assert_same_bytes(gram(architecture, x[order]), k[np.ix_(order, order)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_diagonal_counts_the_trained_layers(dtype):
+    """With flatten and all L layers trained K(x, x) of the NTK is L times that of the NNGP."""
+    x = draw_images(4, side=12)
+    ntk, nngp = (gram("chen2020", x, kernel=kernel, dtype=dtype) for kernel in ("ntk", "nngp"))
+    np.testing.assert_allclose(np.diag(ntk), 8 * np.diag(nngp), rtol=2 * np.finfo(dtype).eps)
+
+
+@ARCHITECTURES
+@DTYPES
+def test_black_images_and_black_patches(architecture, dtype):
+    """A black image has kernel 0 with all, itself too, and black patches are legal."""
+    x = draw_images(4)
+    x[1] = 0
+    x[2, :, :5] = 0
+    x[3, :, :, 3:] = -0.0
+    k = gram(architecture, x, dtype=dtype)
+    assert not k[1].any()
+    assert not k[:, 1].any()
+    wanted = reference.gram(architecture, x)
+    tolerance = {"float32": 2e-5, "float64": 1e-9}[dtype] * wanted.max()
+    np.testing.assert_allclose(k, wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "bound"), [("chen2020", 1e-4), ("arora2019-vanilla-21", 1e-3)]
+)
+def test_near_duplicates_lose_no_more_than_stated(architecture, bound):
+    """One pixel off by 1/255 costs float32 at most 1e-4 of `chen2020`, 1e-3 at depth 21."""
+    x = draw_images(6, side=32)
+    near = x.copy()
+    near[:, 1, 5, 7] += 1 / 255
+    k, exact = (
+        np.diag(gram(architecture, x, near, dtype=dtype)) for dtype in ("float32", "float64")
+    )
+    np.testing.assert_allclose(k, exact, rtol=bound)
+
+
+@ARCHITECTURES
+@DTYPES
+def test_equal_images_are_exact_wherever_they_stand(architecture, dtype):
+    """An image that is in both sets has the diagonal's value, and so has its double, times two."""
+    x = draw_images(5)
+    x[1, :, 2:4] = 0
+    x[4] = x[1]
+    x[4, :, 2:4] = -0.0
+    k = gram(architecture, x, dtype=dtype)
+    assert k[1, 4] == k[1, 1] == k[4, 4]
+    across = gram(architecture, np.concatenate([x[:2], 2 * x[2:3]]), x, dtype=dtype)
+    assert_same_bytes(across[:2], k[:2])
+    assert across[2, 2] == 2 * k[2, 2]
+    exact = np.diag(reference.gram(architecture, x))
+    np.testing.assert_allclose(np.diag(k), exact, rtol=50 * np.finfo(dtype).eps)
+
+
+@ARCHITECTURES
+def test_bytes_do_not_depend_on_how_the_work_is_cut(architecture):
+    """Threads, tiles, ragged sizes, bands and the side of an image leave every byte as it is."""
+    side = 8 if architecture == "chen2020" else 3
+    x = draw_images(2 * cpu.LANES + 11, side)
+    x[150] = x[3]
+    whole = gram(architecture, x, threads=1)
+    for options in ({"threads": 3}, {"scratch_bytes": 1}, {"threads": 2, "scratch_bytes": 1}):
+        assert_same_bytes(gram(architecture, x, **options), whole)
+    assert_same_bytes(gram(architecture, x, x), whole)
+    for n in (1, 2, cpu.LANES, cpu.LANES + 1):
+        assert_same_bytes(gram(architecture, x[:n]), whole[:n, :n].copy())
+        assert_same_bytes(gram(architecture, x[:n], x), whole[:n].copy())
+        assert_same_bytes(gram(architecture, x, x[:n]), whole[:, :n].copy())
+    a, b = 70, 130
+    assert_same_bytes(gram(architecture, x[a:b]), whole[a:b, a:b].copy())
+    assert_same_bytes(gram(architecture, x[a:b], x[b:]), whole[a:b, b:].copy())
+
+
+def test_concurrent_calls():
+    """Calls from several Python threads at once return what one call returns."""
+    x = draw_images(20)
+    wanted = gram("chen2020", x)
+    results = [None] * 4
+
+    def work(i):
+        results[i] = gram("chen2020", x, threads=2)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for result in results:
+        assert_same_bytes(result, wanted)
+
+
+def test_inputs_are_read_in_any_layout_and_not_changed():
+    """Strided, read-only, half-precision and nested-list images are read and left as they are."""
+    x = draw_images(4).astype(np.float16).astype(np.float64)
+    wanted = gram("chen2020", x)
+    strided = np.asfortranarray(x)
+    strided.flags.writeable = False
+    for images in (strided, x[::-1][::-1], x.astype(np.float16), x.astype(np.float32), x.tolist()):
+        assert_same_bytes(gram("chen2020", images), wanted)
+    before = x.copy()
+    gram("chen2020", x, x[:2])
+    assert_same_bytes(x, before)
+
+
+def test_progress_counts_the_entries():
+    """`progress` sees growing counts that end at the number of entries."""
+    for images, n in (([draw_images(130)], 130 * 130), ([draw_images(100), draw_images(3)], 300)):
+        calls = []
+        gram("chen2020", *images, progress=lambda *call, calls=calls: calls.append(call))
+        done = [call[0] for call in calls]
+        assert done == sorted(set(done))
+        assert calls[-1] == (n, n)
+        assert {call[1] for call in calls} == {n}
+
+
+def test_an_exception_in_progress_ends_the_job():
+    """What `progress` raises, an interrupt for example, reaches the caller and ends the threads."""
+
+    def interrupt(n_done, n_total):
+        raise KeyboardInterrupt
+
+    n_threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        gram("chen2020", draw_images(130), device="cpu", progress=interrupt, threads=2)
+    # Even while the exception, and with it the frame of the call, is kept.
+    assert caught.tb is not None
+    assert threading.active_count() == n_threads
+
+
+def change(x, place, value):
+    """Return a copy of x with one value changed."""
+    x = x.copy()
+    x[place] = value
+    return x
+
+
+X = draw_images(3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((np.zeros((2, 3, 8, 8), np.uint8),), {}, "x1 holds uint8: wanted floats, so scale first"),
+        ((X, np.zeros((2, 3, 8, 8), int)), {}, "x2 holds int64: wanted floats, so scale first"),
+        ((X > 0,), {}, "x1 holds bool"),
+        ((X[0],), {}, r"x1 has shape \(3, 8, 8\): wanted n x channels x height x width"),
+        ((X[:0],), {}, r"x1 has shape \(0, 3, 8, 8\)"),
+        ((X[:, :, :0],), {}, "none of them 0"),
+        ((X, X[..., 1:]), {}, r"x1 are \(3, 8, 8\) and those of x2 \(3, 8, 7\)"),
+        ((change(X, (1, 0, 2, 3), np.nan),), {}, "image 1 of x1 has pixels that are NaN"),
+        ((X, change(X, (2, 1, 0, 0), -np.inf)), {}, "image 2 of x2 has pixels that are NaN or inf"),
+        ((X,), {"kernel": "rbf"}, "kernel is 'rbf': wanted 'ntk' or 'nngp'"),
+        ((X,), {"dtype": "float16"}, "dtype is 'float16': wanted 'float32' or 'float64'"),
+        ((X,), {"device": "tpu"}, "device is 'tpu': wanted 'auto' or 'cpu' or 'cuda'"),
+        ((X,), {"threads": 0}, "threads is 0: wanted 1 or more"),
+        ((1e25 * X,), {}, "images 0 and 0 overflows float32: divide the images"),
+    ],
+)
+def test_bad_input_gets_a_message(arguments, options, message):
+    """Every refusal says what was found and what was wanted."""
+    with pytest.raises(ValueError, match=message):
+        gram("chen2020", *arguments, **options)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    """Where CuPy finds no GPU, `auto` means the CPU, and `cuda` says what to do."""
+    monkeypatch.setattr(cuda, "is_available", lambda: False)
+    assert_same_bytes(gram("chen2020", X), gram("chen2020", X, device="cpu"))
+    with pytest.raises(ValueError, match="CuPy finds no GPU here: on a machine that has one"):
+        gram("chen2020", X, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [("chen2020", (3, 32, 32)), ("arora2019-gap-11", (1, 20, 12)), (GAP, (5, 9, 9))],
+)
+@pytest.mark.parametrize("budget", [2**25, 2**27, 2**28])
+def test_a_tile_stays_within_its_budget(architecture, shape, budget):
+    """The arrays of a tile and of two threads take no more than the budget, if a tile can."""
+    plan = make_plans([parse_architecture(architecture)], "ntk", *shape[1:])[0]
+    side = tile_side(plan, shape[0], "float32", 2, budget)
+    block = cpu.read_block(plan, np.zeros((1, *shape), np.float32))
+    scratch = cpu.make_scratch(plan, "float32")
+    n_bytes = 2 * side // cpu.LANES * (block.pixels.nbytes + block.tables.nbytes)
+    n_bytes += 2 * sum(array.nbytes for array in scratch)
+    assert side % cpu.LANES == 0
+    assert side == cpu.LANES or n_bytes <= budget
+    assert tile_side(plan, shape[0], "float32", 2, 1) == cpu.LANES
+
+
+@pytest.mark.parametrize("is_symmetric", [True, False])
+def test_memory_stays_below_the_result_and_the_scratch(is_symmetric):
+    """A call allocates its result, what it may work in, and a few numbers for each image."""
+    x = draw_images(6 * cpu.LANES, side=16).astype(np.float32)
+    budget = 12_000_000
+    architecture = [{"conv": {"size": 3, "stride": 2}}, "relu", "flatten", "dense"]
+    others = None if is_symmetric else x[::-1]
+    gram(architecture, x[:2], device="cpu")
+    tracemalloc.start()
+    k = gram(architecture, x, others, device="cpu", threads=2, scratch_bytes=budget)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    plan = make_plans([parse_architecture(architecture)], "ntk", 16, 16)[0]
+    assert cpu.LANES < tile_side(plan, 3, "float32", 2, budget) < len(x)
+    assert peak < k.nbytes + budget + 500 * 2 * len(x)
+
+
+def test_without_a_writable_folder_the_kernel_compiles_and_warns():
+    """Where Numba finds no place for compiled code, a warning says what to set."""
+    names = {}
+    exec("def double(x):\n    return 2 * x\n", names)
+    with pytest.warns(RuntimeWarning, match="set NUMBA_CACHE_DIR"):
+        double = entry_point()(names["double"])
+    assert double(3) == 6
+
+
+@pytest.mark.parametrize("name", ["chen2020", "arora2019-vanilla-4", "arora2019-gap-4"])
+def test_an_nngp_is_the_ntk_of_its_last_layer(name):
+    """The architecture that trains its dense layer alone has the NNGP as tangent kernel."""
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 3, 8, 8))
+    found = gram(f"{name}-nngp", x, dtype="float64")
+    np.testing.assert_allclose(found, gram(name, x, kernel="nngp", dtype="float64"), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [0, 1, 16, 21])
+def test_the_diagonal_alone_is_that_of_the_whole(n):
+    x = np.random.default_rng(1).uniform(-1, 1, (n, 3, 8, 8)).astype(np.float32)
+    found = gram_diagonal("chen2020", x)
+    assert found.dtype == np.float32
+    assert found.shape == (n,)
+    if n:
+        np.testing.assert_allclose(found, np.diag(gram("chen2020", x)), rtol=1e-6)

@@ -1,0 +1,210 @@
+"""The gap in steps, the page of answers and the figures of networks, from fabricated tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lantk.errors import LantkError
+from lantk.experiment.variants import GAP_LEVELS
+from lantk.regression.statistics import mean_with_interval
+from lantk.report.answer_page import answer_lines, two_layer_lines
+from lantk.report.answers import answers
+from lantk.report.decomposition import STEPS, decompose, network_block
+from lantk.report.leaderboard import TABLE_COLUMNS
+from lantk.report.network_figures import decomposition_figure, training_figure
+
+EXTRA = ("after-kernel-10", "after-kernel-0-shuffled", "after-kernel-10-shuffled")
+EMPTY = pd.DataFrame(columns=TABLE_COLUMNS)
+
+
+def table(changes=(), tasks=("a-b", "a-c", "b-c"), without=()):
+    """Return a table with an accuracy for each variant: 0.8 and what `changes` adds by task."""
+    rng = np.random.default_rng(0)
+    rows = [
+        dict.fromkeys(TABLE_COLUMNS)
+        | {"task": task, "architecture": "chen2020", "n_train": 1000, "n_test": 1000}
+        | {"variant": variant, "protocol": protocol, "epoch": 10}
+        | {"accuracy": 0.8 + dict(changes).get(variant, 0) + rng.integers(-3, 4) / 1000}
+        | {"relative_ratio_train": 0.6, "relative_ratio_test": 0.55, "alignment": 0.1}
+        for task in tasks
+        for variant in (*GAP_LEVELS, *EXTRA)
+        if variant not in without
+        for protocol in ("honest", "oracle")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_steps_add_up_to_the_gap():
+    """Each is the difference of its two variants; their sum is the CNN minus CNTK."""
+    block = network_block(table({"cnn": 0.05, "after-kernel": 0.04}))
+    steps, accuracy = decompose(block), 100 * block.values("accuracy")
+    np.testing.assert_allclose(steps.sum(), accuracy.loc["cnn"] - accuracy.loc["cntk"], atol=1e-9)
+    for step in STEPS:
+        wanted = accuracy.loc[step.end] - accuracy.loc[step.start]
+        np.testing.assert_allclose(steps.loc[step.title], wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("missing", GAP_LEVELS)
+def test_no_steps_where_a_variant_is_missing(missing, tmp_path):
+    found = table(without=[missing])
+    block = network_block(found)
+    assert block is None or decompose(block) is None
+    with pytest.raises(LantkError, match="after-kernel-shuffled"):
+        decomposition_figure(found, tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_the_honest_protocol_comes_first():
+    assert set(network_block(table()).frame["protocol"]) == {"honest"}
+    found = table()
+    only = found[found["protocol"] == "oracle"]
+    assert set(network_block(only).frame["protocol"]) == {"oracle"}
+    assert network_block(table(without=["after-kernel-0"])) is None  # one epoch is no training
+
+
+def answers_to(found):
+    return answers(network_block(found))
+
+
+@pytest.mark.parametrize(
+    ("worth", "text"),
+    [
+        (0.1, ", and it is the labels that do it"),
+        (-0.1, ", and not by the labels"),
+        (0, "; that the labels do it is not shown once held-out images choose the epoch"),
+    ],
+)
+def test_verdicts_follow_the_numbers(worth, text):
+    """What labels are worth is the difference from the twin, with its interval."""
+    found = table({"after-kernel": worth + 0.2, "after-kernel-shuffled": 0.2})
+    gap = answers_to(found)[0]
+    assert f" points. Training makes the network's own kernel better{text}" in gap.short
+    accuracy = 100 * network_block(found).values("accuracy")
+    gain = accuracy.loc["after-kernel"] - accuracy.loc["after-kernel-shuffled"]
+    mean, half = mean_with_interval(gain)
+    assert f"{mean:+.2f} ± {half:.2f}" in gap.found
+    claim = "it takes the true labels for that"
+    established, _, open_ = gap.limits.partition("Not established")
+    assert (claim in established) == (worth > 0)
+    assert (f"that {claim}" in open_) == (worth == 0)
+
+
+@pytest.mark.parametrize(
+    ("by_training", "in_z", "text"),
+    [
+        (0.2, 0.05, "more in training than in Z: the form of Z is a limit"),
+        (0.05, 0.2, "more in Z than in training"),
+        (-0.1, 0.1, "more in Z than in training"),
+        (0.1, 0.1, "is not shown"),
+    ],
+)
+def test_the_two_forms_of_labels_are_compared_with_each_other(by_training, in_z, text):
+    """The verdict is of the difference of the two label gains, not of one of them."""
+    answer = answers_to(table({"after-kernel": by_training, "lantk-best": in_z}))[1]
+    assert text in answer.short
+
+
+def test_epochs_that_were_fixed_speak_for_themselves():
+    """Where labels help at an epoch that was not chosen, it is said beside the choice."""
+    effects = {"after-kernel": 0.2, "after-kernel-shuffled": 0.2, "after-kernel-10": 0.2}
+    found = table(effects | {"after-kernel-10-shuffled": -0.1})
+    gap = answers_to(found)[0]
+    assert "is shown at fixed epochs (10) and not shown once held-out images choose" in gap.short
+    assert "fixed beforehand (10)" in gap.limits.partition("Not established")[0]
+    assert "After 10 epochs the twin is worse than the untrained kernel" in gap.found
+    assert [row[0] for row in gap.rows] == ["10"]
+    assert "fixed beforehand" not in answers_to(table())[0].limits
+
+
+def test_the_untrained_kernel_chosen_everywhere_is_nothing_to_compare():
+    found = table()
+    start = found[found["variant"] == "after-kernel-0"]
+    same = ("after-kernel", "after-kernel-shuffled")
+    copies = pd.concat(start.assign(variant=name, epoch=0) for name in same)
+    found = pd.concat([found[~found["variant"].isin(same)], copies])
+    assert "chose the untrained kernel everywhere" in answers_to(found)[0].short
+
+
+def test_what_is_open_is_not_called_established():
+    """A table without any effect establishes nothing, and says so."""
+    for answer in answers_to(table()):
+        assert answer.limits.startswith("Nothing is established")
+
+
+@pytest.mark.parametrize(
+    "without", [(), GAP_LEVELS[1:-4], ("cnn",), ("after-kernel-shuffled", *EXTRA[1:]), GAP_LEVELS]
+)
+def test_what_was_not_run_is_left_out_of_the_sentences(without):
+    """No sentence has a hole in it, whichever variants there are, and of one task as well."""
+    taps = {"after-kernel-0", "after-kernel-10"}
+    for tasks in (("a-b",), ("a-b", "a-c")):
+        for answer in answers_to(table(tasks=tasks, without=set(without) - taps)):
+            text = " ".join(answer[:5])
+            for hole in ("nan", "(not run)", " ,", " .", "  "):
+                assert hole not in answer.found, text
+            assert answer.limits.endswith(".")
+            has_none = "there is no interval over several tasks" in answer.limits
+            assert has_none or len(tasks) > 1
+
+
+def test_what_was_chosen_on_test_images_is_no_answer():
+    found = table()
+    assert answers_to(found[found["protocol"] == "oracle"]) == []
+
+
+def test_answers_are_of_one_n_and_one_architecture():
+    """Tasks are the columns, also of one task at several n; the largest n speaks."""
+    small = table(tasks=("a-b",)).assign(n_train=100)
+    block = network_block(pd.concat([small, table(tasks=("a-b",))]))
+    assert list(block.columns) == ["a-b"]
+    assert set(block.frame["n_train"]) == {1000}
+    other = table(without=EXTRA[:1]).assign(architecture="other")
+    assert set(network_block(pd.concat([other, table()])).frame["architecture"]) == {"chen2020"}
+
+
+def test_exponents_of_presets_over_several_n_stand_side_by_side():
+    """Two presets, two columns; error = n^-b / 2 exactly, so b has no interval to speak of."""
+
+    def curve(ns, slopes):
+        return pd.concat(
+            table()
+            .query("variant in @slopes")
+            .assign(n_train=n, accuracy=lambda t, n=n: 1 - t["variant"].map(slopes).rpow(n) / 2)
+            for n in ns
+        )
+
+    large = curve([500, 1000, 2000], {"cntk": -0.2})
+    slopes = {"cntk": -0.1, "after-kernel-0": -0.2, "after-kernel-10": -0.3, "cnn": -0.4}
+    small = curve([250, 500, 1000], slopes)
+    page = answer_lines(table(), EMPTY, large, small, EMPTY)
+    start = next(i for i, line in enumerate(page) if "n = 500 to 2,000" in line)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page[start : start + 6]]
+    assert rows[0] == ["", "n = 500 to 2,000", "n = 250 to 1,000"]
+    assert [row[0] for row in rows[2:]] == list(slopes)
+    assert rows[2][1:] == ["-0.200 ± 0.000", "-0.100 ± 0.000"]
+    assert rows[4][1:] == ["(not run)", "-0.300 ± 0.000"]
+
+
+def test_no_results_are_said_to_be_missing():
+    assert "No results of networks' kernels" in "\n".join(answer_lines(EMPTY, EMPTY, EMPTY))
+    published = {"source": "a paper", "relative_ratio": {"a-b": 63.83}}
+    assert "not run" in "\n".join(two_layer_lines(None, published))
+
+
+def test_ratios_stand_beside_the_published_ones():
+    kernels = ["2-layer NTK", "network at start"]
+    found = pd.DataFrame({"task": "a-b", "n_train": 10, "n_test": 4, "kernel": kernels})
+    found = found.assign(relative_ratio_train=[63.9, 64.0], relative_ratio_test=[60.0, 61.0])
+    published = {"source": "a paper", "relative_ratio": {"a-b": 63.83, "c-d": 58.0}}
+    lines = "\n".join(two_layer_lines(found, published))
+    assert "63.90 (63.83) / 60.00" in lines
+    assert "64.00 / 61.00" in lines
+    assert "(not run)" in lines
+
+
+@pytest.mark.parametrize("draw", [decomposition_figure, training_figure])
+def test_figures_are_the_same_bytes_every_time(draw, tmp_path):
+    for name in ("1", "2"):
+        draw(table({"after-kernel": 0.02}), tmp_path / name)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert (tmp_path / "1").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,141 @@
+"""The rooms of the package: who imports whom, and what each rule says it depends on."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lantk.workflow.code import code_of
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "lantk"
+
+
+def imported(tree):
+    """Return the dotted names that a tree imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            # `from lantk import data` names a module; `from lantk.data.splits import x` is in one.
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_a_light_import_stays_light():
+    """Neither the package nor the command line imports anything heavy at the top level."""
+    for path in (PACKAGE / "__init__.py", PACKAGE / "__main__.py", *(PACKAGE / "cli").glob("*.py")):
+        top = [
+            node
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = {n.split(".")[0] for n in imported(ast.Module(top, []))}
+        assert not names & {"numpy", "torch", "numba", "pandas", "scipy", "mlflow"}
+
+
+@pytest.mark.parametrize("rules", sorted((ROOT / "rules").glob("*.smk")), ids=lambda p: p.stem)
+def test_rules_depend_on_the_code_that_they_run(rules):
+    """A rule's code inputs are those of the verb that its command calls."""
+    for text in re.split(r"^ *rule\b", rules.read_text(), flags=re.MULTILINE)[1:]:
+        verb = re.search(r"python -m lantk (?:mlflow )?([a-z-]+)", text)[1]
+        assert re.findall(r"code=(.*),", text) == [f'code_of("{verb}")']
+
+
+def test_code_of_a_verb_is_what_it_loads(tmp_path):
+    """All modules that a verb has loaded in a run are among its code."""
+    loaded = (
+        "import sys\n"
+        "from lantk.cli.main import main\n"
+        "status = main(sys.argv[1:])\n"
+        "names = [m.__file__ for n, m in sys.modules.items() if n.startswith('lantk.')]\n"
+        "print(*names, sep='\\n')\n"
+        "sys.exit(status)\n"
+    )
+    split = ["split", "--source", "digits", "--pair", "3", "8", "--n-train", "4", "--n-test", "2"]
+    split += ["--out", str(tmp_path / "split.npz")]
+    gram = ["gram", "--split", str(tmp_path / "split.npz"), "--architecture", "chen2020"]
+    gram += ["--out", str(tmp_path / "grams")]
+    for arguments in (split, gram):
+        done = subprocess.run(
+            [sys.executable, "-c", loaded, *arguments], capture_output=True, text=True, check=True
+        )
+        files = {str(Path(line).relative_to(ROOT)) for line in done.stdout.splitlines() if line}
+        rooms = {name for name in files if not name.endswith("__init__.py")}
+        rooms -= {name for name in rooms if name.startswith("lantk/cli/")}
+        # The command line's own, for every verb.
+        rooms -= {"lantk/workflow/lease.py", "lantk/errors.py"}
+        assert rooms
+        assert rooms <= set(code_of(arguments[0]))
+    assert {"lantk/kernel/planes.cu", "lantk/kernel/cpu_loops.py"} <= set(code_of("gram"))
+    assert "lantk/network/training.py" not in code_of("evaluate")
+
+
+def test_no_logic_in_rules():
+    """Every rule is a shell command with a log and an environment, and holds no Python."""
+    for path in (ROOT / "rules").glob("*.smk"):
+        text = path.read_text()
+        assert not re.search(r"^\s+(run|script|notebook):", text, re.MULTILINE)
+        assert (
+            len(re.findall(r"^ *rule\b", text, re.M))
+            == text.count("    log:")
+            == text.count("    conda:")
+        )
+
+
+def test_environment_agrees_with_the_lock():
+    """The versions in the conda environment are those of the lock."""
+    files = (ROOT / "envs" / name for name in ("lock.txt", "torch.txt"))
+    lock = set(re.findall(r"^\S+==\S+", "\n".join(p.read_text() for p in files), re.M))
+    environment = yaml.safe_load((ROOT / "envs" / "lantk.yaml").read_text())
+    assert {name.lower() for name in environment["dependencies"][-1]["pip"]} <= lock
+
+
+def read_lock(name):
+    """Return the lines of packages in a file of the lock, and the hashes of each."""
+    text = (ROOT / "envs" / name).read_text().replace("\\\n", "")
+    lines = [line.split(" --hash=") for line in text.splitlines() if not line.startswith("#")]
+    return {words[0].strip(): [word.strip() for word in words[1:]] for words in lines}
+
+
+def test_every_locked_file_has_its_hash():
+    """Each package is locked at one version with hashes; PyTorch in two builds of this version."""
+    shared, index, cpu = (read_lock(f"{name}.txt") for name in ("lock", "torch", "torch-cpu"))
+    for line, hashes in (shared | index | cpu).items():
+        assert re.fullmatch(r"[a-z0-9.-]+==[^ ]+( ; .*)?", line)
+        assert hashes
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", text) for text in hashes), line
+    assert len(set(shared) & set(index)) == 0
+    ((build, _),) = cpu.items()
+    assert build.removesuffix("+cpu") in index
+    assert not re.search("https?:|file:|--index", "".join(shared | index | cpu))
+
+
+def test_what_the_package_needs_is_locked():
+    """Every dependency of the package and of its development is in the lock."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = {**project["optional-dependencies"], "": project["dependencies"]}
+    del groups["cuda"]
+    wanted = [text for group in groups.values() for text in group if not text.startswith("lantk[")]
+    locked = {line.partition("==")[0] for line in read_lock("lock.txt") | read_lock("torch.txt")}
+    assert {re.match(r"[\w-]+", text)[0].lower() for text in wanted} <= locked
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_presets_leave_nothing_to_the_default_experiment(path):
+    """A preset sets every key that an experiment depends on, and its own results folder."""
+    preset, default = (yaml.safe_load(p.read_text()) for p in (path, ROOT / "config.yaml"))
+    assert set(default) - set(preset) == {"tracking"}
+    for key, value in default.items():
+        if isinstance(value, dict) and key in preset:
+            assert set(value) == set(preset[key]), key
+    assert preset["results"] == f"results/{path.stem}"
