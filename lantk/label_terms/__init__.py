@@ -1,5 +1,11 @@
 """Label terms Z: regression estimates of the label product y y'."""
 
-from lantk.label_terms.terms import LabelTerm, image_vectors, label_product_factors, label_term
+from lantk.label_terms.terms import (
+    LabelTerm,
+    LabelTermError,
+    image_vectors,
+    label_product_factors,
+    label_term,
+)
 
-__all__ = ["LabelTerm", "image_vectors", "label_product_factors", "label_term"]
+__all__ = ["LabelTerm", "LabelTermError", "image_vectors", "label_product_factors", "label_term"]

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lantk
-from lantk.label_terms import pair_sums as pair_tiles
 from lantk.label_terms.pair_features import FEATURE_SETS, PairedVectors, l1_distance, two_layer_ntk
 from lantk.label_terms.terms import (
     _ESTIMATORS,
@@ -24,6 +23,7 @@ from lantk.label_terms.terms import (
     image_vectors,
     label_product_factors,
 )
+from lantk.solvers import tiles as pair_tiles
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "label_terms.npz")
 VARIANTS = [v for v in _ESTIMATORS if v.startswith("lantk-")] + ["lantk-fjlt-v1-offdiagonal"]
