@@ -1,4 +1,5 @@
-# make run: the default experiment. make test: all tests. Both set up .venv first.
+# make run: the default experiment. make test: the tests of every room and a whole workflow. Both set
+# up .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,15 +11,26 @@ export MLFLOW_DISABLE_TELEMETRY := true
 RESULTS ?= results/digits
 PORT ?= 5000
 
-.PHONY: run test test-faults test-slurm dashboard report benchmark lint format lock clean
+.PHONY: run test test-rest test-all test-faults test-slurm dashboard report benchmark lint format lock clean
 
 run: $(VENV)/installed
 	snakemake --cores all
 
-test: $(VENV)/installed
-	pytest
+# Files are shared out among the cores.
+PYTEST := pytest --numprocesses auto --dist loadfile
 
-# The faults that `make test` injects, with more kills, at other moments: make test-faults SEED=7
+test: $(VENV)/installed
+	$(PYTEST) -m "not rest"
+
+# What `make test` leaves out: faults, fuzz, a browser, servers, documentation, benchmarks' tiny cases,
+# more whole workflows.
+test-rest: $(VENV)/installed
+	$(PYTEST) -m rest
+
+test-all: $(VENV)/installed
+	$(PYTEST)
+
+# The faults that `make test-rest` injects, with more kills, at other moments: make test-faults SEED=7
 KILLS ?= 50
 SEED ?= 1
 test-faults: $(VENV)/installed

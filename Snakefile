@@ -5,6 +5,7 @@ from snakemake.utils import min_version
 
 from lantk.workflow.failures import inactive_environment, resume_command
 from lantk.workflow.lease import hold_while_executing
+from lantk.workflow.progress import shorten_progress
 
 min_version("9.20")
 
@@ -43,6 +44,7 @@ localrules:
 
 # One workflow at a time writes to these results; its jobs end with it.
 hold_while_executing(workflow, RESULTS)
+shorten_progress()
 
 # For what is printed at the end: what has results, and the command that goes on.
 TERMINAL = [*LISTING, "--cases", *CASES]

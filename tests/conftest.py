@@ -48,6 +48,13 @@ class BrowserPage:
         return path
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests with a real browser to `make test-rest`."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.rest)
+
+
 # Of a module, not the session: Playwright keeps an event loop running in this thread meanwhile.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

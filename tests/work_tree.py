@@ -24,7 +24,9 @@ def copy_project(folder: Path, *more: str, source: Path = ROOT) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for part in (*_PARTS, *more):
         if (source / part).is_dir():
-            leave = shutil.ignore_patterns("__pycache__")
+            # Compiled kernels come along, or each copy would spend a minute compiling: Numba knows
+            # its source by the bytes, and Python by the time, so its own do not.
+            leave = shutil.ignore_patterns("*.pyc", "*.tmp*")
             shutil.copytree(source / part, folder / part, ignore=leave)
         else:
             shutil.copy(source / part, folder / part)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from work_tree import copy_project
 
+pytestmark = pytest.mark.rest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 bench, growth, memory, scaling, side_by_side = map(

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from work_tree import copy_project
 
+pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]
 CONFIG = {
     "data": {"source": "npz", "path": "images.npz"},
@@ -49,8 +50,7 @@ def snakemake(tree, cache, *arguments, config=CONFIG, results="out/mine"):
     """Run the workflow of a tree with a cache; return what it printed."""
     (tree / "test.json").write_text(json.dumps(config | {"results": results}))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    numba = str(ROOT / ".cache" / "numba")
-    environment = os.environ | {"PATH": path, "NUMBA_CACHE_DIR": numba}
+    environment = os.environ | {"PATH": path}
     environment["SNAKEMAKE_OUTPUT_CACHE"] = str(cache)
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "snakemake", "--configfile", "test.json", "--cache", "gram"]

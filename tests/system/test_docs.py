@@ -23,6 +23,7 @@ from work_tree import copy_project
 from lantk.cli.main import _parser
 from lantk.experiment.config import check_schema
 
+pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]

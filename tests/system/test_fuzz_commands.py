@@ -18,6 +18,7 @@ from test_fuzz_config import LEAVES, changed, outcome
 
 from lantk.experiment.config import ConfigError, check_folder
 
+pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 # What a shell, Snakemake, Python, argparse or printf could read as something else than text.
@@ -253,7 +254,6 @@ def test_hostile_texts_run_to_the_end(tmp_path):
     config["tracking"]["uri"] = f"sqlite:///{store}"
     (planner.tree / "fuzz.json").write_text(json.dumps(config))
     environment = os.environ | {
-        "NUMBA_CACHE_DIR": str(ROOT / ".cache" / "numba"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     command = [sys.executable, "-m", "snakemake", "--configfile", "fuzz.json", "--cores", "2"]

@@ -25,6 +25,7 @@ from planner import Planner
 from lantk.errors import LantkError
 from lantk.experiment.config import ConfigError, check_schema, resolve_experiment
 
+pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "rules" / "config.schema.yaml").read_text())
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -13,6 +13,7 @@ from work_tree import copy_project
 
 from lantk.experiment import provenance
 
+pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]
 # Large enough for the sketch of lantk-fjlt-v1, which every fold fits.
 CONFIG = {
@@ -44,7 +45,7 @@ def run(tree, name, *arguments):
     folder = tree / "out" / name
     (tree / f"{name}.json").write_text(json.dumps(CONFIG | {"results": f"out/{name}"}))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "NUMBA_CACHE_DIR": str(ROOT / ".cache" / "numba")}
+    environment = os.environ | {"PATH": path}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "snakemake", "--configfile", f"{name}.json", "--cores", "2"]
     # Without figures and MLflow, which nothing here is about.

@@ -65,10 +65,8 @@ def tree(tmp_path_factory):
 def snakemake(tree, *arguments, config=TINY):
     """Run Snakemake in a tree, on a configuration given as a file."""
     (tree / "test.json").write_text(json.dumps(config))
-    # Compiled kernels are shared between copies, or each would spend a minute compiling.
-    cache = {"NUMBA_CACHE_DIR": str(ROOT / ".cache" / "numba")}
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment = os.environ | cache | path
+    environment = os.environ | path
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "snakemake", "--configfile", "test.json", *arguments]
     done = subprocess.run(
@@ -290,6 +288,7 @@ def test_an_edited_key_reruns_what_depends_on_it(finished, edit):
     assert planned(finished[0], TINY | change) == (TRACK if jobs is None else jobs | LAST)
 
 
+@pytest.mark.rest
 def test_bands_give_the_same_table(finished):
     """Gram matrices in five bands, each a job, give the results of one band, byte for byte."""
     tree = finished[0]
@@ -389,6 +388,7 @@ def grid(tree):
     return tree
 
 
+@pytest.mark.rest
 def test_lists_make_a_row_of_results_each(grid):
     """Two architectures and two n make four cases, of one split and one Gram job."""
     table = pd.read_csv(grid / "out/grid/table.csv")
@@ -403,6 +403,7 @@ def test_lists_make_a_row_of_results_each(grid):
     assert timings["job"].str.startswith(("split/", "gram/")).sum() == 2
 
 
+@pytest.mark.rest
 def test_cases_are_the_first_rows_of_one_gram_matrix(grid):
     """A smaller n is regressed on the leading block, on the configured targets, by argmax."""
     folder = grid / "out/grid"
@@ -422,6 +423,7 @@ def test_cases_are_the_first_rows_of_one_gram_matrix(grid):
             assert found["index"].tolist() == split.index_test.tolist()
 
 
+@pytest.mark.rest
 def test_an_edit_of_a_list_computes_what_is_new(grid):
     """A case less computes nothing; a smaller n more is evaluated on the kernels that are there."""
     first = ["table", "overview", *TRACK]
@@ -430,6 +432,7 @@ def test_an_edit_of_a_list_computes_what_is_new(grid):
     assert set(less) <= {*first, "figure", "heat_map"}
 
 
+@pytest.mark.rest
 def test_an_edit_of_an_own_term_runs_it_again(grid):
     """The file of the user's label term is an input of what fits and evaluates it."""
     (grid / "own_term.py").write_text(OWN_TERM + "# edited\n")
@@ -440,6 +443,7 @@ def test_an_edit_of_an_own_term_runs_it_again(grid):
     assert planned(grid, GRID) == {}
 
 
+@pytest.mark.rest
 def test_text_of_the_configuration_is_no_command(finished):
     """Shell metacharacters in a path, a name or a class stay text; own data run to the end."""
     tree = finished[0]
@@ -463,6 +467,7 @@ def test_text_of_the_configuration_is_no_command(finished):
     assert planned(tree, config)["split"] == 1
 
 
+@pytest.mark.rest
 def test_a_results_folder_without_quotes_is_no_command(finished):
     """A results folder whose name holds a shell command, and no quote, stays a name."""
     config = TINY | {"results": "out/none; touch hacked; z", "variants": ["cntk"]}
@@ -519,6 +524,7 @@ def statuses(tree):
         return dict(database.execute(query).fetchall())
 
 
+@pytest.mark.rest
 def test_a_failed_job_is_told_at_the_end(failed):
     """A failing run ends with the job, the end of its log, its path, and the command to go on."""
     _, output = failed
@@ -531,6 +537,7 @@ def test_a_failed_job_is_told_at_the_end(failed):
     assert end.count("Failed:") == 1
 
 
+@pytest.mark.rest
 def test_a_failed_variant_is_a_failed_run(failed):
     """What is missing because of a failed job is in MLflow as FAILED, the rest as FINISHED."""
     found = statuses(failed[0])
@@ -538,6 +545,7 @@ def test_a_failed_variant_is_a_failed_run(failed):
     assert next(name for name in found if found[name] == "FAILED").endswith("lantk-failing")
 
 
+@pytest.mark.rest
 def test_a_failed_run_goes_on_by_the_same_command(failed):
     """When its cause is gone, the same command computes what is missing and nothing else."""
     tree, output = failed
@@ -552,6 +560,7 @@ def test_a_failed_run_goes_on_by_the_same_command(failed):
     assert set(statuses(tree).values()) == {"FINISHED"}
 
 
+@pytest.mark.rest
 def test_an_interrupted_run_names_no_failed_job(tree):
     """After Ctrl-C no job is said to have failed, and the command to go on is there."""
     config = FAILING | {"variants": ["cnn"], "results": "out/stopped"}
@@ -607,6 +616,7 @@ def networks(tree):
     return tree
 
 
+@pytest.mark.rest
 def test_kernels_of_networks_have_rows_figures_and_answers(networks):
     """A row each epoch that is reached, the best of them, figures, and the report's answers."""
     results = networks / "out/network"
@@ -623,6 +633,7 @@ def test_kernels_of_networks_have_rows_figures_and_answers(networks):
     ).read_text(encoding="utf-8")
 
 
+@pytest.mark.rest
 def test_kernels_of_networks_are_run_again_for_what_they_depend_on(networks):
     """Not without an edit; for taps, ridges and the schedule of the network; not for weights."""
     assert planned(networks, NETWORK) == {}

@@ -25,6 +25,7 @@ from records import make_record, write_record
 
 from lantk.tracking.run import Listing
 
+pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]
 VARIANTS = yaml.safe_load((ROOT / "config.yaml").read_text())["variants"]
 CASES = ("3-8", "1-8")

@@ -22,6 +22,7 @@ import pytest
 from records import make_record, write_record
 
 CASES, VARIANTS = ("3-8",), ("cntk", "lantk-kr-v1", "lantk-kr-v1-shuffled", "cnn")
+pytestmark = pytest.mark.rest
 NAMES = {
     "3-8 cntk",
     "3-8 lantk-kr-v1",

@@ -62,7 +62,6 @@ class Results:
         config.write_text(json.dumps(MICRO | {"results": self.name}))
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "NUMBA_CACHE_DIR": str(ROOT / ".cache" / "numba"),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             _MARK: self.mark,
         }

@@ -26,7 +26,7 @@ from lantk.workflow.lease import LOCK_NAME
 
 N_KILLS = int(os.environ.get("LANTK_KILLS", "5"))
 SEED = int(os.environ.get("LANTK_KILLS_SEED", "0"))
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.rest, pytest.mark.timeout(1800)]
 # So many kills hit one results folder before it is finished, at most.
 N_IN_A_ROW = 6
 
