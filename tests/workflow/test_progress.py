@@ -11,6 +11,7 @@ snakemake_logging = pytest.importorskip("snakemake.logging")
 
 def test_progress_names_the_jobs_that_it_counts(monkeypatch):
     """A finished job is one line with its rule and wildcards; other handlers see every record."""
+    from snakemake.settings.enums import Quietness
     from snakemake_interface_logger_plugins.common import LogEvent
 
     shown, kept = [], []
@@ -26,8 +27,8 @@ def test_progress_names_the_jobs_that_it_counts(monkeypatch):
     logger = logging.Logger("workflow")
     stream = Stream()
     stream.name = "DefaultStreamHandler"
-    stream.setFormatter(snakemake_logging.DefaultFormatter(["rules"]))
-    stream.addFilter(snakemake_logging.DefaultFilter(["rules"], False, False, False, False))
+    stream.setFormatter(snakemake_logging.DefaultFormatter([Quietness.RULES]))
+    stream.addFilter(snakemake_logging.DefaultFilter([Quietness.RULES], False, False, False, False))
     logger.addHandler(stream)
     logger.addHandler(File())
     monkeypatch.setattr(snakemake_logging, "logger", logger)
