@@ -21,9 +21,9 @@ rule after_kernel:
     threads: THREADS
     resources:
         **GPU,
-        # Gradients of train images (6 GiB at most), a float32 block for each layer, and of one
-        # kernel what is solved with.
-        mem_mb=growing(case_mb(6 + MOST_LAYERS / 2, base=10000)),
+        mem_mb=growing(
+            lambda wildcards: after_kernels_mb(MOST_LAYERS, *case_sizes(wildcards))
+        ),
         runtime=growing(480),
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,

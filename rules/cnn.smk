@@ -14,8 +14,7 @@ rule cnn:
     threads: THREADS
     resources:
         **GPU,
-        # Images in float32, twice while a learning rate is chosen, beside activations of a batch.
-        mem_mb=growing(lambda wildcards: 6000 + CASES[wildcards.case].n_train // 20),
+        mem_mb=growing(lambda wildcards: network_mb(CASES[wildcards.case].n_train)),
         runtime=growing(480),
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,

@@ -19,6 +19,16 @@ from lantk.experiment.config import (
     target_option,
 )
 from lantk.workflow.code import code_of
+from lantk.workflow.resources import (
+    after_kernels_mb,
+    count_threads,
+    evaluation_mb,
+    gram_mb,
+    growing,
+    heat_map_mb,
+    label_term_mb,
+    network_mb,
+)
 from lantk.experiment.variants import (
     NETWORK_FAMILY,
     is_own_term,
@@ -70,8 +80,8 @@ GRAM_FOLDERS = " ".join(
     f'"$(dirname {{output.record_{i}:q}})"' for i in range(len(ENDINGS))
 )
 
-# Small jobs are mostly start-up, so they run side by side; large ones take several cores each.
-THREADS = 1 if max(case.n_train for case in CASES.values()) <= 500 else 8
+# Small jobs run side by side; large ones take several cores each.
+THREADS = count_threads(max(case.n_train for case in CASES.values()))
 # What a job asks a cluster for: where it may do without a GPU, it must not wait for one.
 GPU = {"gpu": 1} if config["device"] == "cuda" else {}
 # Row bands of each task's Gram matrices.
@@ -84,44 +94,16 @@ def data_path():
     return ["--path", path] if path else []
 
 
-def gram_mb(n_train, n_test):
-    """Return the size of both Gram blocks in float64: what the memory of a job is counted in."""
-    return n_train * (n_train + n_test) * 8 // 2**20 + 1
+def case_sizes(wildcards):
+    """Return what the memory of a job hangs on: n_train and n_test of its case, and the largest n_train."""
+    case = CASES[wildcards.case]
+    return case.n_train, case.n_test, EXPERIMENT.sizes[case.task][0]
 
 
-def growing(amount):
-    """Return a resource function: a number, or function of wildcards, times the attempt.
-
-    What was killed for want of time or memory asks for more where a profile has `retries`.
-    """
-
-    def resource(wildcards, attempt):
-        return attempt * (amount(wildcards) if callable(amount) else amount)
-
-    return resource
-
-
-def case_mb(factor, base=2000):
-    """Return a function of wildcards: the memory of a job that holds so many Gram matrices."""
-
-    def memory(wildcards):
-        case = CASES[wildcards.case]
-        mb = base + int(factor * gram_mb(case.n_train, case.n_test))
-        # Of the largest n, bands are put together in float32 before the first rows are taken.
-        largest, _ = EXPERIMENT.sizes[case.task]
-        return mb + (case.n_train < largest) * gram_mb(largest, case.n_test) // 2
-
-    return memory
-
-
-def family_mb(variants):
+def family_mb(family):
     """Return a function of wildcards: the memory of the evaluation of a family."""
-    shuffled = [name for name in variants if name.endswith("-shuffled")]
-    # Features of pairs are kept; each permutation has a label term of its own, in float32.
-    return case_mb(
-        5
-        + 2 * variants[0].startswith("lantk-fjlt-")
-        + 0.5 * config["permutations"] * len(shuffled)
+    return lambda wildcards: evaluation_mb(
+        FAMILIES[family], config["permutations"], *case_sizes(wildcards)
     )
 
 

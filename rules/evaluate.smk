@@ -32,7 +32,7 @@ for name, (shown, members) in EVALUATIONS.items():
         threads: THREADS
         resources:
             **GPU,
-            mem_mb=growing(family_mb(FAMILIES[members[0]])),
+            mem_mb=growing(family_mb(members[0])),
             runtime=growing(480),
         params:
             n_train=lambda wildcards: CASES[wildcards.case].n_train,

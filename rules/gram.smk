@@ -23,11 +23,12 @@ rule gram:
         **GPU,
         # Not a parameter: the bytes do not depend on it, so nothing is computed again. 0: default.
         mem_mb=growing(
-            lambda wildcards: 2000
-            + gram_mb(*EXPERIMENT.sizes[wildcards.task])
-            * len(ENDINGS)
-            // len(BANDS[wildcards.task])
-            + (config["kernel"]["memory_mb"] or 256)
+            lambda wildcards: gram_mb(
+                *EXPERIMENT.sizes[wildcards.task],
+                n_architectures=len(ENDINGS),
+                n_bands=len(BANDS[wildcards.task]),
+                scratch_mb=config["kernel"]["memory_mb"],
+            )
         ),
         runtime=growing(240),
         scratch_mb=config["kernel"]["memory_mb"] or 0,

@@ -15,7 +15,7 @@ rule label_term:
         CONDA
     threads: THREADS
     resources:
-        mem_mb=growing(case_mb(3)),
+        mem_mb=growing(lambda wildcards: label_term_mb(*case_sizes(wildcards))),
         runtime=growing(60),
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,

@@ -114,7 +114,7 @@ rule heat_map:
     conda:
         CONDA
     resources:
-        mem_mb=growing(case_mb(1)),
+        mem_mb=growing(lambda wildcards: heat_map_mb(*case_sizes(wildcards))),
         runtime=growing(60),
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,

@@ -246,6 +246,18 @@ def test_figures_and_timings_are_there(finished):
     assert timings["job"].is_unique
 
 
+def test_jobs_stay_below_the_memory_that_they_ask_for(finished):
+    """The measured peak of every job is below what its rule asks a scheduler for."""
+    measured = [
+        json.loads(path.read_text().splitlines()[-1])
+        for path in (finished[0] / "out/tiny/benchmarks").rglob("*.jsonl")
+        if "gram" not in path.parts  # writes its cost itself, without what it asked for
+    ]
+    asked = [job for job in measured if "mem_mb" in job["resources"]]
+    assert len(asked) > 8
+    assert all(job["max_rss"] < job["resources"]["mem_mb"] for job in asked)
+
+
 def test_second_run_does_nothing(finished):
     """After a run nothing is left to be done, and Snakemake says so."""
     status, output = snakemake(finished[0], "--cores", "2")
