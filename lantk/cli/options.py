@@ -118,20 +118,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rate": {"type": _rate, "help": "different entries per second (default: measured now)"},
     "seed": {"type": int, "default": 66, "help": "seed of the random stream (default: 66)"},
     "split": {"type": Path, "required": True, "help": "file written by the verb split"},
-    "splits": {
-        "flag": "--split",
-        "type": Path,
-        "nargs": "+",
-        "required": True,
-        "help": "files written by the verb split, each of two classes",
-    },
-    "width": {"type": int, "default": 1024, "help": "hidden units (default: 1024)"},
-    "few-epochs": {
-        "flag": "--epochs",
-        "type": int,
-        "default": 10,
-        "help": "passes over train (default: 10)",
-    },
     "gram": {
         "type": Path,
         "nargs": "+",
@@ -344,7 +330,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "two-layer": {
         "type": Path,
         "metavar": "FILE",
-        "help": "what the verb two-layer wrote (default: none)",
+        "help": "what experiments/two_layer.py wrote (default: none)",
     },
     "figures": {
         "type": Path,
@@ -409,7 +395,6 @@ EXAMPLES = {
     " --taps 0 3 --out e",
     "heat-map": "--split s.npz --gram g/*-of-3.json --case 3-8 --variant lantk-kr-v1"
     " --label-term z.npz --evaluation e/lantk-kr-v1.json --out z.png",
-    "two-layer": "--split s.npz --width 256 --out two-layer.csv",
     "collect": _DIGITS,
     "table": "--results results/digits",
     "figure": f"{_DIGITS} --kind gap --out gap.png",

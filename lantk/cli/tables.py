@@ -17,9 +17,6 @@ from lantk.cli.files import (
 from lantk.cli.progress import find_width
 from lantk.errors import LantkError
 
-# Train images that lantk-nth is fitted to: 5 + 5, and 200.
-_HIERARCHY_SIZES = (10, 200)
-
 
 def collect(args: argparse.Namespace) -> None:
     """Collect evaluations into table.csv, exponents.csv, table.md; benchmarks into timings.csv."""
@@ -167,52 +164,6 @@ def figure(args: argparse.Namespace) -> None:
     else:
         records = [json.loads(path.read_text()) for path in evaluation_paths(args)]
         (weight_figure if args.kind == "weight" else alignment_figure)(records, args.out)
-
-
-def two_layer(args: argparse.Namespace) -> None:
-    """Write the local elasticity of the 2-layer NTK, with label terms, and of a finite network.
-
-    One row a split and kernel: the relative ratio in percent, train-train and test-train. Of
-    lantk-nth, fitted to the first 10 and 200 images, means within a class and between two.
-    """
-    import pandas as pd
-
-    from lantk.cli.progress import showing_progress
-    from lantk.data.splits import load_split
-    from lantk.experiment.variants import PUBLISHED_TERMS
-    from lantk.files import writing
-    from lantk.label_terms.terms import image_vectors
-    from lantk.network.two_layer import hierarchy_means, two_layer_elasticity
-
-    rows = []
-    for path in args.split:
-        drawn = load_split(path)
-        if not drawn.is_binary:
-            raise LantkError(f"{path} has {len(drawn.names)} classes: wanted splits of two")
-        x_train, x_test = (image_vectors(x, append_one=True) for x in (drawn.x_train, drawn.x_test))
-        options = {
-            "terms": PUBLISHED_TERMS,
-            "width": args.width,
-            "epochs": args.epochs,
-            "seed": args.seed,
-        }
-        with showing_progress(f"rows of {drawn.slug}") as progress:
-            for found in two_layer_elasticity(
-                x_train, drawn.y_train, x_test, progress=progress, **options
-            ):
-                ratios = found.train, found.test.ratio(drawn.y_test)
-                own = {"task": drawn.slug, "n_train": len(x_train), "n_test": len(x_test)}
-                own |= {"kernel": found.kernel}
-                for name, ratio in zip(("train", "test"), ratios, strict=True):
-                    own[f"relative_ratio_{name}"] = 100 * ratio.value
-                rows.append(own)
-        for n in _HIERARCHY_SIZES:
-            means = hierarchy_means(x_train, drawn.y_train, n)
-            own = {"task": drawn.slug, "n_train": means.n, "n_test": 0, "kernel": "lantk-nth"}
-            own |= {"mean_within": means.within, "mean_between": means.between}
-            rows.append(own | {"standard_error": means.standard_error})
-    with writing(args.out) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4f")
 
 
 def results(args: argparse.Namespace) -> None:

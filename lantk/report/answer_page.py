@@ -113,7 +113,7 @@ def two_layer_lines(table: pd.DataFrame | None, published: Mapping[str, Any]) ->
     Parameters
     ----------
     table : DataFrame or None
-        What the verb two-layer wrote.
+        What two_layer.py wrote.
     published : mapping
         ``source``, and task -> train-train ratio in percent of the 2-layer NTK.
     """
@@ -122,8 +122,8 @@ def two_layer_lines(table: pd.DataFrame | None, published: Mapping[str, Any]) ->
         "## Local elasticity of 2-layer networks\n",
         f"- Published: {published['source']}",
         "- Again: `python -m lantk split --source cifar10 --path data --pair frog ship --out"
-        " frog-ship.npz` and so on, then `python -m lantk two-layer --split frog-ship.npz ... --out"
-        " two-layer.csv`",
+        " frog-ship.npz` and so on, then `python experiments/two_layer.py --split frog-ship.npz ..."
+        " --out two-layer.csv`",
         "",
         "Relative ratios in percent, train-train / test-train. Label terms are added to the 2-layer"
         " NTK with label weight 0.1. Of these and of the trained network, which have seen the train"

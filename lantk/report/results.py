@@ -205,7 +205,7 @@ def results_markdown(
     command : str
         What writes the file again.
     two_layer : DataFrame, optional
-        What the verb two-layer wrote.
+        What two_layer.py wrote.
     pictures : mapping of str to str, optional
         What a figure of the page of answers shows -> where it is.
     """

@@ -3,13 +3,16 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from two_layer import TwoLayer, main, two_layer_elasticity
 
+from lantk.cli.main import main as run_verb
+from lantk.data.splits import load_split
 from lantk.experiment.variants import PUBLISHED_TERMS
 from lantk.label_terms.pair_features import two_layer_ntk
-from lantk.label_terms.terms import label_term
-from lantk.network.two_layer import TwoLayer, two_layer_elasticity
+from lantk.label_terms.terms import image_vectors, label_term
 
 RNG = np.random.default_rng(0)
 X, X_TEST = RNG.standard_normal((9, 6)), RNG.standard_normal((5, 6))
@@ -95,3 +98,42 @@ def test_training_changes_the_network_and_is_the_same_every_time():
     ]
     assert runs[0] == runs[1]
     assert runs[0]["network, trained"] != runs[0]["network at start"]
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Return a split of two digits."""
+    pair = ["--pair", "3", "8", "--n-train", "20", "--n-test", "30"]
+    path = tmp_path / "split.npz"
+    assert run_verb(["split", "--source", "digits", *pair, "--out", str(path)]) == 0
+    return path
+
+
+def test_the_script_writes_a_row_for_each_kernel(split, tmp_path):
+    """The exact kernel, each published term on it, a network before and after, the hierarchy."""
+    out = tmp_path / "two-layer.csv"
+    main(["--split", str(split), "--width", "16", "--epochs", "1", "--out", str(out)])
+    found = pd.read_csv(out)
+    kernels = ["2-layer NTK", *PUBLISHED_TERMS, "network at start", "network, trained"]
+    assert list(found["kernel"]) == [*kernels, "lantk-nth", "lantk-nth"]
+    ratios = found.set_index("kernel").loc[kernels, ["relative_ratio_train", "relative_ratio_test"]]
+    assert ((ratios > 50) & (ratios < 100)).all(axis=None)
+    assert list(found["n_train"]) == [20] * len(kernels) + [10, 20]
+    drawn = load_split(split)
+    x = image_vectors(drawn.x_train)[:10]
+    y = drawn.y_train[:10]
+    z = label_term("lantk-nth").fit(np.eye(10), y.astype(float), x).train_block(np.eye(10))
+    within = [z[i, j] for i in range(10) for j in range(10) if i != j and y[i] == y[j]]
+    between = [z[i, j] for i in range(10) for j in range(10) if y[i] != y[j]]
+    row = found[found["kernel"] == "lantk-nth"].iloc[0]
+    assert row["mean_within"] == pytest.approx(np.mean(within), abs=1e-4)
+    assert row["mean_between"] == pytest.approx(np.mean(between), abs=1e-4)
+
+
+def test_a_split_of_three_classes_is_refused(tmp_path, capsys):
+    path = tmp_path / "split.npz"
+    classes = ["--classes", "3", "8", "1", "--n-train", "6", "--n-test", "6"]
+    assert run_verb(["split", "--source", "digits", *classes, "--out", str(path)]) == 0
+    with pytest.raises(SystemExit):
+        main(["--split", str(path), "--out", str(tmp_path / "out.csv")])
+    assert f"{path} has 3 classes: wanted splits of two" in capsys.readouterr().err

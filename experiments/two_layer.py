@@ -1,5 +1,7 @@
 """Local elasticity of 2-layer networks: the exact kernel, label-aware, a network before and after.
 
+    python experiments/two_layer.py --split frog-ship.npz ... --out two-layer.csv
+
 f(x) = a . relu(W x) / sqrt(m) with weights N(0, 1), both layers trained. Its kernel tends to
 `pair_features.two_layer_ntk` as the width m grows (to a factor, which no relative ratio knows).
 
@@ -11,17 +13,25 @@ He and Su, "The Local Elasticity of Neural Networks", ICLR 2020.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lantk.cli.progress import showing_progress
+from lantk.data.splits import Split, load_split
+from lantk.errors import LantkError
+from lantk.experiment.variants import PUBLISHED_TERMS
+from lantk.files import writing
 from lantk.label_terms.pair_features import two_layer_ntk
-from lantk.label_terms.terms import Hierarchy, label_term
+from lantk.label_terms.terms import Hierarchy, image_vectors, label_term
 from lantk.regression.measures import ClassSums, RelativeRatio, class_sums
 from lantk.solvers.products import mean_abs
 
@@ -30,6 +40,8 @@ _ROWS = 500
 _BATCH, _LEARNING_RATE = 128, 1e-3
 # One of the paper's: with its 1, kernel regression's Z makes the diagonal negative.
 LABEL_WEIGHT = 0.1
+# Train images that lantk-nth is fitted to: 5 + 5, and 200.
+_HIERARCHY_SIZES = (10, 200)
 
 _Rows = Callable[[NDArray], NDArray]
 
@@ -219,3 +231,52 @@ class TwoLayer:
                 (outputs - targets[batch]).square().mean().backward()
                 optimizer.step()
         self.w, self.a = w.detach(), a.detach()
+
+
+def rows_of_split(drawn: Split, width: int, epochs: int, seed: int) -> list[dict[str, Any]]:
+    """Return a row a kernel: the relative ratio in percent, train-train and test-train.
+
+    Of lantk-nth, fitted to the first 10 and 200 images, means within a class and between two.
+    """
+    x_train, x_test = (image_vectors(x, append_one=True) for x in (drawn.x_train, drawn.x_test))
+    options: dict[str, Any] = {"width": width, "epochs": epochs, "seed": seed}
+    rows: list[dict[str, Any]] = []
+    with showing_progress(f"rows of {drawn.slug}") as progress:
+        for found in two_layer_elasticity(
+            x_train, drawn.y_train, x_test, terms=PUBLISHED_TERMS, progress=progress, **options
+        ):
+            own = {"task": drawn.slug, "n_train": len(x_train), "n_test": len(x_test)}
+            own |= {"kernel": found.kernel, "relative_ratio_train": 100 * found.train.value}
+            rows.append(own | {"relative_ratio_test": 100 * found.test.ratio(drawn.y_test).value})
+    for n in _HIERARCHY_SIZES:
+        means = hierarchy_means(x_train, drawn.y_train, n)
+        own = {"task": drawn.slug, "n_train": means.n, "n_test": 0, "kernel": "lantk-nth"}
+        own |= {"mean_within": means.within, "mean_between": means.between}
+        rows.append(own | {"standard_error": means.standard_error})
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the rows of some splits as CSV."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--split", type=Path, nargs="+", required=True, help="of two classes each")
+    parser.add_argument("--width", type=int, default=1024, help="hidden units (default: 1024)")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over train (default: 10)")
+    parser.add_argument("--seed", type=int, default=66, help="of the network (default: 66)")
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    args = parser.parse_args(argv)
+    rows = []
+    try:
+        for path in args.split:
+            drawn = load_split(path)
+            if not drawn.is_binary:
+                parser.error(f"{path} has {len(drawn.names)} classes: wanted splits of two")
+            rows += rows_of_split(drawn, args.width, args.epochs, args.seed)
+    except LantkError as error:
+        parser.error(str(error))
+    with writing(args.out) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4f")
+
+
+if __name__ == "__main__":
+    main()
