@@ -81,16 +81,6 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
         tables.figure: (*_LISTING, "kind", "out"),
         tables.report: (*_KEPT, "out"),
         tables.failures: (*_KEPT, "resume"),
-        tables.two_layer: ("splits", "width", "few-epochs", "seed", "threads", "out"),
-        tables.results: (
-            "results-folders",
-            "keep",
-            "experiments",
-            "two-layer",
-            "figures",
-            "data-note",
-            "out",
-        ),
     },
 }
 # The same of the verbs behind `mlflow`.

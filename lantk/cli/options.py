@@ -118,20 +118,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rate": {"type": _rate, "help": "different entries per second (default: measured now)"},
     "seed": {"type": int, "default": 66, "help": "seed of the random stream (default: 66)"},
     "split": {"type": Path, "required": True, "help": "file written by the verb split"},
-    "splits": {
-        "flag": "--split",
-        "type": Path,
-        "nargs": "+",
-        "required": True,
-        "help": "files written by the verb split, each of two classes",
-    },
-    "width": {"type": int, "default": 1024, "help": "hidden units (default: 1024)"},
-    "few-epochs": {
-        "flag": "--epochs",
-        "type": int,
-        "default": 10,
-        "help": "passes over train (default: 10)",
-    },
     "gram": {
         "type": Path,
         "nargs": "+",
@@ -298,20 +284,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "channels": {"type": json.loads, "help": "JSON list, one number a convolution, or null"},
     "results": {"type": Path, "required": True, "help": "folder of the results"},
-    "results-folders": {
-        "flag": "--results",
-        "type": Path,
-        "nargs": "+",
-        "required": True,
-        "metavar": "FOLDER",
-        "help": "folders of results, named as their presets; one that is missing was not run",
-    },
-    "keep": {
-        "type": Path,
-        "metavar": "FOLDER",
-        "help": "copy the evaluations to FOLDER/PRESET, scores to five digits, and read them there"
-        " (default: read them where they are)",
-    },
     "cases": {"nargs": "+", "required": True, "help": "cases, as in the folder names"},
     "variants": {"nargs": "+", "required": True, "help": "variants, in the order of the table"},
     "seeds": {"nargs": "*", "type": int, "default": [0], "help": "seeds of the networks"},
@@ -335,25 +307,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "accuracy against label weight of one case (weight, the default); gains over CNTK"
         " and the gap to the CNN (gap); that gap in steps (decomposition); kernels of the network"
         " along its training (training); error against n (growth); kernel-target alignment",
-    },
-    "experiments": {
-        "type": Path,
-        "default": Path("experiments"),
-        "help": "folder of the presets and of published numbers (default: experiments)",
-    },
-    "two-layer": {
-        "type": Path,
-        "metavar": "FILE",
-        "help": "what the verb two-layer wrote (default: none)",
-    },
-    "figures": {
-        "type": Path,
-        "metavar": "FOLDER",
-        "help": "folder for the figures of the page of answers (default: none are drawn)",
-    },
-    "data-note": {
-        "default": "as named in each preset",
-        "help": "what the images are, such as: CIFAR-10, JPEG copy",
     },
     "config": {
         "type": json.loads,
@@ -409,13 +362,11 @@ EXAMPLES = {
     " --taps 0 3 --out e",
     "heat-map": "--split s.npz --gram g/*-of-3.json --case 3-8 --variant lantk-kr-v1"
     " --label-term z.npz --evaluation e/lantk-kr-v1.json --out z.png",
-    "two-layer": "--split s.npz --width 256 --out two-layer.csv",
     "collect": _DIGITS,
     "table": "--results results/digits",
     "figure": f"{_DIGITS} --kind gap --out gap.png",
     "report": "--results results/digits --out report.html",
     "failures": "--results results/digits",
-    "results": "--results results/chen2020 --out RESULTS.md",
     "mlflow sync": "--results results/digits",
     "mlflow verify": "--results results/digits",
     "mlflow rebuild": "--results results/digits",

@@ -21,8 +21,6 @@ from lantk.cli import progress
 from lantk.cli.main import _parser, main
 from lantk.cli.options import EXAMPLES
 from lantk.data.splits import load_split, save_split
-from lantk.experiment.variants import PUBLISHED_TERMS
-from lantk.label_terms.terms import image_vectors, label_term
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning:mlflow")
 
@@ -579,28 +577,6 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch):
     monkeypatch.setattr(progress, "_BAR_SECONDS", 0.1)
     assert "steps: 00:00" in drawn(progress.showing_work, seconds=0.3)
     assert "2.00/2.00" in drawn(progress.showing_progress, 1, 2, seconds=0.3)
-
-
-def test_two_layer_writes_a_row_for_each_kernel(folder, tmp_path):
-    """The exact kernel, each published term on it, a network before and after, the hierarchy."""
-    out = tmp_path / "two-layer.csv"
-    options = ("--width", 16, "--epochs", 1, "--out", out)
-    assert run("two-layer", "--split", folder / "split.npz", *options) == 0
-    found = pd.read_csv(out)
-    kernels = ["2-layer NTK", *PUBLISHED_TERMS, "network at start", "network, trained"]
-    assert list(found["kernel"]) == [*kernels, "lantk-nth", "lantk-nth"]
-    ratios = found.set_index("kernel").loc[kernels, ["relative_ratio_train", "relative_ratio_test"]]
-    assert ((ratios > 50) & (ratios < 100)).all(axis=None)
-    assert list(found["n_train"]) == [20] * len(kernels) + [10, 20]
-    drawn = load_split(folder / "split.npz")
-    x = image_vectors(drawn.x_train)[:10]
-    y = drawn.y_train[:10]
-    z = label_term("lantk-nth").fit(np.eye(10), y.astype(float), x).train_block(np.eye(10))
-    within = [z[i, j] for i in range(10) for j in range(10) if i != j and y[i] == y[j]]
-    between = [z[i, j] for i in range(10) for j in range(10) if y[i] != y[j]]
-    row = found[found["kernel"] == "lantk-nth"].iloc[0]
-    assert row["mean_within"] == pytest.approx(np.mean(within), abs=1e-4)
-    assert row["mean_between"] == pytest.approx(np.mean(between), abs=1e-4)
 
 
 AFTER_KERNELS = (

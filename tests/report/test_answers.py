@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from answer_page import answer_lines, two_layer_lines
 
 from lantk.errors import LantkError
 from lantk.experiment.variants import GAP_LEVELS
 from lantk.regression.statistics import mean_with_interval
-from lantk.report.answer_page import answer_lines, two_layer_lines
 from lantk.report.answers import answers
 from lantk.report.decomposition import STEPS, decompose, network_block
 from lantk.report.leaderboard import TABLE_COLUMNS

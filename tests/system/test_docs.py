@@ -26,7 +26,9 @@ from lantk.experiment.config import check_schema
 pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINKED = [*PAGES, ROOT / "RESULTS.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
+RESULTS = [ROOT / "RESULTS.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
+OTHERS = ("CHANGELOG.md", "benchmarks/README.md", "experiments/records/README.md")
+LINKED = [*PAGES, *RESULTS, *(ROOT / name for name in OTHERS)]
 # The default experiment, made small: what the pages change is laid over it.
 SMALL = {
     "task": {"pairs": [[3, 8]], "n_train": 20, "n_test": 30},
@@ -340,11 +342,11 @@ def test_figures_are_drawn_by_their_script(tmp_path):
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/how-it-works.md"])
-def test_quoted_results_are_those_of_the_results_file(page):
-    """Each gain with its interval that a page shows in a table stands in that row of RESULTS.md."""
+def test_quoted_results_are_those_of_the_results_pages(page):
+    """Each gain with its interval that a page shows in a table stands in that row of a result."""
     interval = re.compile(r"[+-]\d+\.\d+ ± \d+\.\d+")
     named = re.compile(r"\| `?(LANTK-[\w-]+|lantk-[\w-]+|cntk-\w+)")
-    results = (ROOT / "RESULTS.md").read_text().splitlines()
+    results = [line for path in RESULTS for line in path.read_text().splitlines()]
     rows = [line for line in (ROOT / page).read_text().splitlines() if named.match(line)]
     quoted = [(named.match(row)[1], interval.findall(row)) for row in rows]
     quoted = [(name, found) for name, found in quoted if found]
