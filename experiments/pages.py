@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from answer_page import answer_lines, two_layer_lines
-from studies import NOT_RUN, Study, facts, in_order
 
+from answer_page import answer_lines, two_layer_lines
 from lantk.regression.statistics import PROTOCOLS, error_exponents
 from lantk.report.comparisons import TITLES, choices_text, sizes_text
 from lantk.report.tables import (
@@ -24,6 +23,7 @@ from lantk.report.tables import (
     exponent_lines,
     interval_lines,
 )
+from studies import NOT_RUN, Study, facts, in_order
 
 # Column of the seed's table of depths -> preset and variant.
 _DEPTH_COLUMNS = {

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from records import make_predictions, make_record, write_record
+
 from archive import read_archive, read_results, write_archive
 from pages import results_pages
-from records import make_predictions, make_record, write_record
 from results import main
 from studies import STUDIES, asked_for, gather_study
 

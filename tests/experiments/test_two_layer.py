@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from two_layer import TwoLayer, main, two_layer_elasticity
 
 from lantk.cli.main import main as run_verb
 from lantk.data.splits import load_split
 from lantk.experiment.variants import PUBLISHED_TERMS
 from lantk.label_terms.pair_features import two_layer_ntk
 from lantk.label_terms.terms import image_vectors, label_term
+from two_layer import TwoLayer, main, two_layer_elasticity
 
 RNG = np.random.default_rng(0)
 X, X_TEST = RNG.standard_normal((9, 6)), RNG.standard_normal((5, 6))

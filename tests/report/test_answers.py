@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from answer_page import answer_lines, two_layer_lines
 
+from answer_page import answer_lines, two_layer_lines
 from lantk.errors import LantkError
 from lantk.experiment.variants import GAP_LEVELS
 from lantk.regression.statistics import mean_with_interval
