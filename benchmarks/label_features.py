@@ -24,7 +24,8 @@ import numpy as np
 from memory import MIB, peak_bytes
 
 from lantk.data.splits import describe, resolve_pair, split_pair
-from lantk.label_terms.terms import image_vectors, label_term
+from lantk.label_terms.base import image_vectors
+from lantk.label_terms.registry import label_term
 
 VARIANTS = ("lantk-fjlt-v1", "lantk-fjlt-v2", "lantk-fjlt-v2-text")
 HEADER = ("label term", "n", "fit, s", "train block, s", "beyond K, MiB", "beyond K and Z, MiB")

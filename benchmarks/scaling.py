@@ -38,7 +38,7 @@ TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2")
 N_VARIANTS = 10  # of a case, where runs grow with the cases
 OWN_TERMS = """import numpy as np
 
-from lantk.label_terms.terms import LabelTerm
+from lantk.label_terms.base import LabelTerm
 
 
 class Mean(LabelTerm):

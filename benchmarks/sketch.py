@@ -21,9 +21,9 @@ import numpy as np
 from lantk.data.splits import describe, split_pair
 from lantk.data.tasks import resolve_pair
 from lantk.kernel.gram import gram
+from lantk.label_terms.base import image_vectors
 from lantk.label_terms.pair_features import FEATURE_SETS
 from lantk.label_terms.sketch import draw_projection, sketch
-from lantk.label_terms.terms import image_vectors
 
 TERMS = {"lantk-fjlt-v1": ("global",), "lantk-fjlt-v2": ("global", "pca-release")}
 EPSILONS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)

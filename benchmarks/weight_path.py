@@ -18,7 +18,8 @@ import numpy as np
 
 from lantk.data.splits import describe, resolve_pair, split_pair
 from lantk.kernel.gram import gram
-from lantk.label_terms.terms import image_vectors, label_term
+from lantk.label_terms.base import image_vectors
+from lantk.label_terms.registry import label_term
 from lantk.solvers.path import CholeskyFactor, GramFactor, add_label_term, solve_path
 
 WEIGHTS = np.array([0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3])

@@ -21,7 +21,7 @@ import lantk
 from lantk.data.splits import Split, describe, split_pair
 from lantk.data.tasks import resolve_pair
 from lantk.kernel.bands import Band, plan_bands
-from lantk.label_terms.terms import image_vectors
+from lantk.label_terms.base import image_vectors
 from lantk.report.figure_style import GREY, STYLES, saving
 from lantk.report.figures import gram_figure
 

@@ -17,8 +17,8 @@ from lantk.experiment.variants import (
     is_network,
     is_seeded,
     stems,
-    variant_name,
 )
+from lantk.label_terms.names import variant_name
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.comparisons import sizes_text
 from lantk.report.leaderboard import TABLE_COLUMNS, leaderboard

@@ -12,7 +12,7 @@ _HOMES = {
     "parse_architecture": "lantk.kernel.architecture",
     "gram": "lantk.kernel.gram",
     "gram_taps": "lantk.kernel.gram",
-    "label_term": "lantk.label_terms.terms",
+    "label_term": "lantk.label_terms.registry",
 }
 __all__ = [*_HOMES, "__version__"]
 

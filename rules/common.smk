@@ -29,15 +29,8 @@ from lantk.workflow.resources import (
     label_term_mb,
     network_mb,
 )
-from lantk.experiment.variants import (
-    NETWORK_FAMILY,
-    is_own_term,
-    is_term,
-    own_file,
-    split_control,
-    stems,
-    variant_name,
-)
+from lantk.experiment.variants import NETWORK_FAMILY, is_term, own_file, stems
+from lantk.label_terms.names import is_own_term, split_control, variant_name
 
 try:
     # Our own check has the clearer messages, Snakemake's fills in the defaults.

@@ -31,7 +31,7 @@ def label_term(args: argparse.Namespace) -> None:
     import numpy as np
 
     from lantk.files import writing
-    from lantk.label_terms.terms import image_vectors
+    from lantk.label_terms.base import image_vectors
 
     drawn, k_train_train, _, record = load_gram(args)
     term = find_term(args.variant, args.estimator)()
@@ -53,9 +53,11 @@ def evaluate(args: argparse.Namespace) -> None:
     The variants are a family: a label term and its controls, or the kernel and its own, which share
     the factor of the kernel and the features of pairs.
     """
-    from lantk.experiment.variants import families, split_control, variant_name
+    from lantk.experiment.variants import families
+    from lantk.label_terms.base import image_vectors
+    from lantk.label_terms.least_squares import LeastSquares
+    from lantk.label_terms.names import split_control, variant_name
     from lantk.label_terms.pair_features import PairedVectors
-    from lantk.label_terms.terms import LeastSquares, image_vectors
     from lantk.regression.paths import predict
     from lantk.regression.protocols import assess, oracle_label_path
 
@@ -206,17 +208,13 @@ def after_kernels(args: argparse.Namespace) -> None:
     import functools
 
     from lantk.data.splits import load_split
-    from lantk.experiment.variants import (
-        NETWORK_FAMILY,
-        at_taps,
-        families,
-        split_control,
-        split_tap,
-    )
+    from lantk.experiment.variants import NETWORK_FAMILY, at_taps, families
     from lantk.kernel.architecture import parse_architecture
+    from lantk.label_terms.names import split_control
     from lantk.network.after_kernels import CODE, predict_after_kernels
     from lantk.network.checkpoint import Checkpoint
     from lantk.network.layers import Network, default_channels, default_parameterization
+    from lantk.network.taps import split_tap
     from lantk.network.training import find_device
     from lantk.regression.protocols import assess
 
@@ -299,8 +297,8 @@ def heat_map(args: argparse.Namespace) -> None:
     """Draw K, Z and K + lambda Z among the first train images, sorted by class."""
     import numpy as np
 
-    from lantk.experiment.variants import variant_name
-    from lantk.label_terms.terms import image_vectors
+    from lantk.label_terms.base import image_vectors
+    from lantk.label_terms.names import variant_name
     from lantk.report.figures import gram_figure
 
     drawn, k_train_train, _, record = load_gram(args)
@@ -340,7 +338,7 @@ def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
 
 def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     """Return the members of the family that are to be predicted; `fitted` is its fitted term."""
-    from lantk.experiment.variants import split_control
+    from lantk.label_terms.names import split_control
     from lantk.regression.paths import Member
 
     honest = "honest" in args.protocols

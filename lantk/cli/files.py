@@ -142,8 +142,8 @@ def label_array(drawn: Any) -> Any:
 
 def find_term(variant: str, estimator: str) -> Callable[[], Any]:
     """Return what makes an unfitted label term, of ours or of the user's own."""
-    from lantk.experiment.variants import is_own_term
-    from lantk.label_terms.terms import label_term
+    from lantk.label_terms.names import is_own_term
+    from lantk.label_terms.registry import label_term
     from lantk.label_terms.trial import load_term_class
 
     if is_own_term(variant):
@@ -258,7 +258,8 @@ def read_benchmarks(args: argparse.Namespace) -> Any:
 
 def _is_of_table(path: Path, folder: Path, args: argparse.Namespace) -> bool:
     """Return whether a benchmark is of a job behind the table; others are left over."""
-    from lantk.experiment.variants import NETWORK_FAMILY, family_of, variant_name
+    from lantk.experiment.variants import NETWORK_FAMILY, family_of
+    from lantk.label_terms.names import variant_name
 
     # RULE, RULE/TASK, gram/GRAM/BAND, cnn or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
     rule, *job = path.relative_to(folder).with_suffix("").parts

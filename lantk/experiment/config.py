@@ -37,16 +37,13 @@ from lantk.experiment.variants import (
     candidates,
     families,
     family_of,
-    is_own_term,
     is_seeded,
     is_term,
-    layer_of,
-    split_control,
-    split_tap,
-    variant_name,
 )
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import count_bands, count_visits, name_bands
+from lantk.label_terms.names import is_own_term, split_control, variant_name
+from lantk.network.taps import layer_of, split_tap
 
 # Stores of runs: a server, or a database that MLflow knows, with a driver or without.
 _STORE = re.compile(r"(https?|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S)

@@ -7,12 +7,20 @@ A variant is a name in the configuration and in the table. A label term of the u
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lantk.errors import LantkError, shorten
+from lantk.errors import shorten
+from lantk.label_terms.names import (
+    CONTROLS,
+    OWN_TERM,
+    VariantError,
+    is_own_term,
+    split_control,
+    variant_name,
+)
+from lantk.network.taps import KERNEL_TERMS, TAPPED
 
 PUBLISHED_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2")
 """Label terms of Chen et al. (2020), among which ``lantk-best`` chooses."""
@@ -38,8 +46,6 @@ GAP_LEVELS = (
 CASE_COLUMNS = ("task", "architecture", "n_train")
 """Columns of the table that name a case."""
 TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin", "lantk-nth")
-CONTROLS = ("shuffled", "diagonal", "offdiagonal")
-"""Endings that make a control of a label term; ``offdiagonal`` is for ``lantk-fjlt-*`` only."""
 CNTK_FAMILY = ("cntk", "cntk-ridge", "oracle-label")
 PLAIN_VARIANTS = (*CNTK_FAMILY, "cntk-rbf", "cnn")
 """Variants that are neither label terms nor controls of one."""
@@ -48,83 +54,20 @@ NETWORK_FAMILY = "after-kernel"
 """The family of all kernels of a network in training, which are taken from one training."""
 _NETWORK_KERNELS = (NETWORK_FAMILY, "after-kernel-LAYER", "conjugate-kernel")
 
-_KERNEL_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-plugin")
-"""Label terms that can stand on the kernel of a network: those that read no pixels."""
-_TAPPED = re.compile(
-    r"(?P<kernel>after-kernel(?:-(?:conv[1-9]\d{0,2}|dense))?|conjugate-kernel)"
-    r"(?:-(?P<epoch>0|[1-9]\d{0,6}))?"
-    rf"(?:\+(?P<term>{'|'.join(_KERNEL_TERMS)}))?"
-)
-_OWN_TERM = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
-
-
-class VariantError(LantkError):
-    """A name that is no variant; the message lists those that are."""
-
-
-def is_own_term(variant: str) -> bool:
-    """Return whether a variant is a label term of the user's own, ``module:Class``."""
-    return _OWN_TERM.fullmatch(variant) is not None
-
 
 def is_term(variant: str) -> bool:
     """Return whether a variant is a label term, of ours or of the user's own."""
     return variant in TERMS or is_own_term(variant)
 
 
-def split_control(variant: str) -> tuple[str, str | None]:
-    """Return the label term that a variant is a control of, and which; or itself and None.
-
-    Examples
-    --------
-    >>> split_control("lantk-kr-v1-shuffled"), split_control("cntk-ridge")
-    (('lantk-kr-v1', 'shuffled'), ('cntk-ridge', None))
-    """
-    parent, _, ending = variant.rpartition("-")
-    return (parent, ending) if ending in CONTROLS else (variant, None)
-
-
-def split_tap(variant: str) -> tuple[str, int, str | None]:
-    """Return the kernel of a network in training, its epoch, and the label term on top of it.
-
-    Raises
-    ------
-    VariantError
-        If it is another variant, or names no epoch.
-
-    Examples
-    --------
-    >>> split_tap("after-kernel-conv3-10"), split_tap("after-kernel-0+lantk-kr-v1")
-    (('after-kernel-conv3', 10, None), ('after-kernel', 0, 'lantk-kr-v1'))
-    """
-    found = _TAPPED.fullmatch(variant)
-    if found is None or found["epoch"] is None:
-        raise VariantError(f"{variant!r} is no kernel of a network in training at an epoch")
-    return found["kernel"], int(found["epoch"]), found["term"]
-
-
-def layer_of(variant: str) -> str | None:
-    """Return the layer whose part of the network's kernel a variant is; None if of no single one.
-
-    Examples
-    --------
-    >>> layer_of("after-kernel-conv3-10-shuffled"), layer_of("after-kernel-10")
-    ('conv3', None)
-    """
-    found = _TAPPED.fullmatch(split_control(variant)[0])
-    if found is None or not found["kernel"].startswith("after-kernel-"):
-        return None
-    return found["kernel"].removeprefix("after-kernel-")
-
-
 def is_network_kernel(variant: str) -> bool:
     """Return whether a variant or its parent is a kernel of a network in training."""
-    return _TAPPED.fullmatch(split_control(variant)[0]) is not None
+    return TAPPED.fullmatch(split_control(variant)[0]) is not None
 
 
 def is_tap(variant: str) -> bool:
     """Return whether a variant or its parent is such a kernel at one epoch."""
-    found = _TAPPED.fullmatch(split_control(variant)[0])
+    found = TAPPED.fullmatch(split_control(variant)[0])
     return found is not None and found["epoch"] is not None
 
 
@@ -144,7 +87,7 @@ def at_taps(variants: Iterable[str], taps: Sequence[int]) -> list[str]:
     found = []
     for variant in variants:
         parent, control = split_control(variant)
-        tapped = _TAPPED.fullmatch(parent)
+        tapped = TAPPED.fullmatch(parent)
         if tapped is None or tapped["epoch"] is not None:
             found.append(variant)
             continue
@@ -186,7 +129,7 @@ def family_of(variant: str) -> str:
         raise VariantError(
             f"{shorten(variant)} is no variant: wanted after-kernel, after-kernel-LAYER with LAYER"
             " conv1, conv2 ... or dense, or conjugate-kernel, then -EPOCH or nothing, then"
-            f" +{', +'.join(_KERNEL_TERMS)} or nothing, then -shuffled or nothing, such as"
+            f" +{', +'.join(KERNEL_TERMS)} or nothing, then -shuffled or nothing, such as"
             " after-kernel-10+lantk-kr-v1-shuffled"
         )
     if not is_term(parent):
@@ -227,22 +170,6 @@ def is_seeded(variant: str) -> bool:
     return is_network(variant) or split_control(variant)[1] == "shuffled"
 
 
-def variant_name(variant: str) -> str:
-    """Return the name of a variant in paths and tables: itself, but for the user's own.
-
-    Examples
-    --------
-    >>> variant_name("cntk"), variant_name("my_terms:NearestMean-shuffled")
-    ('cntk', 'lantk-nearest-mean-shuffled')
-    """
-    parent, control = split_control(variant)
-    own = _OWN_TERM.fullmatch(parent)
-    if own is None:
-        return variant
-    words = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+", own[2])
-    return "-".join(["lantk", *map(str.lower, words)] + ([control] if control else []))
-
-
 def candidates(derived: str, variants: Iterable[str]) -> list[str]:
     """Return the variants among which a derived one is the best; none where one of them is missing.
 
@@ -258,7 +185,7 @@ def candidates(derived: str, variants: Iterable[str]) -> list[str]:
         names = [f"{term}{ending}" for term in PUBLISHED_TERMS]
         # A best of fewer would be another choice.
         return names if set(names) <= set(found) else []
-    tapped = {name: _TAPPED.fullmatch(name.removesuffix(ending)) for name in found}
+    tapped = {name: TAPPED.fullmatch(name.removesuffix(ending)) for name in found}
     names = [
         name
         for name, match in tapped.items()
@@ -276,7 +203,7 @@ def own_file(variant: str) -> list[str]:
     variant : str
         Any variant; only ``module:Class`` has such a file.
     """
-    own = _OWN_TERM.fullmatch(split_control(variant)[0])
+    own = OWN_TERM.fullmatch(split_control(variant)[0])
     file = Path(f"{own[1].replace('.', '/')}.py") if own else Path()
     return [str(file)] if file.is_file() else []
 

@@ -19,12 +19,15 @@ neural networks and neural tangent hierarchy", ICML 2020.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
+from lantk.label_terms.base import FittedTogether, check_vectors, label_product_factors
+from lantk.label_terms.pair_features import two_layer_ntk
 
 # Weights drawn at once: a run, whose mean is one observation of the Monte Carlo error.
 _SAMPLES_AT_ONCE = 32
@@ -193,3 +196,96 @@ def sample_label_part(
 def _first_name(blocks: dict[str, NDArray], name: str) -> str:
     """Return the name under which the array of a block is met first."""
     return next(other for other in blocks if blocks[other] is blocks[name])
+
+
+class Hierarchy(FittedTogether):
+    """The label part of the neural tangent hierarchy of a 2-layer ReLU network (LANTK-NTH).
+
+    Z = sum_ij K4(x, x', x_i, x_j) C_ij with ``H C + C H = (H^-1 y) y^T``, H the 2-layer NTK: what
+    the labels add to the kernel until the end of training, by Monte Carlo over the weights of a
+    neuron. Train and other rows share the weights drawn, so that all blocks are of one kernel.
+
+    Parameters
+    ----------
+    n_samples : int
+        Weights drawn.
+    tolerance : float
+        Truncation of the low rank of C.
+    seed : int
+        Of the weights.
+
+    Attributes
+    ----------
+    left_, right_ : (n, k) arrays
+        C = left_ right_^T.
+    error_ : float
+        Standard error of Z on train, root mean square, as a share of that of Z; once
+        `train_block` was called.
+    x_train_ : (n, d) array
+        The vectors fitted on.
+
+    References
+    ----------
+    Chen, He and Su (2020), LANTK-NTH; `lantk.label_terms.hierarchy` has the formulas.
+    """
+
+    needs_x = True
+    fitted_names = ("left_", "right_")
+    left_: NDArray
+    right_: NDArray
+    error_: float
+
+    def __init__(self, n_samples: int = 4096, tolerance: float = 1e-6, seed: int = 0) -> None:
+        self.n_samples = n_samples
+        self.tolerance = tolerance
+        self.seed = seed
+
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Learn C of several: H, which is not `k_train_train`, has one eigendecomposition.
+
+        Raises
+        ------
+        LabelTermError
+            If `x` is missing or does not fit.
+        SpectrumError
+            If H is not positive definite.
+        """
+        n = len(k_train_train)
+        factors = [label_product_factors(y, n) for y in ys]
+        for term in terms:
+            term.x_train_ = check_vectors(x, n)
+        values, vectors = np.linalg.eigh(two_layer_ntk(x, x))
+        for term, (labels, signs) in zip(terms, factors, strict=True):
+            dual = vectors @ ((vectors.T @ labels) / values[:, None])
+            term.left_, term.right_ = solve_lyapunov(
+                values, vectors, dual * signs, labels, tolerance=term.tolerance
+            )
+
+    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z; `k` is not read but for its shape."""
+        return self._sample(check_vectors(x, len(k))).mean.astype(np.float32)
+
+    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z on the fitted rows. `x` is not needed."""
+        found = self._sample(self.x_train_)
+        error, size = np.square(found.standard_error).mean(), np.square(found.mean).mean()
+        self.error_ = float(np.sqrt(error / size))
+        z = found.mean.astype(np.float32)
+        return (z + z.T) / 2
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the samples, their error as a share of Z, and the rank that C is cut to."""
+        return {
+            "nth_samples": self.n_samples,
+            "nth_standard_error": self.error_,
+            "nth_rank": self.left_.shape[1],
+        }
+
+    def _sample(self, rows: NDArray) -> LabelPart:
+        return sample_label_part(
+            rows, self.x_train_, self.x_train_, (self.left_, self.right_),
+            n_samples=self.n_samples, seed=self.seed,
+        )  # fmt: skip

@@ -1,7 +1,7 @@
 """Label terms of the user's own, ``module:Class``: found, imported, tried out on a small problem.
 
 Importing a module runs it, and trying out a class runs its methods: the user's own code, by design.
-The trial holds it to the contract of `lantk.label_terms.terms` before any kernel is computed, and
+The trial holds it to the contract of `lantk.label_terms.base` before any kernel is computed, and
 says what to change where it does not keep it.
 """
 
@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.experiment.variants import CONTROLS, is_own_term, split_control, variant_name
-from lantk.label_terms.terms import LabelTerm
+from lantk.label_terms.base import LabelTerm
+from lantk.label_terms.names import CONTROLS, is_own_term, split_control, variant_name
 
 # Method -> how it is called: the arguments that always come, those that may, and its declaration.
 _CALLS = {

@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lantk.experiment.variants import layer_of, split_control, split_tap
-from lantk.label_terms.terms import Ridge, label_term
+from lantk.label_terms.controls import Ridge
+from lantk.label_terms.names import split_control
+from lantk.label_terms.registry import label_term
 from lantk.network.layers import Network, TrainingError
 from lantk.network.tangent import Block, conjugate_block, tangent_blocks
+from lantk.network.taps import layer_of, split_tap
 from lantk.network.training import State, find_device, train
 from lantk.regression.measures import ClassSums
 from lantk.regression.paths import Member, ValidationError, permuted, predict, validation_folds
@@ -34,11 +36,11 @@ from lantk.regression.protocols import WeightPath, predicted_labels
 
 # What a state of `predict_after_kernels` depends on.
 CODE = (
-    *("experiment/variants.py", "kernel/architecture.py", "label_terms/pair_features.py"),
-    *("label_terms/terms.py", "network/after_kernels.py", "network/layers.py"),
-    *("network/tangent.py", "network/training.py", "regression/measures.py"),
-    *("regression/paths.py", "regression/protocols.py", "solvers/gpu.py", "solvers/path.py"),
-    "solvers/products.py",
+    *("kernel/architecture.py", "label_terms/base.py", "label_terms/controls.py"),
+    *("label_terms/kernel_regression.py", "label_terms/pair_features.py", "label_terms/plug_in.py"),
+    *("network/after_kernels.py", "network/layers.py", "network/tangent.py", "network/taps.py"),
+    *("network/training.py", "regression/measures.py", "regression/paths.py"),
+    *("regression/protocols.py", "solvers/gpu.py", "solvers/path.py", "solvers/products.py"),
 )
 
 Images = NDArray[np.floating]

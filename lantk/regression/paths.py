@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
+from lantk.label_terms.base import LabelTerm, blocks_together, fit_together, label_product_factors
 from lantk.label_terms.pair_features import Vectors
-from lantk.label_terms.terms import LabelTerm, blocks_together, fit_together, label_product_factors
 from lantk.regression.measures import ClassSums, top_eigenvectors
 from lantk.regression.protocols import WeightPath, predicted_labels
 from lantk.solvers.path import (

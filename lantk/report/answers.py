@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lantk.experiment.variants import BEST, layer_of, split_control, split_tap
+from lantk.experiment.variants import BEST
+from lantk.label_terms.names import split_control
+from lantk.network.taps import layer_of, split_tap
 from lantk.regression.statistics import mean_with_interval
 from lantk.report.decomposition import taps_of
 from lantk.report.tables import Block, with_half_width

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.variants import BEST, GAP_LEVELS, is_tap, split_control
+from lantk.experiment.variants import BEST, GAP_LEVELS, is_tap
+from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
 from lantk.report.decomposition import decompose, network_block
 from lantk.report.findings import (

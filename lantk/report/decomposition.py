@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lantk.experiment.variants import GAP_LEVELS, candidates, split_control, split_tap
+from lantk.experiment.variants import GAP_LEVELS, candidates
+from lantk.label_terms.names import split_control
+from lantk.network.taps import split_tap
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
 from lantk.report.tables import Block, blocks_by_n, markdown_rows, signed, with_half_width
 

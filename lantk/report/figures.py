@@ -20,7 +20,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.experiment.variants import CASE_COLUMNS, is_tap, split_control
+from lantk.experiment.variants import CASE_COLUMNS, is_tap
+from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS, log_slope, mean_with_interval
 from lantk.report.comparisons import blocks
 from lantk.report.figure_style import GREY, REFERENCES, saving, variant_styles

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lantk.experiment.variants import BEST, PLAIN_VARIANTS, is_network_kernel, split_control
+from lantk.experiment.variants import BEST, PLAIN_VARIANTS, is_network_kernel
+from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
 from lantk.report.tables import (
     ROWS,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.variants import split_control
+from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.findings import Difference, gain_of, label_gain_of, row_name
 from lantk.report.tables import (

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lantk.experiment.variants import CASE_COLUMNS, DERIVED, candidates, case_key, split_control
+from lantk.experiment.variants import CASE_COLUMNS, DERIVED, candidates, case_key
+from lantk.label_terms.names import split_control
 from lantk.regression.statistics import (
     PROTOCOLS,
     accuracy_with_interval,

@@ -13,7 +13,8 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from lantk.errors import LantkError
-from lantk.experiment.variants import CHOSEN_KERNELS, GAP_LEVELS, split_control
+from lantk.experiment.variants import CHOSEN_KERNELS, GAP_LEVELS
+from lantk.label_terms.names import split_control
 from lantk.regression.statistics import mean_with_interval
 from lantk.report.decomposition import STEPS, decompose, network_block, taps_of
 from lantk.report.figure_style import GREY, STYLES, saving

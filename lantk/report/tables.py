@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.variants import split_control
+from lantk.label_terms.names import split_control
 from lantk.regression.statistics import mean_with_interval
 
 ROWS = {

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from lantk.experiment.variants import split_control
+from lantk.label_terms.names import split_control
 from lantk.regression.statistics import wilson_interval
 from lantk.report.figure_style import saving, variant_styles
 from lantk.report.tables import ROWS, order_variants

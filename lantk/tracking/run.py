@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
-from lantk.experiment.variants import is_network, is_seeded, stems, variant_name
+from lantk.experiment.variants import is_network, is_seeded, stems
+from lantk.label_terms.names import variant_name
 from lantk.tracking.values import is_measured_by_clock
 
 

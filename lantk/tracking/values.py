@@ -21,8 +21,8 @@ from lantk.experiment.variants import (
     family_of,
     is_network,
     is_network_kernel,
-    split_control,
 )
+from lantk.label_terms.names import split_control
 
 CORE_PARAMS = {
     "control": str,

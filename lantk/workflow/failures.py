@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY, is_network_kernel, split_control
+from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY, is_network_kernel
+from lantk.label_terms.names import split_control
 
 _N_LINES = 10
 _TAIL_BYTES = 2**16

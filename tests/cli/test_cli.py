@@ -132,7 +132,7 @@ def test_test_labels_change_no_honest_prediction(
 KEYS = ("label_weight", "ridge", "validation_accuracy")
 
 OWN_TERM = '''
-from lantk.label_terms.terms import LabelTerm, label_product_factors
+from lantk.label_terms.base import LabelTerm, label_product_factors
 
 
 class Linear(LabelTerm):

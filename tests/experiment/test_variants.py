@@ -3,10 +3,8 @@
 import pytest
 
 from lantk.experiment.variants import (
-    CONTROLS,
     PLAIN_VARIANTS,
     TERMS,
-    VariantError,
     at_taps,
     candidates,
     families,
@@ -15,10 +13,9 @@ from lantk.experiment.variants import (
     is_seeded,
     is_tap,
     own_file,
-    split_control,
     stems,
-    variant_name,
 )
+from lantk.label_terms.names import CONTROLS, VariantError, split_control, variant_name
 
 OWN = "my.terms:NearestMean2"
 

@@ -8,15 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lantk.experiment.variants import variant_name
-from lantk.label_terms.terms import (
-    KernelRegression,
-    LabelTerm,
-    LabelTermError,
-    LeastSquares,
-    PlugIn,
-    label_product_factors,
-)
+from lantk.label_terms.base import LabelTerm, LabelTermError, label_product_factors
+from lantk.label_terms.kernel_regression import KernelRegression
+from lantk.label_terms.least_squares import LeastSquares
+from lantk.label_terms.names import variant_name
+from lantk.label_terms.plug_in import PlugIn
 from lantk.label_terms.trial import ContractError, check_contract, load_term_class, term_file
 
 DOCS = (Path(__file__).parents[2] / "docs" / "label-term.md").read_text()

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lantk
-from lantk.label_terms.pair_features import FEATURE_SETS, PairedVectors, l1_distance, two_layer_ntk
-from lantk.label_terms.terms import (
-    _ESTIMATORS,
-    KernelRegression,
+from lantk.label_terms.base import (
     LabelTermError,
-    LeastSquares,
-    PlugIn,
     blocks_together,
     fit_together,
     image_vectors,
     label_product_factors,
 )
+from lantk.label_terms.kernel_regression import KernelRegression
+from lantk.label_terms.least_squares import LeastSquares
+from lantk.label_terms.pair_features import FEATURE_SETS, PairedVectors, l1_distance, two_layer_ntk
+from lantk.label_terms.plug_in import PlugIn
+from lantk.label_terms.registry import _ESTIMATORS
 from lantk.solvers import tiles as pair_tiles
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "label_terms.npz")
@@ -215,7 +215,7 @@ class TestContract:
         """The result does not depend on how many entries are worked on at once."""
         k, k_test, y, x, x_test = random_task()
         whole = lantk.label_term(variant).fit(k, y, x).transform(k_test, x_test)
-        monkeypatch.setattr("lantk.label_terms.terms._BLOCK_ENTRIES", 50)
+        monkeypatch.setattr("lantk.label_terms.base._BLOCK_ENTRIES", 50)
         monkeypatch.setattr("lantk.solvers.tiles.SIDE", 5)
         blocks = lantk.label_term(variant).fit(k, y, x).transform(k_test, x_test)
         assert_close_to_largest(blocks, whole, 1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lantk.label_terms.terms import label_term
+from lantk.label_terms.registry import label_term
 from lantk.network.after_kernels import predict_after_kernels
 from lantk.network.layers import Network, TrainingError, empirical_ntk
 from lantk.network.training import train

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import lantk
-from lantk.experiment.variants import split_control
-from lantk.label_terms.terms import _ESTIMATORS, LabelTerm, label_product_factors
+from lantk.label_terms.base import LabelTerm, label_product_factors
+from lantk.label_terms.names import split_control
+from lantk.label_terms.registry import _ESTIMATORS
 from lantk.network import training
 from lantk.regression import paths as predict
 from lantk.regression.paths import Member

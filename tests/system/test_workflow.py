@@ -18,7 +18,7 @@ from work_tree import copy_project
 import lantk
 from lantk.data.splits import describe, load_split, split_pair
 from lantk.data.tasks import resolve_pair
-from lantk.label_terms.terms import image_vectors
+from lantk.label_terms.base import image_vectors
 from lantk.network.layers import Network
 from lantk.network.training import train
 from lantk.regression.paths import Member, predict
@@ -324,7 +324,7 @@ def test_tracking_is_redone_alone(finished):
 @pytest.mark.parametrize(
     ("file", "jobs"),
     [
-        ("lantk/label_terms/terms.py", {"label_term": 4} | EVALUATE | LAST),
+        ("lantk/label_terms/least_squares.py", {"label_term": 4} | EVALUATE | LAST),
         ("lantk/network/layers.py", {"cnn": 4} | LAST),
         ("lantk/report/comparisons.py", LAST | {"heat_map": 2}),
         ("lantk/__init__.py", {}),
@@ -365,7 +365,7 @@ def test_bad_configuration_is_refused_before_any_job(finished, case):
 
 
 OWN_TERM = """
-from lantk.label_terms.terms import LabelTerm, label_product_factors
+from lantk.label_terms.base import LabelTerm, label_product_factors
 
 
 class ParzenWindow(LabelTerm):
@@ -492,7 +492,7 @@ def test_a_results_folder_without_quotes_is_no_command(finished):
 FAILING_TERM = """
 from pathlib import Path
 
-from lantk.label_terms.terms import LabelTerm
+from lantk.label_terms.base import LabelTerm
 
 
 class Failing(LabelTerm):

@@ -60,7 +60,7 @@ import time
 
 import numpy as np
 
-from lantk.label_terms.terms import LabelTerm, label_product_factors
+from lantk.label_terms.base import LabelTerm, label_product_factors
 
 
 class Greedy(LabelTerm):

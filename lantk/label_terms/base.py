@@ -1,0 +1,217 @@
+"""Label terms Z(x, x', D): regression estimates of the label product y y'.
+
+Every estimator shares one contract:
+
+* ``fit(k_train_train, y, x=None, solve=None)`` learns and returns ``self``;
+* ``transform(k, x=None)`` returns Z for rows that were not fitted on: `k` is m x n_train, `x`
+  their m vectors;
+* ``train_block(k_train_train, x=None)`` returns Z on the rows that were fitted on, and
+  ``fit_transform`` is fit followed by it.
+
+`fit_together` fits several terms that differ in their labels only, for little more than one.
+
+`y` is (n,) of -1/+1 or (n, k) one-hot. ``needs_x`` says whether vectors are needed: the flattened
+images, in the binary task with a constant 1 appended (`image_vectors`). Test labels have no way in.
+
+Two label-free additions to the kernel share the contract, as controls: `Ridge` and `Rbf`.
+
+References
+----------
+Chen, He and Su, "Label-Aware Neural Tangent Kernel", NeurIPS 2020, section 2.3 and appendix C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lantk.errors import LantkError
+from lantk.label_terms.pair_features import Vectors
+
+Solve = Callable[[NDArray], NDArray]
+
+
+# Entries (rows x train images) worked on at once: bounds the memory of fit and transform.
+_BLOCK_ENTRIES = 100_000
+
+
+class LabelTermError(LantkError):
+    """A label term that cannot be fitted or applied; the message says why."""
+
+
+class LabelTerm:
+    """What all label terms share; see the module for the contract."""
+
+    needs_x = False
+    x_train_: NDArray
+    fitted_names: tuple[str, ...] = ()
+    """Names of the learned arrays: all that `transform` needs beside the train vectors."""
+    shares: Any = None
+    """Terms of one class for which this is equal can be fitted by one `fit_all`."""
+
+    def fit(
+        self,
+        k_train_train: NDArray,
+        y: NDArray,
+        x: NDArray | None = None,
+        solve: Solve | None = None,
+    ) -> LabelTerm:
+        """Learn from the train rows; see the module."""
+        raise NotImplementedError
+
+    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z (m, n_train) for rows that were not fitted on."""
+        raise NotImplementedError
+
+    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z (n_train, n_train) on the fitted rows."""
+        return self.transform(k_train_train, x)
+
+    def fit_transform(
+        self, k_train_train: NDArray, y: NDArray, x: NDArray | None = None
+    ) -> NDArray:
+        """Fit, then return the train block."""
+        return self.fit(k_train_train, y, x).train_block(k_train_train, x)
+
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        """Fit terms of this class, each to its own labels; see `fit_together`."""
+        for term, y in zip(terms, ys, strict=True):
+            term.fit(k_train_train, y, x, solve=solve)
+
+    @staticmethod
+    def blocks_of(terms: Sequence[Any], k: NDArray, x: Any, *, train: bool) -> list[NDArray]:
+        """Return Z of each of several terms of this class; see `blocks_together`."""
+        return [t.train_block(k, x) if train else t.transform(k, x) for t in terms]
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return numbers about the fit for the record of an evaluation; by default none."""
+        return {}
+
+    def weight_unit(self, mean_abs_k: float, k_diagonal: NDArray, mean_abs_z: float) -> float:
+        """Return lambda at label weight 1: mean|K| / mean|Z|, both over all of train."""
+        return mean_abs_k / mean_abs_z if mean_abs_z else 0.0
+
+    def fitted(self) -> dict[str, NDArray]:
+        """Return the learned arrays by name, to be saved (kilobytes, without train vectors)."""
+        return {name: np.asarray(getattr(self, name)) for name in self.fitted_names}
+
+    def restore(self, fitted: dict[str, NDArray], x_train: NDArray | None = None) -> LabelTerm:
+        """Take learned arrays from `fitted` and the vectors they were fitted on; return self."""
+        for name in self.fitted_names:
+            setattr(self, name, fitted[name])
+        if x_train is not None:
+            self.x_train_ = x_train
+        return self
+
+
+class FittedTogether(LabelTerm):
+    """A label term that states how several of its class are fitted; one is a case of that."""
+
+    def fit(
+        self,
+        k_train_train: NDArray,
+        y: NDArray,
+        x: NDArray | None = None,
+        solve: Solve | None = None,
+    ) -> Self:
+        """Learn from the train rows; see the module, and `fit_all` for what it raises."""
+        self.fit_all([self], k_train_train, [y], x, solve)
+        return self
+
+
+def fit_together(
+    terms: Sequence[LabelTerm],
+    k_train_train: NDArray,
+    ys: Sequence[NDArray],
+    x: Vectors | None = None,
+    solve: Solve | None = None,
+) -> None:
+    """Fit every term to its own labels; what does not depend on the labels is computed once.
+
+    Parameters
+    ----------
+    terms : sequence of LabelTerm
+        Unfitted.
+    k_train_train, x, solve
+        As for `LabelTerm.fit`.
+    ys : sequence of arrays
+        The labels of each.
+    """
+    for kind, chosen in _kinds(terms):
+        kind.fit_all([terms[i] for i in chosen], k_train_train, [ys[i] for i in chosen], x, solve)
+
+
+def blocks_together(
+    terms: Sequence[LabelTerm], k: NDArray, x: Vectors | None = None, *, train: bool
+) -> list[NDArray]:
+    """Return Z of every term, on the fitted rows (`train`) or on others."""
+    blocks: dict[int, NDArray] = {}
+    for kind, chosen in _kinds(terms):
+        found = kind.blocks_of([terms[i] for i in chosen], k, x, train=train)
+        blocks.update(zip(chosen, found, strict=True))
+    return [blocks[i] for i in range(len(terms))]
+
+
+def _kinds(terms: Sequence[LabelTerm]) -> Iterator[tuple[type[LabelTerm], list[int]]]:
+    """Yield each class of terms that can be fitted together, and their positions."""
+    keys = [(type(term), term.shares) for term in terms]
+    for key in dict.fromkeys(keys):
+        yield key[0], [i for i, other in enumerate(keys) if other == key]
+
+
+def label_product_factors(y: NDArray, n: int) -> tuple[NDArray, NDArray]:
+    """Return U (n, m) and signs (m,) with label products ``L = U diag(signs) U^T``.
+
+    Binary labels: ``L = y y^T``. One-hot labels: ``L = 2 Y Y^T - 1 1^T``, which is 1 for the same
+    class and -1 otherwise.
+
+    Raises
+    ------
+    LabelTermError
+        If `y` is neither (n,) of -1/+1 nor (n, k) one-hot.
+    """
+    y = np.asarray(y, dtype=np.float64)
+    if y.shape == (n,) and np.all(np.abs(y) == 1):
+        return y[:, None], np.ones(1)
+    if y.ndim == 2 and len(y) == n and np.all((y == 0) | (y == 1)) and np.all(y.sum(1) == 1):
+        factors = np.column_stack([np.sqrt(2.0) * y, np.ones(n)])
+        return factors, np.append(np.ones(y.shape[1]), -1.0)
+    raise LabelTermError(
+        f"labels of shape {y.shape} for {n} train rows: wanted ({n},) of -1 and +1, or ({n}, k)"
+        " one-hot"
+    )
+
+
+def check_vectors(x: Vectors | None, n: int) -> Any:
+    """Return the vectors of n rows, or raise `LabelTermError` if they are missing or others."""
+    if x is None or x.ndim != 2 or len(x) != n:
+        found = "none" if x is None else f"an array of shape {x.shape}"
+        raise LabelTermError(
+            f"this label term needs one vector a row of the kernel: found {found}, wanted"
+            f" shape ({n}, d); pass x=image_vectors(images)"
+        )
+    return x
+
+
+def image_vectors(images: NDArray, *, append_one: bool = True) -> NDArray:
+    """Return the flattened images, channels first, with a constant 1 appended, (n, d + 1).
+
+    Chen et al. append the 1 in the binary task and not in the ten-class task.
+    """
+    flat = images.reshape(len(images), -1)
+    if not append_one:
+        return flat
+    return np.column_stack([flat, np.ones(len(flat), dtype=flat.dtype)])
+
+
+def row_blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Cut rows into blocks of at most `_BLOCK_ENTRIES` entries (at least one row)."""
+    step = max(1, _BLOCK_ENTRIES // max(1, n_columns))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
