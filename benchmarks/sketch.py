@@ -22,7 +22,7 @@ from lantk.data.splits import describe, split_pair
 from lantk.data.tasks import resolve_pair
 from lantk.kernel.gram import gram
 from lantk.label_terms.base import image_vectors
-from lantk.label_terms.pair_features import FEATURE_SETS
+from lantk.label_terms.feature_sets import FEATURE_SETS
 from lantk.label_terms.sketch import draw_projection, sketch
 
 TERMS = {"lantk-fjlt-v1": ("global",), "lantk-fjlt-v2": ("global", "pca-release")}

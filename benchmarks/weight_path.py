@@ -20,7 +20,8 @@ from lantk.data.splits import describe, resolve_pair, split_pair
 from lantk.kernel.gram import gram
 from lantk.label_terms.base import image_vectors
 from lantk.label_terms.registry import label_term
-from lantk.solvers.path import CholeskyFactor, GramFactor, add_label_term, solve_path
+from lantk.solvers.direct import CholeskyFactor, GramFactor, add_label_term
+from lantk.solvers.path import solve_path
 
 WEIGHTS = np.array([0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3])
 VARIANTS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2")

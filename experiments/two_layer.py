@@ -31,8 +31,8 @@ from lantk.errors import LantkError
 from lantk.experiment.variants import PUBLISHED_TERMS
 from lantk.files import writing
 from lantk.label_terms.base import image_vectors
+from lantk.label_terms.feature_sets import two_layer_ntk
 from lantk.label_terms.hierarchy import Hierarchy
-from lantk.label_terms.pair_features import two_layer_ntk
 from lantk.label_terms.registry import label_term
 from lantk.regression.measures import ClassSums, RelativeRatio, class_sums
 from lantk.solvers.products import mean_abs

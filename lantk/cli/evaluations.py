@@ -55,9 +55,9 @@ def evaluate(args: argparse.Namespace) -> None:
     """
     from lantk.experiment.variants import families
     from lantk.label_terms.base import image_vectors
+    from lantk.label_terms.feature_sets import PairedVectors
     from lantk.label_terms.least_squares import LeastSquares
     from lantk.label_terms.names import split_control, variant_name
-    from lantk.label_terms.pair_features import PairedVectors
     from lantk.regression.paths import predict
     from lantk.regression.protocols import assess, oracle_label_path
 

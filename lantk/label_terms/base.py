@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.label_terms.pair_features import Vectors
+from lantk.label_terms.feature_sets import Vectors
 
 Solve = Callable[[NDArray], NDArray]
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.label_terms.base import FittedTogether, check_vectors
+from lantk.label_terms.feature_sets import FEATURE_SETS, GAUSSIAN
 from lantk.label_terms.least_squares import LeastSquares
-from lantk.label_terms.pair_features import FEATURE_SETS, GAUSSIAN
 
 
 class Ridge(FittedTogether):

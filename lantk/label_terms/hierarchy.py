@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from lantk.errors import LantkError
 from lantk.label_terms.base import FittedTogether, check_vectors, label_product_factors
-from lantk.label_terms.pair_features import two_layer_ntk
+from lantk.label_terms.feature_sets import two_layer_ntk
 
 # Weights drawn at once: a run, whose mean is one observation of the Monte Carlo error.
 _SAMPLES_AT_ONCE = 32

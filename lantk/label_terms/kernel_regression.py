@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.label_terms.base import FittedTogether, LabelTermError, label_product_factors, row_blocks
-from lantk.solvers.path import factorize
+from lantk.solvers.direct import factorize
 
 
 class KernelRegression(FittedTogether):

@@ -14,7 +14,8 @@ from lantk.label_terms.base import (
     check_vectors,
     label_product_factors,
 )
-from lantk.label_terms.pair_features import FEATURE_SETS, PairFeatures
+from lantk.label_terms.feature_sets import FEATURE_SETS
+from lantk.label_terms.pair_features import PairFeatures
 
 
 class LeastSquares(FittedTogether):

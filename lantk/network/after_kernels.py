@@ -30,13 +30,15 @@ from lantk.network.layers import Network, TrainingError
 from lantk.network.tangent import Block, conjugate_block, tangent_blocks
 from lantk.network.taps import layer_of, split_tap
 from lantk.network.training import State, find_device, train
+from lantk.regression.folds import ValidationError, permuted, validation_folds
 from lantk.regression.measures import ClassSums
-from lantk.regression.paths import Member, ValidationError, permuted, predict, validation_folds
+from lantk.regression.paths import Member, predict
 from lantk.regression.protocols import WeightPath, predicted_labels
 
 # What a state of `predict_after_kernels` depends on.
 CODE = (
     *("kernel/architecture.py", "label_terms/base.py", "label_terms/controls.py"),
+    *("label_terms/feature_sets.py", "regression/folds.py", "solvers/direct.py"),
     *("label_terms/kernel_regression.py", "label_terms/pair_features.py", "label_terms/plug_in.py"),
     *("network/after_kernels.py", "network/layers.py", "network/tangent.py", "network/taps.py"),
     *("network/training.py", "regression/measures.py", "regression/paths.py"),

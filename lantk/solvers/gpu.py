@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, onenormest
 from torch import Tensor
 
-from lantk.solvers.path import RCOND_MIN, PathSolution, SolveError, check_gram, singular_message
+from lantk.solvers.direct import RCOND_MIN, SolveError, check_gram, singular_message
+from lantk.solvers.path import PathSolution
 
 
 class DeviceSolver:

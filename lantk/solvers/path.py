@@ -14,20 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack, lu_solve, solve_banded
+from scipy.linalg import solve_banded
 
-from lantk.errors import LantkError
+from lantk.solvers.direct import CholeskyFactor, GramFactor, add_label_term
 from lantk.solvers.products import multiply
 
-# Below this reciprocal condition number a float64 solution has no correct digit left.
-RCOND_MIN = 1e-15
 # One LU factorization takes as long as some n / 40 steps of Lanczos' method with two threads, and
 # n / 23 with one (n = 8,000): 2/3 n^3 operations against 3/2 n^2 numbers read from memory.
 _STEPS_PER_FACTORIZATION = 1 / 30
-
-
-class SolveError(LantkError):
-    """A Gram matrix that cannot be solved; the message lists likely causes and what to turn."""
 
 
 class PathSolution(NamedTuple):
@@ -41,123 +35,6 @@ class PathSolution(NamedTuple):
     """(d,): steps of Lanczos' method, shared by a whole path, of its slowest right-hand side."""
     n_factorizations: NDArray
     """(d,): how many lambda were solved by a factorization of their own."""
-
-
-class GramFactor:
-    """LU factors of a square Gram matrix, kept to solve for several right-hand sides.
-
-    Parameters
-    ----------
-    gram : (n, n) array
-        Train Gram matrix (not changed). Factored in float64.
-
-    Attributes
-    ----------
-    rcond : float
-        Estimated reciprocal condition number (1-norm).
-
-    Raises
-    ------
-    SolveError
-        If the matrix is not square, not finite, or singular to working accuracy.
-
-    Notes
-    -----
-    Cost: 2/3 n^3 operations and one float64 copy of the matrix. Each solve costs 4 n^2 more: the
-    residual is measured and one step of iterative refinement taken.
-
-    References
-    ----------
-    LAPACK ``getrf``, ``gecon``, ``getrs``.
-
-    Examples
-    --------
-    >>> factor = GramFactor(np.array([[2.0, 1.0], [1.0, 2.0]]))
-    >>> factor.solve(np.array([3.0, 3.0]))
-    array([1., 1.])
-    """
-
-    def __init__(self, gram: NDArray) -> None:
-        norm = check_gram(gram)
-        # LAPACK wants columns first. A symmetric matrix is its own transpose, and for any other
-        # the transposed system is solved below, so no second copy is made.
-        lu = np.array(gram, dtype=np.float64, order="C").T
-        self._gram = gram
-        self._lu, self._pivots, _ = lapack.dgetrf(lu, overwrite_a=True)
-        self.rcond = float(lapack.dgecon(self._lu, norm)[0])
-        if self.rcond < RCOND_MIN:
-            raise SolveError(singular_message(gram, self.rcond))
-
-    def solve(self, rhs: NDArray) -> NDArray:
-        """Return x with ``gram @ x = rhs``, shape and float64 values like `rhs` (n,) or (n, k)."""
-        solution = self._back_substitute(rhs)
-        return solution + self._back_substitute(rhs - multiply(self._gram, solution))
-
-    def _back_substitute(self, rhs: NDArray) -> NDArray:
-        # trans=1: `_lu` holds the factors of the transpose.
-        return lu_solve((self._lu, self._pivots), rhs, trans=1, check_finite=False)
-
-
-class CholeskyFactor:
-    """Cholesky factor K = L L^T of a positive definite train Gram matrix.
-
-    Parameters
-    ----------
-    gram : (n, n) array
-        Symmetric positive definite (not changed). Factored in float64.
-
-    Attributes
-    ----------
-    rcond : float
-        Estimated reciprocal condition number (1-norm).
-
-    Raises
-    ------
-    SolveError
-        If the matrix is not square, not finite, or singular to working accuracy; its subclass
-        `IndefiniteError` if it is not positive definite.
-
-    Notes
-    -----
-    Cost: 1/3 n^3 operations and one float64 copy.
-
-    References
-    ----------
-    LAPACK ``potrf``, ``pocon``; BLAS ``trsm``.
-    """
-
-    def __init__(self, gram: NDArray) -> None:
-        norm = check_gram(gram)
-        self._gram = gram
-        # The transpose of a C-ordered copy is what LAPACK wants, without another copy.
-        copy = np.array(gram, dtype=np.float64, order="C").T
-        self._lower, failed_at = lapack.dpotrf(copy, lower=True, clean=False, overwrite_a=True)
-        if failed_at:
-            raise IndefiniteError(
-                f"train Gram {gram.shape} is not positive definite (pivot {failed_at - 1}):"
-                " look for duplicate images, or raise the precision of the kernel"
-            )
-        self.rcond = float(lapack.dpocon(self._lower, norm, uplo="L")[0])
-        if self.rcond < RCOND_MIN:
-            raise SolveError(singular_message(gram, self.rcond))
-
-    def solve(self, rhs: NDArray) -> NDArray:
-        """Return x with ``gram @ x = rhs``, refined once; `rhs` is (n,) or (n, k)."""
-        solution = lapack.dpotrs(self._lower, rhs, lower=True)[0].reshape(rhs.shape)
-        residual = rhs - multiply(self._gram, solution)
-        return solution + lapack.dpotrs(self._lower, residual, lower=True)[0].reshape(rhs.shape)
-
-    def whiten(self, v: NDArray) -> NDArray:
-        """Return L^-1 v for vectors (n, k)."""
-        return blas.dtrsm(1.0, self._lower, np.asfortranarray(v), lower=1)
-
-    def whiten_transposed(self, v: NDArray) -> NDArray:
-        """Return L^-T v for vectors (n, k)."""
-        return blas.dtrsm(1.0, self._lower, np.asfortranarray(v), lower=1, trans_a=1)
-
-
-class IndefiniteError(SolveError):
-    """A Gram matrix that has no Cholesky factor."""
 
 
 def solve_path(
@@ -354,70 +231,3 @@ def _solve_tridiagonal(factor: float, diagonal: list, below: list, first: float)
     except np.linalg.LinAlgError:
         # Singular at this step for this lambda; a later step will do.
         return np.full(len(diagonal), np.inf)
-
-
-def add_label_term(k: NDArray, z: NDArray | None, factor: float) -> NDArray:
-    """Return K + factor Z in float64; Z is (n, n), the (n,) diagonal of a matrix, or None."""
-    combined = np.array(k, dtype=np.float64)
-    if z is not None and factor != 0:
-        if z.ndim == 1:
-            combined[np.diag_indices(len(z))] += factor * z
-        else:
-            for row, more in zip(combined, z, strict=True):
-                row += factor * np.asarray(more, np.float64)
-    return combined
-
-
-def factorize(gram: NDArray) -> CholeskyFactor | GramFactor:
-    """Return the Cholesky factor of a Gram matrix, or its LU factors where rounding forbids one.
-
-    Raises
-    ------
-    SolveError
-        If the matrix is not square, not finite, or singular to working accuracy.
-    """
-    try:
-        return CholeskyFactor(gram)
-    except IndefiniteError:
-        return GramFactor(gram)
-
-
-def check_gram(gram: NDArray) -> float:
-    """Return the 1-norm of a square matrix, row by row, or raise `SolveError` on what is wrong."""
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
-        raise SolveError(f"a train Gram matrix is square, found shape {gram.shape}")
-    norm = 0.0
-    for i, row in enumerate(gram):
-        total = float(np.abs(row).sum(dtype=np.float64))
-        if not np.isfinite(total):
-            raise SolveError(f"row {i} of the train Gram {gram.shape} has a NaN or an infinity")
-        norm = max(norm, total)
-    return norm
-
-
-def singular_message(gram: NDArray, rcond: float) -> str:
-    """Return what is known of a Gram matrix that cannot be solved, and what to look for."""
-    message = (
-        f"train Gram {gram.shape} is singular: its reciprocal condition number is {rcond:.1e},"
-        f" smallest diagonal {float(np.diag(gram).min()):.1e}."
-    )
-    pair = _equal_rows(gram)
-    if pair is not None:
-        return (
-            f"{message} Train images {pair[0]} and {pair[1]} have equal rows: remove one of the"
-            " duplicates."
-        )
-    return (
-        f"{message} No two rows are equal; look for all-zero images, or images that are nearly"
-        " the same, or change the label weight."
-    )
-
-
-def _equal_rows(gram: NDArray) -> tuple[int, int] | None:
-    """Return the first two indices with byte-equal rows, or None."""
-    seen: dict[bytes, int] = {}
-    for i, row in enumerate(np.ascontiguousarray(gram)):
-        j = seen.setdefault(row.tobytes(), i)
-        if j != i:
-            return j, i
-    return None

@@ -11,7 +11,7 @@ from lantk.cli.main import main as run_verb
 from lantk.data.splits import load_split
 from lantk.experiment.variants import PUBLISHED_TERMS
 from lantk.label_terms.base import image_vectors
-from lantk.label_terms.pair_features import two_layer_ntk
+from lantk.label_terms.feature_sets import two_layer_ntk
 from lantk.label_terms.registry import label_term
 from two_layer import TwoLayer, main, two_layer_elasticity
 

@@ -18,9 +18,9 @@ from lantk.label_terms.base import (
     image_vectors,
     label_product_factors,
 )
+from lantk.label_terms.feature_sets import FEATURE_SETS, PairedVectors, l1_distance, two_layer_ntk
 from lantk.label_terms.kernel_regression import KernelRegression
 from lantk.label_terms.least_squares import LeastSquares
-from lantk.label_terms.pair_features import FEATURE_SETS, PairedVectors, l1_distance, two_layer_ntk
 from lantk.label_terms.plug_in import PlugIn
 from lantk.label_terms.registry import _ESTIMATORS
 from lantk.solvers import tiles as pair_tiles

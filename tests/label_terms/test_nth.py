@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lantk.label_terms.base import label_product_factors
+from lantk.label_terms.feature_sets import two_layer_ntk
 from lantk.label_terms.hierarchy import Hierarchy, SpectrumError, sample_label_part, solve_lyapunov
-from lantk.label_terms.pair_features import two_layer_ntk
 
 RNG = np.random.default_rng(0)
 N = 6

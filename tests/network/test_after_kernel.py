@@ -8,7 +8,7 @@ from lantk.label_terms.registry import label_term
 from lantk.network.after_kernels import predict_after_kernels
 from lantk.network.layers import Network, TrainingError, empirical_ntk
 from lantk.network.training import train
-from lantk.regression.paths import ValidationError, validation_folds
+from lantk.regression.folds import ValidationError, validation_folds
 
 SHAPE, CHANNELS = (3, 8, 8), [2, 3, 3, 4, 4, 4, 4]
 N, N_TEST = 20, 6

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lantk.errors import LantkError
-from lantk.label_terms.pair_features import two_layer_ntk
+from lantk.label_terms.feature_sets import two_layer_ntk
 from lantk.regression.measures import relative_ratio, top_eigenvectors
 
 RNG = np.random.default_rng(0)

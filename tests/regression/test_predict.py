@@ -12,10 +12,12 @@ from lantk.label_terms.names import split_control
 from lantk.label_terms.registry import _ESTIMATORS
 from lantk.network import training
 from lantk.regression import paths as predict
+from lantk.regression.folds import ValidationError
 from lantk.regression.paths import Member
 from lantk.regression.protocols import choose_weight, oracle_label_path, predicted_labels
+from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SolveError
 from lantk.solvers.gpu import DeviceSolver, find_device
-from lantk.solvers.path import CholeskyFactor, GramFactor, IndefiniteError, SolveError, solve_path
+from lantk.solvers.path import solve_path
 
 WEIGHTS = [0.0, 0.001, 0.1, 1.0]
 
@@ -378,7 +380,7 @@ def test_progress_counts_every_solve():
 def test_too_many_folds_are_refused():
     """Folds that a class cannot fill are refused with both numbers."""
     k, k_test, y, _, x, x_test = task(n=12)
-    with pytest.raises(predict.ValidationError, match="9 folds need at least 9 train images"):
+    with pytest.raises(ValidationError, match="9 folds need at least 9 train images"):
         path_of("lantk-kr-v1", k, k_test, y, x, x_test, folds=9)
 
 
