@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import lantk
 
@@ -139,7 +140,8 @@ def test_what_is_shipped_says_what_it_is(built):
     archive = zipfile.ZipFile(built[1])
     info = f"lantk-{lantk.__version__}.dist-info"
     metadata = archive.read(f"{info}/METADATA").decode()
-    assert f"\nRequires-Python: {PROJECT['requires-python']}\n" in metadata
+    python = re.search(r"^Requires-Python: (.*)$", metadata, re.MULTILINE)[1]
+    assert SpecifierSet(python) == SpecifierSet(PROJECT["requires-python"])
     assert "\nLicense-Expression: MIT\n" in metadata
     extras = set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE))
     assert extras == {"network", "study", "postgresql", "cuda", "dev"}
@@ -175,6 +177,13 @@ def test_every_label_term_alone(bare):
     found = json.loads(done.stdout)
     matrices = [name for name in TERMS if name != "cntk-ridge"]
     assert found == {name: [[12, 12, True], [6, 12, True]] for name in matrices}
+
+
+def test_the_example_alone(bare):
+    """What the example needs is the library, in which scikit-learn brings its images."""
+    done = call(bare, ROOT / "examples" / "one_pair.py", cwd=bare.parent)
+    assert done.returncode == 0, done.stderr
+    assert "LANTK-KR-V1" in done.stdout
 
 
 def test_the_command_alone(bare):
