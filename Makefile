@@ -69,7 +69,7 @@ lint: $(VENV)/installed
 	ruff check .
 	mypy
 	lint-imports --no-cache
-	codespell Snakefile config.yaml README.md CHANGELOG.md docs lantk rules tests experiments benchmarks
+	codespell Snakefile config.yaml README.md CHANGELOG.md docs lantk rules tests experiments benchmarks examples
 	snakefmt --check Snakefile rules
 	snakemake --lint
 

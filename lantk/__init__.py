@@ -4,7 +4,12 @@ The public names load their modules on first use, so that a light import stays l
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lantk.kernel.architecture import parse_architecture
+    from lantk.kernel.gram import gram, gram_taps
+    from lantk.label_terms import label_term
 
 __version__ = "0.1.0"
 
@@ -14,10 +19,14 @@ _HOMES = {
     "gram_taps": "lantk.kernel.gram",
     "label_term": "lantk.label_terms.registry",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = ["__version__", "gram", "gram_taps", "label_term", "parse_architecture"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lantk' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""``python -m lantk VERB``."""
+"""``python -m lantk VERB``: the same as ``lantk VERB``."""
 
 import sys
 

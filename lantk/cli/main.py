@@ -1,4 +1,4 @@
-"""The command line: ``python -m lantk VERB``. Parse, load, call one function, save.
+"""The command line: ``lantk VERB``. Parse, load, call one function, save.
 
 Verbs import what they need when they run, so that ``--threads`` is in force before any library
 that starts threads is loaded.
@@ -14,8 +14,10 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+from lantk import __version__
 from lantk.cli import evaluations, kernels, store, tables
 from lantk.cli.options import EXAMPLES, OPTIONS
 from lantk.errors import LantkError
@@ -28,6 +30,14 @@ _THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
 )
 
+# What an extra brings, by the names of its modules.
+_EXTRAS = {
+    "network": {"torch"},
+    "study": {
+        *("PIL", "alembic", "jinja2", "jsonschema", "matplotlib", "mlflow", "pandas", "pooch"),
+        *("psutil", "pyarrow", "pydantic", "snakemake", "sqlalchemy", "tqdm", "yaml"),
+    },
+}
 
 _HELP_WIDTH = 96
 _Verb = Callable[[argparse.Namespace], int | None]
@@ -117,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = "interrupted; its workflow has ended; no file is half-written"
         print(f"lantk {args.called}: {text}", file=sys.stderr)
         return int(ended.code or 1)
+    except ModuleNotFoundError as error:
+        return _report_missing(args.called, error)
     except Exception as error:
         # Our own errors and the system's say what to change; anything else is a fault of ours,
         # and shows where.
@@ -124,6 +136,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"lantk {args.called}: {error}", file=sys.stderr)
         return 1
+
+
+def _report_missing(called: str, error: ModuleNotFoundError) -> int:
+    """Say which extra brings the package that a verb misses; return the exit status."""
+    module = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
+    if extra is None:
+        traceback.print_exc()
+        print(f"lantk {called}: {error}", file=sys.stderr)
+    else:
+        print(
+            f"lantk {called}: {module} is not installed in this Python ({sys.executable}), and this"
+            f" verb needs it: pip install '.[{extra}]' in a checkout of lantk brings it",
+            file=sys.stderr,
+        )
+    return 1
 
 
 class _Terminated(SystemExit):
@@ -139,8 +167,9 @@ def _raise_terminated(number: int, _: object) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    program = "python -m lantk"
+    program = "lantk" if Path(sys.argv[0]).name == "lantk" else "python -m lantk"
     parser = argparse.ArgumentParser(prog=program, usage=f"{program} VERB [options]")
+    parser.add_argument("--version", action="version", version=f"lantk {__version__}")
     verbs = parser.add_subparsers(
         required=True, metavar="VERB", prog=program, help=argparse.SUPPRESS
     )
@@ -180,7 +209,7 @@ def _add_verbs(
             sub = verbs.add_parser(
                 name,
                 description="\n\n".join(textwrap.fill(text, _HELP_WIDTH) for text in paragraphs),
-                epilog=f"example:\n  python -m lantk {start}{name} {EXAMPLES[start + name]}",
+                epilog=f"example:\n  {parser.prog} {name} {EXAMPLES[start + name]}",
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             for option in options:

@@ -25,8 +25,10 @@ class showing_progress:
     """
 
     def __init__(self, unit: str) -> None:
-        from tqdm import tqdm
-
+        try:
+            from tqdm import tqdm
+        except ModuleNotFoundError:
+            tqdm = _NoBar
         self._bar = tqdm(unit=f" {unit}", unit_scale=True, disable=None, delay=_BAR_SECONDS)
         self._unit, self._start = unit, time.monotonic()
         self._state: tuple[int, int, float | None] | None = None
@@ -79,3 +81,15 @@ class showing_work(showing_progress):
 
     def _describe(self) -> str:
         return f"{self._unit}: {(time.monotonic() - self._start) / 60:.1f} min so far"
+
+
+class _NoBar:
+    """What stands for tqdm's bar where tqdm is not installed: lines are shown, as in a log."""
+
+    disable = True
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        """Leave nothing behind."""

@@ -242,8 +242,8 @@ def uses_gpu(device: str) -> bool:
     is_there = cuda.is_available()
     if device == "cuda" and not is_there:
         raise KernelError(
-            "device is 'cuda', but CuPy finds no GPU here: on a machine that has one, install"
-            " 'lantk[cuda]'; or use 'cpu' or 'auto'"
+            "device is 'cuda', but CuPy finds no GPU here: on a machine that has one, pip"
+            " install '.[cuda]' in a checkout of lantk; or use 'cpu' or 'auto'"
         )
     return is_there
 

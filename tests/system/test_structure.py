@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import lantk
 from lantk.workflow.code import code_of
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,26 @@ def test_a_light_import_stays_light():
         ]
         names = {n.split(".")[0] for n in imported(ast.Module(top, []))}
         assert not names & {"numpy", "torch", "numba", "pandas", "scipy", "mlflow"}
+
+
+def test_the_package_shows_its_public_names_and_no_others():
+    """`dir` lists what `__all__` promises; each of these names is there and says what it is."""
+    assert dir(lantk) == sorted(lantk.__all__)
+    for name in lantk.__all__:
+        assert name == "__version__" or getattr(lantk, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'grams'"):
+        _ = lantk.grams
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_the_package_loads_nothing_that_is_not_asked_for():
+    """Importing the package loads none of its rooms and, of others, the standard library alone."""
+    shown = "import sys; old = set(sys.modules); import lantk; print(*set(sys.modules) - old)"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names} == {
+        "lantk"
+    }
 
 
 @pytest.mark.parametrize("rules", sorted((ROOT / "rules").glob("*.smk")), ids=lambda p: p.stem)
