@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lantk.kernel import cuda
+from lantk.kernel import cuda, cuda_launcher, cuda_layout
 from lantk.kernel.architecture import parse_architecture
 from lantk.kernel.images import survey
 from lantk.kernel.plan import Plan, make_plans
@@ -57,7 +57,7 @@ def disassemble(source: str) -> tuple[list[Instruction], dict[str, int]]:
         sys.exit("nvdisasm is not on the PATH: it is in the CUDA toolkit and in PyPI's triton")
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "planes.cubin")
-        options = [*cuda.OPTIONS, "-arch=sm_90"]
+        options = [*cuda_launcher.OPTIONS, "-arch=sm_90"]
         if shutil.which("nvcc"):
             Path(folder, "planes.cu").write_text(source)
             command = ["nvcc", "-cubin", *options, "-o", cubin, Path(folder, "planes.cu")]
@@ -93,9 +93,11 @@ def count_executions(plan: Plan, instructions: list[Instruction], labels: dict[s
         (loop for loop in loops if loop[0] <= roots[0] and roots[-1] <= loop[1]),
         key=lambda loop: loop[1] - loop[0],
     )
-    path = cuda.choose_path(plan, "float32")
-    layers, _ = cuda.lay_out(plan, 3, path)
-    repeats = [int(layer["repeat"]) for layer in cuda._merge(layers) if layer["repeat"] > 1]
+    path = cuda_layout.choose_path(plan, "float32")
+    layers, _ = cuda_layout.lay_out(plan, 3, path)
+    repeats = [
+        int(layer["repeat"]) for layer in cuda_layout.merge_layers(layers) if layer["repeat"] > 1
+    ]
     times = dict.fromkeys((one.address for one in instructions if begin <= one.address <= end), 1)
     for to, at in sorted(loop for loop in loops if begin < loop[0] and loop[1] < end):
         inside = [one for one in instructions if to <= one.address <= at]
@@ -119,10 +121,10 @@ def count_executions(plan: Plan, instructions: list[Instruction], labels: dict[s
 def model(name: str) -> dict[str, float]:
     """Return clocks of a multiprocessor for one entry, by what bounds them, and their counts."""
     plan = plan_of(name)
-    path = cuda.choose_path(plan, "float32")
-    layers, _ = cuda.lay_out(plan, 3, path)
-    source = cuda.make_source(plan, "float32", 3, path, layers)
-    kinds = cuda.list_displacements(plan, cuda.goes_round(plan, path))["kind"]
+    path = cuda_layout.choose_path(plan, "float32")
+    layers, _ = cuda_layout.lay_out(plan, 3, path)
+    source = cuda_layout.make_source(plan, "float32", 3, path, layers)
+    kinds = cuda_layout.list_displacements(plan, cuda_layout.goes_round(plan, path))["kind"]
     n_planes = len(kinds) + int((kinds != 0).sum())
     counts: Counter[str] = Counter()
     for one, times in count_executions(plan, *disassemble(source)):
@@ -185,7 +187,7 @@ def main() -> None:
         for name in CASES:
             model(name)
         return
-    if not cuda.is_available():
+    if not cuda_launcher.is_available():
         sys.exit("no CUDA device is found through CuPy, so nothing is timed: try --model")
     import cupy
 

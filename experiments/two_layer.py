@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lantk.cli.progress import showing_progress
-from lantk.data.splits import Split, load_split
+from lantk.data.split_files import load_split
+from lantk.data.splits import Split
 from lantk.errors import LantkError
 from lantk.experiment.variants import PUBLISHED_TERMS
 from lantk.files import writing

@@ -138,7 +138,7 @@ def cnn(args: argparse.Namespace) -> None:
     """
     import functools
 
-    from lantk.data.splits import load_split
+    from lantk.data.split_files import load_split
     from lantk.kernel.architecture import parse_architecture
     from lantk.network.checkpoint import Checkpoint
     from lantk.network.layers import Network, default_channels, default_parameterization
@@ -207,7 +207,7 @@ def after_kernels(args: argparse.Namespace) -> None:
     """
     import functools
 
-    from lantk.data.splits import load_split
+    from lantk.data.split_files import load_split
     from lantk.experiment.variants import NETWORK_FAMILY, at_taps, families
     from lantk.kernel.architecture import parse_architecture
     from lantk.label_terms.names import split_control

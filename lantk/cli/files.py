@@ -32,7 +32,7 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Return the split, both Gram matrices (memory-mapped if in one band) and their record."""
     import numpy as np
 
-    from lantk.data.splits import load_split
+    from lantk.data.split_files import load_split
     from lantk.kernel.bands import Band, assemble
 
     drawn = load_split(args.split)
@@ -113,7 +113,7 @@ def _all_bands(given: list[Path]) -> list[Path]:
 
 def load_fitted(args: argparse.Namespace, term: str, gram_record: dict[str, Any]) -> Any:
     """Return what a label term learned, if it is this term's on this Gram matrix."""
-    from lantk.data.sources import opening_npz
+    from lantk.data.npz import opening_npz
 
     remedy = "fit it again with the verb label-term"
     with opening_npz(args.label_term, remedy) as archive:

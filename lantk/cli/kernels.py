@@ -34,6 +34,7 @@ def fetch(args: argparse.Namespace) -> None:
 def split(args: argparse.Namespace) -> None:
     """Write the train and test images of a class pair, or of several classes at once."""
     from lantk.data import splits as data
+    from lantk.data.split_files import save_split
     from lantk.data.tasks import resolve_classes, resolve_pair
 
     if (args.pair is None) == (args.classes is None):
@@ -49,7 +50,7 @@ def split(args: argparse.Namespace) -> None:
     else:
         task = resolve_classes(description, "all" if classes == ["all"] else classes)
         drawn = data.split_classes(args.source, args.path, task, *sizes, scaling=scaling)
-    data.save_split(args.out, drawn)
+    save_split(args.out, drawn)
 
 
 def gram(args: argparse.Namespace) -> None:
@@ -57,7 +58,7 @@ def gram(args: argparse.Namespace) -> None:
 
     Several architectures are computed in one pass, each into a folder of its own.
     """
-    from lantk.data.splits import load_split
+    from lantk.data.split_files import load_split
     from lantk.files import writing_array
     from lantk.kernel.architecture import parse_architecture
     from lantk.kernel.bands import count_bands, count_visits, find_band, name_bands

@@ -1,13 +1,13 @@
 """Images and labels of tasks: sources, classes, splits."""
 
-from lantk.data.sources import DataError, cifar10_folder, open_source
+from lantk.data.base import DataError
+from lantk.data.sources import cifar10_folder, open_source
+from lantk.data.split_files import load_split, save_split
 from lantk.data.splits import (
     Split,
     describe,
     digest_source,
     fingerprint,
-    load_split,
-    save_split,
     split_classes,
     split_pair,
 )

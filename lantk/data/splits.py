@@ -18,21 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.data.base import DataError, DataPath, OpenSource
 from lantk.data.download import DownloadError, fetch_archive
 from lantk.data.sources import (
     CIFAR10_CLASSES,
     CIFAR10_FILES,
     CIFAR10_FOLDER,
     CIFAR10_SHAPE,
-    DataError,
-    DataPath,
-    OpenSource,
     cifar10_folder,
     open_source,
-    opening_npz,
 )
 from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
-from lantk.files import writing
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -85,7 +81,7 @@ class Split:
     def digest(self) -> str:
         """SHA-256, hexadecimal, over pixels and their scaling, labels and row numbers."""
         digest = hashlib.sha256(f"pixel_max {self.pixel_max}\n".encode())
-        for name in _SPLIT_ARRAYS:
+        for name in SPLIT_ARRAYS:
             array = np.ascontiguousarray(getattr(self, name))
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(array.data)
@@ -127,7 +123,7 @@ _ROWS_AT_ONCE = 10_000
 # Images held in float64 at once.
 _IMAGES_AT_ONCE = 1_000
 SCALINGS = ("range", "standard")
-_SPLIT_ARRAYS = ("pixels_train", "pixels_test", "y_train", "y_test", "index_train", "index_test")
+SPLIT_ARRAYS = ("pixels_train", "pixels_test", "y_train", "y_test", "index_train", "index_test")
 
 
 def describe(source: str, path: DataPath = None) -> Description:
@@ -374,50 +370,6 @@ def _channel_statistics(pixels: NDArray[Any]) -> NDArray[np.float64]:
             " scaled by its standard deviation: set data.scaling to range"
         )
     return np.stack([means, deviations])
-
-
-def save_split(path: str | os.PathLike[str], split: Split) -> None:
-    """Write a split to an ``.npz`` file, whole or not at all."""
-    path, names = Path(path), list(_SPLIT_ARRAYS)
-    if split.channel_statistics is not None:
-        names.append("channel_statistics")
-    if path.suffix != ".npz":
-        raise DataError(f"{path}: a split is stored in a file whose name ends in .npz")
-    with writing(path) as temporary:
-        np.savez(
-            temporary,
-            allow_pickle=False,
-            pixel_max=np.int64(-1 if split.pixel_max is None else split.pixel_max),
-            source=np.array(split.source),
-            names=np.array(split.names),
-            slug=np.array(split.slug),
-            digest=np.array(split.digest),
-            **{name: getattr(split, name) for name in names},
-        )
-
-
-def load_split(path: str | os.PathLike[str]) -> Split:
-    """Read a split that `save_split` wrote, and check its digest.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, broken, or not a split.
-    """
-    with opening_npz(Path(path), "make the split again") as archive:
-        pixel_max = int(archive["pixel_max"])
-        split = Split(
-            **{name: archive[name] for name in _SPLIT_ARRAYS},
-            pixel_max=None if pixel_max < 0 else pixel_max,
-            source=str(archive["source"]),
-            names=tuple(archive["names"].tolist()),
-            slug=str(archive["slug"]),
-            channel_statistics=archive.get("channel_statistics"),
-        )
-        digest = str(archive["digest"])
-    if digest != split.digest:
-        raise DataError(f"{path} was changed after it was written: make the split again")
-    return split
 
 
 def _described(source: str, opened: OpenSource) -> Description:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
 
-from lantk.data.sources import DataError
+from lantk.data.base import DataError
 from lantk.errors import shorten
 
 # Class labels are int8.

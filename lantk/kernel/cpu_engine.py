@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.kernel import cpu_loops
+from lantk.kernel.arc_cosine import coefficients
 from lantk.kernel.images import Side, normalise, write_values
 from lantk.kernel.plan import Plan
 
@@ -83,7 +84,7 @@ class CpuEngine:
         self._dtype = dtype
         self._threads = threads
         self._tile = tile_side(plan, channels, dtype, threads, scratch_bytes)
-        self._powers = cpu_loops.coefficients(dtype)
+        self._powers = coefficients(dtype)
         self._task_rows = int(
             np.clip(_TASK_SIZE // (plan.n_visits * cpu_loops.LANES), 1, cpu_loops.LANES)
         )

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lantk.kernel import cuda
+from lantk.kernel import cuda, cuda_launcher
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import Band
 from lantk.kernel.cpu_engine import CpuEngine
@@ -239,7 +239,7 @@ def uses_gpu(device: str) -> bool:
     """
     if device == "cpu":
         return False
-    is_there = cuda.is_available()
+    is_there = cuda_launcher.is_available()
     if device == "cuda" and not is_there:
         raise KernelError(
             "device is 'cuda', but CuPy finds no GPU here: on a machine that has one, pip"

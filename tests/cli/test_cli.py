@@ -20,7 +20,7 @@ import lantk.network.training
 from lantk.cli import progress
 from lantk.cli.main import _parser, main
 from lantk.cli.options import EXAMPLES
-from lantk.data.splits import load_split, save_split
+from lantk.data.split_files import load_split, save_split
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning:mlflow")
 

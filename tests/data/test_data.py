@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from lantk.data import splits as data
+from lantk.data.split_files import load_split, save_split
 from lantk.data.splits import (
+    SPLIT_ARRAYS,
     DataError,
     describe,
     digest_source,
     fetch,
     fingerprint,
-    load_split,
-    save_split,
     split_classes,
     split_pair,
 )
@@ -681,7 +681,7 @@ def test_digest_notices_every_array_and_the_pixel_range():
     """Changing one pixel, label, row number or the pixel range changes the digest."""
     split = split_of("digits", None, [3, 8], 20)
     digests = {split.digest, replace(split, pixel_max=255).digest}
-    for name in data._SPLIT_ARRAYS:
+    for name in SPLIT_ARRAYS:
         array = getattr(split, name).copy()
         array.flat[0] += 1
         digests.add(replace(split, **{name: array}).digest)
@@ -699,7 +699,7 @@ def test_stored_split_returns_as_it_was(tmp_path):
         split = replace(split_of("digits", None, [3, 8], 20), pixel_max=pixel_max)
         save_split(tmp_path / "a" / "split.npz", split)
         found = load_split(tmp_path / "a" / "split.npz")
-        for name in data._SPLIT_ARRAYS:
+        for name in SPLIT_ARRAYS:
             assert getattr(found, name).dtype == getattr(split, name).dtype
             np.testing.assert_array_equal(getattr(found, name), getattr(split, name))
         assert (found.names, found.slug, found.pixel_max) == (split.names, split.slug, pixel_max)

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lantk.data.base import DataError
 from lantk.data.download import DownloadError, fetch_archive
-from lantk.data.sources import DataError
 from lantk.data.splits import describe, digest_source, fingerprint, split_pair
 from lantk.data.tasks import resolve_pair
 

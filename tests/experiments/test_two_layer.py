@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lantk.cli.main import main as run_verb
-from lantk.data.splits import load_split
+from lantk.data.split_files import load_split
 from lantk.experiment.variants import PUBLISHED_TERMS
 from lantk.label_terms.base import image_vectors
 from lantk.label_terms.feature_sets import two_layer_ntk

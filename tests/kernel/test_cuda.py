@@ -14,7 +14,7 @@ from emulator import COMPILER, Emulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lantk.kernel import cuda, reference
+from lantk.kernel import cuda, cuda_launcher, cuda_layout, reference
 from lantk.kernel.architecture import parse_architecture
 from lantk.kernel.gram import gram as gram_cpu
 from lantk.kernel.images import KernelError, survey
@@ -27,7 +27,7 @@ FIXED_ENDS = json.loads((GOLDEN / "fixed_ends.json").read_text())
 # What the arithmetic allows, in parts of a case's largest value.
 TOLERANCES = {"float32": 2e-5, "float64": 1e-9}
 # The path for planes of any size, in blocks that are small, since each thread is emulated.
-BY_BLOCKS = cuda.Path(0, 64)
+BY_BLOCKS = cuda_layout.Path(0, 64)
 
 POOLED = [{"conv": {"size": 3}}, "relu", {"conv": {"size": 3}}, "relu"]
 POOLED += ["global_average_pool", "dense"]
@@ -42,9 +42,9 @@ def launcher(request):
         if COMPILER is None:
             pytest.skip("no g++ is found, so the CUDA kernels are not emulated")
         return Emulator
-    if not cuda.is_available():
+    if not cuda_launcher.is_available():
         pytest.skip("no CUDA device is found, so the kernels do not run on one")
-    return cuda.CupyLauncher
+    return cuda_launcher.CupyLauncher
 
 
 @pytest.fixture(params=["chosen path", "by blocks"])
@@ -322,7 +322,9 @@ def test_memory_is_shared_within_the_budget(
     def take(side, n):
         return 2 * side * image_bytes + side**2 * entry_bytes + n * block_bytes
 
-    side, found = cuda.share_memory(image_bytes, entry_bytes, block_bytes, visits, blocks, budget)
+    side, found = cuda_layout.share_memory(
+        image_bytes, entry_bytes, block_bytes, visits, blocks, budget
+    )
     assert side % 4 == 0
     assert 1 <= found <= blocks
     assert side == 4 or take(side, found) <= budget
@@ -383,10 +385,14 @@ def test_every_displacement_is_listed_once(height, width, stride, is_torus):
     goes_round = [
         torus and side % stride == 0 for torus, side in zip(is_torus, plan.shape, strict=True)
     ]
-    listed = cuda.list_displacements(plan, tuple(goes_round)).tolist()
+    listed = cuda_layout.list_displacements(plan, tuple(goes_round)).tolist()
     found = []
     for y, x, kind in listed:
-        signs = {cuda._ALONE: [1], cuda._MIRRORED: [1, -1], cuda._HALVED: [0.5, -0.5]}[kind]
+        signs = {
+            cuda_layout.ALONE: [1],
+            cuda_layout.MIRRORED: [1, -1],
+            cuda_layout.HALVED: [0.5, -0.5],
+        }[kind]
         for sign in signs:
             d = [int(math.copysign(1, sign)) * c for c in (y, x)]
             parts = [
@@ -411,13 +417,13 @@ def test_every_displacement_is_listed_once(height, width, stride, is_torus):
 def make_source(name, side, dtype):
     (plan,) = make_plans([parse_architecture(name)], "ntk", side, side)
     path = cuda.choose_path(plan, dtype)
-    layers, _ = cuda.lay_out(plan, 3, path)
-    return cuda.make_source(plan, dtype, 3, path, layers), path
+    layers, _ = cuda_layout.lay_out(plan, 3, path)
+    return cuda_layout.make_source(plan, dtype, 3, path, layers), path
 
 
 def compile_for_device(source, architecture, folder):
     """Return the compiler's report on registers, or skip where no compiler is at hand."""
-    options = [*cuda.OPTIONS, f"-arch={architecture}"]
+    options = [*cuda_launcher.OPTIONS, f"-arch={architecture}"]
     if shutil.which("nvcc"):
         (folder / "planes.cu").write_text(source)
         command = ["nvcc", "-cubin", *options, "-Xptxas=-v", "-o", folder / "planes.cubin"]

@@ -8,7 +8,7 @@ import pytest
 
 from lantk.compiled import entry_point
 from lantk.kernel import cpu_loops as cpu
-from lantk.kernel import cuda, reference
+from lantk.kernel import cuda_launcher, reference
 from lantk.kernel.architecture import parse_architecture
 from lantk.kernel.cpu_engine import tile_side
 from lantk.kernel.gram import gram, gram_diagonal
@@ -234,7 +234,7 @@ def test_bad_input_gets_a_message(arguments, options, message):
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     """Where CuPy finds no GPU, `auto` means the CPU, and `cuda` says what to do."""
-    monkeypatch.setattr(cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cuda_launcher, "is_available", lambda: False)
     assert_same_bytes(gram("chen2020", X), gram("chen2020", X, device="cpu"))
     with pytest.raises(ValueError, match="CuPy finds no GPU here: on a machine that has one"):
         gram("chen2020", X, device="cuda")

@@ -16,7 +16,8 @@ import pytest
 from work_tree import copy_project
 
 import lantk
-from lantk.data.splits import describe, load_split, split_pair
+from lantk.data.split_files import load_split
+from lantk.data.splits import describe, split_pair
 from lantk.data.tasks import resolve_pair
 from lantk.label_terms.base import image_vectors
 from lantk.network.layers import Network

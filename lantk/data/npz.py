@@ -1,0 +1,204 @@
+"""Images and labels in one .npz file, read array by array; nothing loads a pickle."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lantk.data.base import DataError, OpenSource
+from lantk.errors import shorten
+
+# As NumPy's own limit.
+_LONGEST_HEADER = 10_000
+# Bytes of a label: text of 1,000 characters.
+_LONGEST_LABEL = 4_000
+
+
+class NpzArchive:
+    """Arrays of an open ``.npz`` file; what a header claims is checked before memory is taken."""
+
+    def __init__(self, file: zipfile.ZipFile) -> None:
+        self._file = file
+
+    def __iter__(self) -> Iterator[str]:
+        return (name[:-4] for name in self._file.namelist() if name.endswith(".npy"))
+
+    def get(self, name: str) -> NDArray[Any] | None:
+        """Return an array, or None if there is none of this name."""
+        return self[name] if name in list(self) else None
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        self.header(name)
+        with self._file.open(f"{name}.npy") as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return shape and type of an array without reading it.
+
+        Raises
+        ------
+        ValueError
+            If there is none that can be read, or it is not as large as the header says.
+        """
+        with self._file.open(f"{name}.npy") as member:
+            start = member.read(12)
+            length_bytes = 2 if start[6:7] == b"\1" else 4
+            n_header = int.from_bytes(start[8 : 8 + length_bytes], "little")
+            # NumPy would read all of a header before it finds it too long.
+            if start[:6] != b"\x93NUMPY" or n_header > _LONGEST_HEADER:
+                raise ValueError(f"{name} is no array, or its header is too long")
+            n_header += 8 + length_bytes
+            header = io.BytesIO(start + member.read(n_header - len(start)))
+            version = np.lib.format.read_magic(header)
+            read = np.lib.format.read_array_header_1_0
+            if version != (1, 0):
+                read = np.lib.format.read_array_header_2_0
+            try:
+                shape, _, dtype = read(header)
+            # Python's parser says so of text nested too deeply; a header is never that long.
+            except MemoryError:
+                raise ValueError(f"the header of {name} is nested too deeply") from None
+        n_bytes = self._file.getinfo(f"{name}.npy").file_size - n_header
+        n_wanted = math.prod(shape) * dtype.itemsize
+        is_wrong = any(isinstance(n, bool) or n < 0 for n in shape) or n_bytes != n_wanted
+        # An object has no size of its own; it is refused by its type.
+        if is_wrong and not dtype.hasobject:
+            raise ValueError(
+                f"{name} has {n_bytes} bytes, and its header says {dtype} of shape {shape}"
+            )
+        return shape, dtype
+
+
+@contextmanager
+def opening_npz(path: Path, remedy: str) -> Iterator[NpzArchive]:
+    """Open an ``.npz`` file; whatever is wrong with it becomes a `DataError`."""
+    try:
+        _check_plain_file(path)
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise DataError(f"{path} is no .npz file, or was cut short; {remedy}")
+            file.seek(0)
+            with zipfile.ZipFile(file) as archive:
+                yield NpzArchive(archive)
+    except (DataError, MemoryError):
+        raise
+    except KeyError as error:
+        raise DataError(f"{path}: {error.args[0]}; {remedy}") from error
+    # Broken bytes make the readers of zip, zlib, lzma and NumPy raise nearly anything.
+    except Exception as error:
+        found = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{shorten(str(path))} cannot be read: {shorten(found)}; {remedy}"
+        ) from error
+
+
+def _check_plain_file(path: Path) -> None:
+    """Refuse what would never end, or wait for a writer for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is no plain file, but a pipe or device: wanted a file")
+
+
+def open_npz(path: Path) -> OpenSource:
+    wanted = (
+        "wanted an .npz file (numpy.savez) with x_train, x_test (n x channels x height x width,"
+        " uint8 or floating point), y_train, y_test (whole numbers or text), and no pickled objects"
+    )
+    with opening_npz(path, wanted) as archive:
+        shapes, dtypes, y = {}, {}, {}
+        for part in ("train", "test"):
+            shapes[part], dtypes[part] = archive.header(f"x_{part}")
+            # Checked before they are read: labels may claim any size.
+            header = archive.header(f"y_{part}")
+            _check_npz_part(path, part, shapes[part], dtypes[part], *header)
+            y[part] = archive[f"y_{part}"]
+            _check_text_labels(path, part, y[part])
+    if shapes["train"][1:] != shapes["test"][1:] or dtypes["train"] != dtypes["test"]:
+        raise DataError(
+            f"{path}: x_train is {dtypes['train']} {shapes['train']} and x_test is"
+            f" {dtypes['test']} {shapes['test']}: wanted images of one type and size in both"
+        )
+    classes = np.unique(y["train"])
+    unknown = ~np.isin(y["test"], classes)
+    if unknown.any():
+        raise DataError(
+            f"{path}: y_test[{unknown.argmax()}] is {y['test'][unknown.argmax()].item()!r}, a class"
+            " that y_train does not have: wanted the same classes in both"
+        )
+
+    def read(part: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        with opening_npz(path, wanted) as archive:
+            x = archive[f"x_{part}"]
+        _check_finite(path, f"x_{part}", x)
+        return np.ascontiguousarray(x[rows], x.dtype.newbyteorder("="))
+
+    channels, height, width = shapes["train"][1:]
+    return OpenSource(
+        class_names=tuple(map(str, classes.tolist())),
+        labels={part: np.searchsorted(classes, y[part]).astype(np.int64) for part in y},
+        image_shape=(channels, height, width),
+        pixel_max=255 if dtypes["train"] == np.uint8 else None,
+        read=read,
+    )
+
+
+def _check_npz_part(
+    path: Path,
+    part: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    shape_y: tuple[int, ...],
+    dtype_y: np.dtype[Any],
+) -> None:
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise DataError(
+            f"{path}: x_{part} is {dtype}, wanted uint8 (0 to 255) or floating point (scaled"
+            " already)"
+        )
+    if len(shape) != 4 or 0 in shape:
+        raise DataError(
+            f"{path}: x_{part} has the shape {shape}, wanted n x channels x height x width, none 0"
+        )
+    if dtype_y.hasobject:
+        raise DataError(
+            f"{path} cannot be read: y_{part} holds pickled objects, which could run code; wanted"
+            " whole numbers or text, stored by numpy.savez"
+        )
+    if len(shape_y) != 1 or dtype_y.kind not in "iuU" or dtype_y.itemsize > _LONGEST_LABEL:
+        raise DataError(
+            f"{path}: y_{part} is {dtype_y} of shape {shape_y}, wanted one whole number or text for"
+            " each image"
+        )
+    if shape_y[0] != shape[0]:
+        raise DataError(
+            f"{path}: x_{part} has {shape[0]} images and y_{part} {shape_y[0]} labels,"
+            " wanted as many"
+        )
+
+
+def _check_text_labels(path: Path, part: str, y: NDArray[Any]) -> None:
+    """Refuse numbers that stand for no character, which nothing could print or write."""
+    if y.dtype.kind != "U" or not y.dtype.itemsize:
+        return
+    codes = np.ascontiguousarray(y.astype(y.dtype.newbyteorder("="))).view(np.uint32)
+    is_bad = (codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))
+    if is_bad.any():
+        row = is_bad.reshape(len(y), -1).any(axis=1).argmax()
+        raise DataError(f"{path}: y_{part}[{row}] is no text: wanted characters of Unicode")
+
+
+def _check_finite(path: Path, name: str, x: NDArray[Any]) -> None:
+    with np.errstate(over="ignore"):
+        is_finite = np.isfinite(x.astype(np.float32, copy=False)).all(axis=(1, 2, 3))
+    if not is_finite.all():
+        raise DataError(
+            f"{path}: {name}[{is_finite.argmin()}] has NaN or infinite pixels (in float32), as have"
+            f" {np.count_nonzero(~is_finite)} of {len(x)} images: repair them or leave them out"
+        )

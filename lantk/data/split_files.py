@@ -1,0 +1,57 @@
+"""Splits on disk: one .npz file, read back whole or refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from lantk.data.base import DataError
+from lantk.data.npz import opening_npz
+from lantk.data.splits import SPLIT_ARRAYS, Split
+from lantk.files import writing
+
+
+def save_split(path: str | os.PathLike[str], split: Split) -> None:
+    """Write a split to an ``.npz`` file, whole or not at all."""
+    path, names = Path(path), list(SPLIT_ARRAYS)
+    if split.channel_statistics is not None:
+        names.append("channel_statistics")
+    if path.suffix != ".npz":
+        raise DataError(f"{path}: a split is stored in a file whose name ends in .npz")
+    with writing(path) as temporary:
+        np.savez(
+            temporary,
+            allow_pickle=False,
+            pixel_max=np.int64(-1 if split.pixel_max is None else split.pixel_max),
+            source=np.array(split.source),
+            names=np.array(split.names),
+            slug=np.array(split.slug),
+            digest=np.array(split.digest),
+            **{name: getattr(split, name) for name in names},
+        )
+
+
+def load_split(path: str | os.PathLike[str]) -> Split:
+    """Read a split that `save_split` wrote, and check its digest.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, broken, or not a split.
+    """
+    with opening_npz(Path(path), "make the split again") as archive:
+        pixel_max = int(archive["pixel_max"])
+        split = Split(
+            **{name: archive[name] for name in SPLIT_ARRAYS},
+            pixel_max=None if pixel_max < 0 else pixel_max,
+            source=str(archive["source"]),
+            names=tuple(archive["names"].tolist()),
+            slug=str(archive["slug"]),
+            channel_statistics=archive.get("channel_statistics"),
+        )
+        digest = str(archive["digest"])
+    if digest != split.digest:
+        raise DataError(f"{path} was changed after it was written: make the split again")
+    return split
