@@ -14,10 +14,10 @@ from lantk.experiment.config import (
     check_schema,
     estimator_option,
     evaluate_options,
-    overview_kinds,
     resolve_experiment,
     target_option,
 )
+from lantk.experiment.overviews import OVERVIEWS, overview_kinds
 from lantk.workflow.code import code_of
 from lantk.workflow.resources import (
     after_kernels_mb,
@@ -157,6 +157,6 @@ wildcard_constraints:
     task="|".join(map(re.escape, TASKS)),
     case="|".join(map(re.escape, CASES)),
     term="|".join(TERMS) or "none",
-    kind="gap|decomposition|training|growth|alignment",
+    kind="|".join(OVERVIEWS),
     seed=r"\d+",
     band=r"\d+-of-\d+",

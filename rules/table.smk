@@ -88,6 +88,7 @@ rule overview:
     params:
         listing=LISTING,
         cases=list(CASES),
+        caption=lambda wildcards: OVERVIEWS[wildcards.kind].text,
     shell:
         "python -m lantk figure {params.listing:q} --cases {params.cases} --kind {wildcards.kind}"
         " --out {output:q} > {log:q} 2>&1"

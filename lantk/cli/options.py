@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lantk.experiment.overviews import OVERVIEWS
+
 
 def _name_or_json(text: str) -> Any:
     """Read JSON where the text is JSON (a list of layers), else take it as a name."""
@@ -302,7 +304,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": f"permutations of the labels of each shuffled control ({_KEPT})",
     },
     "kind": {
-        "choices": ("weight", "gap", "decomposition", "training", "growth", "alignment"),
+        "choices": ("weight", *OVERVIEWS),
         "default": "weight",
         "help": "accuracy against label weight of one case (weight, the default); gains over CNTK"
         " and the gap to the CNN (gap); that gap in steps (decomposition); kernels of the network"

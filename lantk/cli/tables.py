@@ -135,7 +135,7 @@ def _in_order_of_table(evaluations: list[Any], path: Path) -> list[Any]:
 
 def _read_figures(folder: Path, cases: list[str]) -> dict[str, bytes]:
     """Return the figures over all cases and those of some cases, by name."""
-    from lantk.report.html_report import OVERVIEWS
+    from lantk.experiment.overviews import OVERVIEWS
 
     paths = [folder / f"{name}.png" for name in (*OVERVIEWS, *dict.fromkeys(cases))]
     paths += [
@@ -149,18 +149,12 @@ def figure(args: argparse.Namespace) -> None:
     """Draw accuracy against label weight of one case, or one of the figures of all cases."""
     import pandas as pd
 
-    from lantk.report.figures import alignment_figure, gap_figure, growth_figure
-    from lantk.report.network_figures import decomposition_figure, training_figure
-    from lantk.report.weight_figure import weight_figure
+    from lantk.experiment.overviews import OVERVIEWS
+    from lantk.report import figures, network_figures, weight_figure
 
-    of_table = {
-        "gap": gap_figure,
-        "growth": growth_figure,
-        "decomposition": decomposition_figure,
-        "training": training_figure,
-    }
-    if args.kind in of_table:
-        of_table[args.kind](pd.read_csv(args.results / "table.csv"), args.out)
+    functions = vars(figures) | vars(network_figures) | vars(weight_figure)
+    draw = functions[f"{args.kind}_figure"]
+    if args.kind == "weight" or OVERVIEWS[args.kind].is_of_records:
+        draw([json.loads(path.read_text()) for path in evaluation_paths(args)], args.out)
     else:
-        records = [json.loads(path.read_text()) for path in evaluation_paths(args)]
-        (weight_figure if args.kind == "weight" else alignment_figure)(records, args.out)
+        draw(pd.read_csv(args.results / "table.csv"), args.out)

@@ -29,8 +29,6 @@ from lantk.experiment.passwords import find_passwords, is_clear
 from lantk.experiment.variants import (
     BEST,
     CHOSEN_KERNELS,
-    DERIVED,
-    GAP_LEVELS,
     NETWORK_FAMILY,
     TERMS,
     at_taps,
@@ -38,7 +36,6 @@ from lantk.experiment.variants import (
     families,
     family_of,
     is_seeded,
-    is_term,
 )
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import count_bands, count_visits, name_bands
@@ -222,25 +219,6 @@ def target_option(config: Mapping[str, Any]) -> list[Any]:
 def estimator_option(config: Mapping[str, Any], variant: str) -> list[str]:
     """Return the option that says how ``lantk-fjlt-*`` are fitted; nothing for other variants."""
     return ["--estimator", config["estimator"]] if variant.startswith("lantk-fjlt-") else []
-
-
-def overview_kinds(experiment: Experiment) -> list[str]:
-    """Return the figures over all cases that there is something to show in."""
-    variants = [name for members in experiment.families.values() for name in members]
-    has_term = any(is_term(name) or name == "cntk-rbf" for name in variants)
-    has_gain = "cntk" in variants and (has_term or "cntk-ridge" in variants)
-    # Errors are averaged over the tasks, so only n that every task has count.
-    ns = [{c.n_train for c in experiment.cases.values() if c.task == t} for t in experiment.tasks]
-    has_growth = len(set.intersection(*ns)) >= 3
-    shown = [*variants, *(name for name in DERIVED if candidates(name, variants))]
-    asked = {
-        "gap": has_gain,
-        "decomposition": set(GAP_LEVELS) <= set(shown),
-        "training": "after-kernel" in shown,
-        "alignment": has_term,
-        "growth": has_growth,
-    }
-    return [kind for kind, is_there in asked.items() if is_there]
 
 
 def _check_no_password(tracking: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lantk.experiment.overviews import OVERVIEWS
 from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS, error_exponents
 from lantk.report.answers import CAVEAT, EPOCHS, answers, place_of
@@ -48,8 +49,6 @@ from lantk.workflow.failures import FailedJob
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NEGATIVE = re.compile(r"(?<![\w.])-(?=\d)")
-OVERVIEWS = ("gap", "decomposition", "training", "growth", "alignment")
-"""Figures over all cases, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lantk.experiment.overviews import OVERVIEWS
 from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY, is_network_kernel
 from lantk.label_terms.names import split_control
 
@@ -190,7 +191,7 @@ def _last_jobs(results: Path, cases: Sequence[str]) -> Iterator[_Job]:
     """Yield the jobs behind all results: tables, figures, runs, report."""
     logs, figures = results / "logs", results / "figures"
     yield _Job("tables", logs / "table.log", (results / "table.csv",))
-    for kind in ("gap", "growth", "alignment"):
+    for kind in OVERVIEWS:
         yield _Job(f"figure {kind}", logs / "figure" / f"{kind}.log", (figures / f"{kind}.png",))
     for case in cases:
         image = figures / f"{case}.png"

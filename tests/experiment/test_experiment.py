@@ -15,9 +15,9 @@ from lantk.experiment.config import (
     after_kernel_options,
     check_schema,
     evaluate_options,
-    overview_kinds,
     resolve_experiment,
 )
+from lantk.experiment.overviews import overview_kinds
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "rules" / "config.schema.yaml").read_text())

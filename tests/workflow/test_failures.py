@@ -7,6 +7,7 @@ import time
 import pytest
 from records import make_record, write_record
 
+from lantk.experiment.overviews import OVERVIEWS
 from lantk.report.terminal import failures_text
 from lantk.workflow.failures import find_failed_jobs, resume_command
 
@@ -205,6 +206,16 @@ def test_last_jobs_are_looked_at_when_all_results_are_there(results):
     ]
     fail(results, "evaluate/{case}/cntk")
     assert [job.name for job in found(results)] == ["evaluate cntk of 3-8"]
+
+
+@pytest.mark.parametrize("kind", OVERVIEWS)
+def test_every_figure_over_all_cases_can_fail(results, kind):
+    """A figure that failed is named, whichever it is."""
+    touch(results / f"logs/figure/{kind}.log", "lantk figure: no\n")
+    (job,) = found(results)
+    assert (job.name, job.last_lines) == (f"figure {kind}", ("lantk figure: no",))
+    touch(results / f"figures/{kind}.png")
+    assert found(results) == []
 
 
 def test_a_record_of_the_package_counts_as_a_result(tmp_path):
