@@ -9,14 +9,14 @@ from snakemake.utils import validate
 
 from lantk.kernel.architecture import parse_architecture
 from lantk.errors import LantkError
-from lantk.experiment.config import (
+from lantk.experiment.config import resolve_experiment
+from lantk.experiment.job_options import (
     after_kernel_options,
-    check_schema,
     estimator_option,
     evaluate_options,
-    resolve_experiment,
     target_option,
 )
+from lantk.experiment.schema import check_schema
 from lantk.experiment.overviews import OVERVIEWS, overview_kinds
 from lantk.workflow.code import code_of
 from lantk.workflow.resources import (

@@ -5,7 +5,6 @@ Beside the command line, this is the one place that reads the configuration dict
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -13,19 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from lantk.data.splits import describe, fingerprint
 from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 from lantk.errors import shorten
-from lantk.experiment.bounds import (
-    ConfigError,
-    check_bounds,
-    check_command,
-    check_folder,
-    is_finite,
-)
-from lantk.experiment.passwords import find_passwords, is_clear
+from lantk.experiment.bounds import ConfigError, check_command, check_folder, is_finite
+from lantk.experiment.passwords import is_clear
 from lantk.experiment.variants import (
     BEST,
     CHOSEN_KERNELS,
@@ -35,7 +26,6 @@ from lantk.experiment.variants import (
     candidates,
     families,
     family_of,
-    is_seeded,
 )
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import count_bands, count_visits, name_bands
@@ -50,14 +40,6 @@ _MOST_BANDS = 5_000
 _LONGEST_TERM = 120
 # Images that the sketch of 20 features takes (Chen et al. 2020: epsilon = 0.01).
 _SKETCH_MIN_N = 175
-_TYPE_NAMES = {
-    "integer": "a whole number",
-    "number": "a number",
-    "string": "text",
-    "array": "a list",
-    "object": "a mapping",
-    "null": "null",
-}
 
 
 @dataclass(frozen=True)
@@ -96,31 +78,6 @@ class Experiment:
     """Variants that have results, in the order of the table; each tap is one."""
     data_fingerprint: str
     """Changes when files of the data do."""
-
-
-def check_schema(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` with one line on the first thing that the schema does not accept.
-
-    A password is refused first of all, so that no message repeats it.
-
-    Parameters
-    ----------
-    config : mapping
-        The configuration.
-    schema : mapping
-        A JSON schema (draft 2020-12). Its descriptions are part of the messages.
-    """
-    if isinstance(config, Mapping):
-        _check_no_password(config.get("tracking"))
-    check_bounds(config)
-    # JSON has one kind of number, YAML two: 5.0 folds are a mistake, and true is no number.
-    checker = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    )
-    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=checker)
-    error = jsonschema.exceptions.best_match(validator(schema).iter_errors(config))
-    if error is not None:
-        raise ConfigError(_explain(error))
 
 
 def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
@@ -178,59 +135,6 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
         [variant for variant in variants if family_of(variant) in families],
         fingerprint(source["source"], source["path"]),
     )
-
-
-def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
-    """Return the options of the verb evaluate that a family of variants depends on.
-
-    What the variants do not read is left out, so that editing it computes nothing again.
-    """
-    options: list[Any] = ["--protocols", *config["protocols"], "--folds", config["folds"]]
-    if "cntk-ridge" in variants:
-        options += ["--honest-ridges", *config["ridges"]["honest"]]
-        options += ["--oracle-ridges", *config["ridges"]["oracle"]]
-    if set(variants) - {"cntk", "cntk-ridge"}:
-        options += ["--honest-weights", *config["label_weights"]["honest"]]
-        options += ["--oracle-weights", *config["label_weights"]["oracle"]]
-    if any(is_seeded(variant) for variant in variants):
-        options += ["--permutations", config["permutations"]]
-    return [str(option) for option in options + estimator_option(config, variants[0])]
-
-
-def after_kernel_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
-    """Return the options of the verb after-kernels that say how ridges and weights are chosen."""
-    options: list[Any] = ["--protocols", *config["protocols"], "--folds", config["folds"]]
-    options += ["--held-out", config["after_kernels"]["held_out"]]
-    grids = {"ridges": config["ridges"]}
-    if any("+" in variant for variant in variants):
-        grids["weights"] = config["label_weights"]
-    for name, of_protocol in grids.items():
-        for protocol, values in of_protocol.items():
-            options += [f"--{protocol}-{name}", *values]
-    return [str(option) for option in options]
-
-
-def target_option(config: Mapping[str, Any]) -> list[Any]:
-    """Return the option with the targets of classes; nothing for pairs."""
-    task = config["task"]
-    return [] if task["classes"] is None else ["--targets", *task["targets"]]
-
-
-def estimator_option(config: Mapping[str, Any], variant: str) -> list[str]:
-    """Return the option that says how ``lantk-fjlt-*`` are fitted; nothing for other variants."""
-    return ["--estimator", config["estimator"]] if variant.startswith("lantk-fjlt-") else []
-
-
-def _check_no_password(tracking: Any) -> None:
-    """Refuse what would travel through command lines, logs and the files of runs."""
-    uri = tracking.get("uri") if isinstance(tracking, Mapping) else tracking
-    if isinstance(uri, str) and find_passwords(uri):
-        raise ConfigError(
-            "tracking.uri holds a password, which would stand in command lines, logs and runs."
-            " Leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the"
-            " environment for a server; for a database set tracking.uri to null and"
-            " MLFLOW_TRACKING_URI to the whole address"
-        )
 
 
 def _check_store(uri: str | None) -> None:
@@ -456,41 +360,3 @@ def _resolve_bands(
             )
         bands[slug] = name_bands(n_bands)
     return bands
-
-
-def _explain(error: jsonschema.ValidationError) -> str:
-    """Return what was found, what was wanted, and the description of the key."""
-    where = ".".join(map(str, error.absolute_path)) or "the configuration"
-    found, wanted = error.instance, error.validator_value
-    if error.validator == "additionalProperties":
-        known = list(error.schema["properties"])
-        unknown = next(str(key) for key in found if key not in known)
-        close = difflib.get_close_matches(unknown, known, n=1)
-        # A key that belongs one level deeper is the commoner mistake.
-        deeper = [
-            f"{key}.{unknown}"
-            for key, schema in error.schema["properties"].items()
-            if unknown in schema.get("properties", {})
-        ]
-        close = deeper or close
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{where} has no key {shorten(unknown)!r}: {hint}There are {', '.join(known)}"
-    text = f"{where}: {shorten(error.message)}"
-    if error.validator in ("type", "oneOf"):
-        schemas = [{"type": wanted}] if error.validator == "type" else wanted
-        kinds = [kind for schema in schemas for kind in _kinds(schema)]
-        text = f"{where} is {shorten(repr(found))}: wanted {' or '.join(kinds)}"
-        if isinstance(found, str) and {_TYPE_NAMES["number"], _TYPE_NAMES["integer"]} & set(kinds):
-            text += " (YAML reads 1e-4 as text: write 1.0e-4; numbers inside the braces of --config"
-            text += " arrive as text too: give them in a file, with --configfile)"
-    elif error.validator == "enum":
-        text = f"{where} is {shorten(repr(found))}: wanted {', '.join(map(str, wanted))}"
-    description = error.schema.get("description")
-    return text + (f". {description}" if description else "")
-
-
-def _kinds(schema: Mapping[str, Any]) -> list[str]:
-    """Return what a schema takes, in words: its one value, or its types."""
-    if "const" in schema:
-        return [str(schema["const"])]
-    return [_TYPE_NAMES[kind] for kind in _as_list(schema["type"])]

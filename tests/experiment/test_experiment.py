@@ -10,14 +10,10 @@ import yaml
 
 from lantk.data.splits import DataError
 from lantk.errors import LantkError
-from lantk.experiment.config import (
-    ConfigError,
-    after_kernel_options,
-    check_schema,
-    evaluate_options,
-    resolve_experiment,
-)
+from lantk.experiment.config import ConfigError, resolve_experiment
+from lantk.experiment.job_options import after_kernel_options, evaluate_options
 from lantk.experiment.overviews import overview_kinds
+from lantk.experiment.schema import check_schema
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "rules" / "config.schema.yaml").read_text())

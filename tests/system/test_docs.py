@@ -21,7 +21,7 @@ import yaml
 from work_tree import copy_project
 
 from lantk.cli.main import _parser
-from lantk.experiment.config import check_schema
+from lantk.experiment.schema import check_schema
 
 pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from planner import Planner
 
 from lantk.errors import LantkError
-from lantk.experiment.config import ConfigError, check_schema, resolve_experiment
+from lantk.experiment.config import ConfigError, resolve_experiment
+from lantk.experiment.schema import check_schema
 
 pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]

@@ -25,13 +25,14 @@ from records import make_record, write_record
 
 import lantk.tracking.sync as tracking
 from lantk.cli.main import main
-from lantk.experiment.config import ConfigError, check_schema
+from lantk.experiment.config import ConfigError
 from lantk.experiment.passwords import (
     find_passwords,
     without_password,
     without_passwords,
     without_user,
 )
+from lantk.experiment.schema import check_schema
 from lantk.tracking import logged
 from lantk.tracking.dashboard import dashboard_hint, links_at, links_text
 from lantk.tracking.run import Listing, TrackingError
