@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from lantk.experiment.variants import GAP_LEVELS
-from lantk.regression.statistics import error_exponents, mean_with_interval
+from lantk.regression.statistics import mean_with_interval
 from lantk.report.answers import CAVEAT, EPOCHS, NO_RESULT, answers
 from lantk.report.comparisons import blocks
 from lantk.report.decomposition import decomposition_lines, network_block, taps_of
+from lantk.report.leaderboard import error_exponents
 from lantk.report.tables import ROWS, Block, markdown_rows, with_half_width
 
 # Kernels whose exponents are on the page, before those of each epoch.

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from answer_page import answer_lines, two_layer_lines
-from lantk.regression.statistics import PROTOCOLS, error_exponents
+from lantk.regression.statistics import PROTOCOLS
 from lantk.report.comparisons import TITLES, choices_text, sizes_text
+from lantk.report.leaderboard import error_exponents
 from lantk.report.tables import (
     INTERVALS,
     Block,

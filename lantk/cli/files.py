@@ -157,16 +157,17 @@ def write_evaluation(
     drawn: Any,
     settings: dict[str, Any],
     results: dict[str, Any],
-    predictions: Any,
+    predictions: dict[str, Any],
 ) -> None:
     """Write predictions, then the record that says they are whole; `head` names the result."""
+    import pandas as pd
+
     from lantk.experiment.provenance import collect_provenance
     from lantk.files import writing
 
-    predictions.insert(0, "index", drawn.index_test)
-    predictions.insert(1, "label", drawn.y_test)
+    columns = {"index": drawn.index_test, "label": drawn.y_test} | predictions
     with writing(path.with_suffix(".csv")) as temporary:
-        predictions.to_csv(temporary, index=False)
+        pd.DataFrame(columns).to_csv(temporary, index=False)
     record = head | {
         "task": drawn.slug,
         "classes": list(drawn.names),

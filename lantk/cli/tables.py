@@ -21,9 +21,8 @@ from lantk.errors import LantkError
 def collect(args: argparse.Namespace) -> None:
     """Collect evaluations into table.csv, exponents.csv, table.md; benchmarks into timings.csv."""
     from lantk.files import writing
-    from lantk.regression.statistics import error_exponents
     from lantk.report.comparisons import table_markdown
-    from lantk.report.leaderboard import leaderboard
+    from lantk.report.leaderboard import error_exponents, leaderboard
 
     frame = leaderboard(read_evaluations(evaluation_paths(args)))
     exponents = error_exponents(frame)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from lantk.regression.measures import ClassSums
@@ -91,7 +90,7 @@ def assess(
     oracle_weights: Sequence[float],
     is_ridge: bool = False,
     epoch: int | None = None,
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[dict[str, Any], dict[str, NDArray]]:
     """Return the results of a weight path under each protocol, and its predictions.
 
     `honest` takes the weight with the best validation accuracy, whatever the test labels are.
@@ -117,8 +116,8 @@ def assess(
     results : dict
         ``protocols`` (a dict for each: accuracy, interval, weight) and ``curve`` (one dict a
         weight).
-    predictions : DataFrame
-        One column a protocol: scores, or predicted class numbers.
+    predictions : dict of (n_test,) arrays
+        One a protocol: scores, or predicted class numbers.
     """
     correct = predicted_labels(path.scores) == y_test
     test_accuracy = correct.mean(axis=1)
@@ -163,7 +162,7 @@ def assess(
         "diagnostics": dict(path.diagnostics),
     }
     shown = path.scores if path.scores.ndim == 2 else predicted_labels(path.scores)
-    return results, pd.DataFrame({name: shown[i] for name, i in chosen.items()})
+    return results, {name: shown[i] for name, i in chosen.items()}
 
 
 def _relative_ratios(path: WeightPath, i: int, y_test: NDArray) -> dict[str, float | None]:
@@ -228,7 +227,7 @@ def assess_network(
     *,
     protocols: Sequence[str],
     validation_accuracy: float | None = None,
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[dict[str, Any], dict[str, NDArray]]:
     """Return the results of a trained network, in the form of `assess`.
 
     `honest` is the last epoch; `oracle` the epoch with the best test accuracy (the earliest of
@@ -269,7 +268,7 @@ def assess_network(
         ],
         "diagnostics": {},
     }
-    return results, pd.DataFrame({name: test_predictions[i] for name, i in chosen.items()})
+    return results, {name: test_predictions[i] for name, i in chosen.items()}
 
 
 def _or_none(value: float) -> float | None:

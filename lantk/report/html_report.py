@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lantk.experiment.overviews import OVERVIEWS
 from lantk.experiment.variants import case_key
-from lantk.regression.statistics import PROTOCOLS, error_exponents
+from lantk.regression.statistics import PROTOCOLS
 from lantk.report.answers import CAVEAT, EPOCHS, answers, place_of
 from lantk.report.captions import (
     Caption,
@@ -44,6 +44,7 @@ from lantk.report.html_tables import (
     strips_of,
     timing_tables,
 )
+from lantk.report.leaderboard import error_exponents
 from lantk.report.tables import ELASTICITY, exponent_text, order_variants, p_value_text, signed
 from lantk.workflow.failures import FailedJob
 

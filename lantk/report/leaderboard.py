@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from lantk.experiment.variants import CASE_COLUMNS, DERIVED, candidates, case_key
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import (
+    FEWEST_POINTS,
     PROTOCOLS,
     accuracy_with_interval,
     is_correct,
+    log_slope,
     mcnemar_p_value,
     normal_half_width,
 )
@@ -165,3 +168,61 @@ def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
 def _mean(values: pd.Series) -> float | None:
     """Return the mean over seeds, None where one is not known."""
     return None if values.isna().any() else float(values.astype(float).mean())
+
+
+EXPONENT_COLUMNS = [
+    "task",
+    "architecture",
+    "variant",
+    "protocol",
+    "n_points",
+    "slope",
+    "slope_low",
+    "slope_high",
+    "slope_minus_cntk",
+    "log_error_minus_cntk",
+    "slope_minus_shuffled",
+]
+
+
+def error_exponents(table: pd.DataFrame) -> pd.DataFrame:
+    """Return how the error falls with n, for every task, architecture, variant and protocol.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The leaderboard.
+
+    Returns
+    -------
+    DataFrame
+        ``EXPONENT_COLUMNS``, of those with at least three n: the slope of log(error) on log(n) and
+        its interval; the slope minus that of ``cntk``, fitted to the n that both have; the mean of
+        log(error) minus that of ``cntk`` at the same n; the slope minus that of the shuffled twin.
+        Only the last is what labels change: against ``cntk`` it is what all of Z does.
+    """
+    rows = []
+    for key, group in table.groupby(["task", "architecture", "protocol"], sort=False):
+        error = 1 - group.pivot(index="n_train", columns="variant", values="accuracy").sort_index()
+        for variant in dict.fromkeys(group["variant"]):
+            own = error[variant].dropna()
+            if own.size < FEWEST_POINTS:
+                continue
+            slope, low, high = log_slope(own.index, own)
+            row = {"variant": variant, "n_points": own.size, "slope": slope}
+            row |= {"slope_low": low, "slope_high": high}
+            row["slope_minus_cntk"], row["log_error_minus_cntk"] = _minus(error, variant, "cntk")
+            row["slope_minus_shuffled"], _ = _minus(error, variant, f"{variant}-shuffled")
+            rows.append(dict(zip(("task", "architecture", "protocol"), key, strict=True)) | row)
+    return pd.DataFrame(rows, columns=EXPONENT_COLUMNS)
+
+
+def _minus(error: pd.DataFrame, variant: str, other: str) -> tuple[float, float]:
+    """Return slope and mean log error of one variant minus those of another at the same n."""
+    if other not in error:
+        return math.nan, math.nan
+    both = error[[variant, other]].set_axis(["own", "other"], axis=1).dropna()
+    slope, base = (log_slope(both.index, both[name])[0] for name in both)
+    if math.isnan(slope - base):
+        return math.nan, math.nan
+    return slope - base, float(np.log(both["own"] / both["other"]).mean())

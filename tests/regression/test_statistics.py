@@ -8,14 +8,13 @@ import pytest
 from scipy import stats
 
 from lantk.regression.statistics import (
-    error_exponents,
     log_slope,
     mcnemar_p_value,
     mean_with_interval,
     normal_half_width,
     wilson_interval,
 )
-from lantk.report.leaderboard import TABLE_COLUMNS
+from lantk.report.leaderboard import TABLE_COLUMNS, error_exponents
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (7, 10), (10, 10), (1719, 2000)])

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from records import make_record
 
-from lantk.regression.statistics import EXPONENT_COLUMNS
 from lantk.report.captions import gap_caption, growth_caption, weight_caption
 from lantk.report.findings import summary_sentences
 from lantk.report.html_report import Results, html_report
+from lantk.report.leaderboard import EXPONENT_COLUMNS
 
 
 def rows(n=40, architecture="a", protocol="honest", p=0.5, **accuracies) -> pd.DataFrame:

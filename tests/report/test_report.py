@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from lantk.regression.statistics import error_exponents
 from lantk.report.comparisons import table_markdown
+from lantk.report.leaderboard import error_exponents
 
 PAIRS = ["deer-dog", "cat-deer", "cat-frog", "deer-frog", "bird-frog"]
 # The seed's first table, with its own averages and improvements.
