@@ -29,7 +29,7 @@ def test_honest_follows_validation_and_oracle_the_test_set():
     # Weight 3 is best on the test set, but not one of the oracle's.
     assert results["protocols"]["oracle"]["label_weight"] == 0.001
     assert results["protocols"]["oracle"]["accuracy"] == 6 / 8
-    assert list(scores.columns) == ["honest", "oracle"]
+    assert list(scores) == ["honest", "oracle"]
 
 
 def test_test_labels_move_no_honest_choice():
