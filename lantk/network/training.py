@@ -1,7 +1,7 @@
 """Training of a finite network.
 
 Test images are predicted, their labels are asked for nowhere: what the predictions are worth is
-for `evaluate.assess_network` to say.
+for `protocols.assess_network` to say.
 
 References
 ----------

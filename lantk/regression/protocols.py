@@ -1,6 +1,6 @@
 """Evaluation: what the scores are worth on the test images, under each protocol.
 
-Test labels enter the project here and nowhere else: `predict.predict` and `training.train` return
+Test labels enter the project here and nowhere else: `paths.predict` and `training.train` return
 scores without them, and `assess` and `assess_network` compare the scores with them.
 
 References

@@ -15,6 +15,36 @@ from lantk.workflow.code import code_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lantk"
+# Third party -> the only modules that import it, or rooms, which end in a point.
+ONLY_IN = {
+    "mlflow": {"lantk.tracking.logged", "lantk.tracking.store", "lantk.tracking.sync"},
+    "matplotlib": {
+        "lantk.report.figure_style",
+        "lantk.report.figures",
+        "lantk.report.network_figures",
+        "lantk.report.weight_figure",
+    },
+    "torch": {
+        "lantk.network.after_kernels",
+        "lantk.network.checkpoint",
+        "lantk.network.layers",
+        "lantk.network.tangent",
+        "lantk.network.training",
+        "lantk.solvers.gpu",
+    },
+    "numba": {
+        "lantk.compiled",
+        "lantk.kernel.cpu_loops",
+        "lantk.kernel.gram",
+        "lantk.label_terms.pair_sums",
+        "lantk.solvers.tiles",
+    },
+    "cupy": {"lantk.kernel.cuda_launcher"},
+    "argparse": {"lantk.cli."},
+    "jsonschema": {"lantk.experiment.schema"},
+    "jinja2": {"lantk.report.html_report"},
+    "snakemake": {"lantk.workflow.lease", "lantk.workflow.progress"},
+}
 
 
 def imported(tree):
@@ -28,6 +58,19 @@ def imported(tree):
             # `from lantk import data` names a module; `from lantk.data.splits import x` is in one.
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_has_its_place(library):
+    """What a third party does is asked of it in one place, which alone imports it."""
+    users = set()
+    for path in PACKAGE.rglob("*.py"):
+        names = imported(ast.parse(path.read_text()))
+        if any(name == library or name.startswith(f"{library}.") for name in names):
+            users.add(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    rooms = tuple(place for place in ONLY_IN[library] if place.endswith("."))
+    assert users
+    assert {name for name in users if not name.startswith(rooms)} <= ONLY_IN[library]
 
 
 def test_a_light_import_stays_light():
