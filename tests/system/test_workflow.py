@@ -189,7 +189,8 @@ def test_label_term_predictions_equal_the_package(finished, variant):
         path, split.y_test, protocols=protocols, oracle_weights=weights["oracle"]
     )
     found = pd.read_csv(folder / f"evaluations/3-8/{variant}.csv")
-    np.testing.assert_allclose(found[protocols], scores, atol=1e-6)
+    assert list(scores) == protocols
+    np.testing.assert_allclose(found[protocols].T, list(scores.values()), atol=1e-6)
     record = json.loads((folder / f"evaluations/3-8/{variant}.json").read_text())
     assert record["protocols"]["oracle"]["label_weight"] in weights["oracle"]
     for name in protocols:
