@@ -9,20 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.variants import (
-    DERIVED,
-    at_taps,
-    candidates,
-    case_key,
-    is_network,
-    is_seeded,
-    stems,
-)
-from lantk.label_terms.names import variant_name
+from lantk.experiment.variants import DERIVED, at_taps, candidates, case_key, stems
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.comparisons import sizes_text
 from lantk.report.leaderboard import TABLE_COLUMNS, leaderboard
 from lantk.report.tables import order_variants
+from lantk.variant import Variant
 
 NOT_RUN = "not run"
 STUDIES = (
@@ -62,7 +54,7 @@ class Study:
     @property
     def variants(self) -> list[str]:
         """Variants of the preset, and the best of the published terms."""
-        names = [variant_name(variant) for variant in asked_variants(self.preset)]
+        names = [Variant.of(variant).name for variant in asked_variants(self.preset)]
         return order_variants([*names, *(name for name in DERIVED if candidates(name, names))])
 
     @property
@@ -133,7 +125,7 @@ def _stray(asked: Study, record: Mapping[str, Any], largest: Mapping[str, int]) 
     preset = asked.preset
     task, architecture, n_train = case_key(record)
     variant, seed = record["variant"], record["seed"]
-    if variant not in [variant_name(name) for name in asked_variants(preset)]:
+    if variant not in [Variant.of(name).name for name in asked_variants(preset)]:
         return variant
     names = stems([variant], preset["permutations"], preset["cnn"]["seeds"])
     if seed is not None and f"{variant}-seed{seed}" not in names:
@@ -236,8 +228,8 @@ def _seed_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     """Return the numbers of seeds of all cells, of networks and of shuffled labels."""
     counts: dict[str, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
     for record in records:
-        if is_seeded(record["variant"]):
-            kind = "networks" if is_network(record["variant"]) else "label permutations"
+        if Variant.of(record["variant"]).is_seeded:
+            kind = "networks" if Variant.of(record["variant"]).is_network else "label permutations"
             counts[kind][record["case"], record["variant"]] += 1
     return {kind: list(found.values()) for kind, found in counts.items()}
 
@@ -248,7 +240,7 @@ def _hardware(record: Mapping[str, Any]) -> str:
     parts = [str(found["processor"])] if found.get("processor") else []
     parts += [f"{found['cores']} cores"] if found.get("cores") else []
     parts += [str(found["gpu"])] if found.get("gpu") else []
-    used = "network" if is_network(record["variant"]) else "solves"
+    used = "network" if Variant.of(record["variant"]).is_network else "solves"
     parts += [f"{used} on {settings['device']}"] if settings.get("device") else []
     parts += [f"kernel on {settings['gram_device']}"] if settings.get("gram_device") else []
     return ", ".join(parts) or "unknown"

@@ -30,7 +30,7 @@ from lantk.workflow.resources import (
     network_mb,
 )
 from lantk.experiment.variants import NETWORK_FAMILY, is_term, own_file, stems
-from lantk.label_terms.names import is_own_term, split_control, variant_name
+from lantk.variant import Variant
 
 try:
     # Our own check has the clearer messages, Snakemake's fills in the defaults.
@@ -40,7 +40,7 @@ try:
     )
     validate(config, "config.schema.yaml")
     EXPERIMENT = resolve_experiment(config)
-    for family in filter(is_own_term, EXPERIMENT.families):
+    for family in (f for f in EXPERIMENT.families if Variant.of(f).is_own_term):
         if not workflow.is_main_process:
             break  # a job of a cluster reads this again, and tries out the one that it needs
         # Imported here: what it needs takes a second to load, and most experiments have none.
@@ -114,18 +114,18 @@ def case_bands(ending):
 
 
 # Name in paths -> label term; those of the user's own are module:Class.
-TERMS = {variant_name(family): family for family in FAMILIES if is_term(family)}
+TERMS = {Variant.of(family).name: family for family in FAMILIES if is_term(family)}
 # Figures over all cases; of Gram matrices one a case, with the first label term that is evaluated.
 KINDS = overview_kinds(EXPERIMENT)
 SHOWN_TERMS = [name for name, term in TERMS.items() if term in VARIANTS][:1]
 
 # Rule -> the family's name in its paths, and the families that it evaluates. Those of the user's own
 # that have the same controls share a rule: planning takes the number of files times that of rules.
-NAMED = {variant_name(family): family for family in FAMILIES}
+NAMED = {Variant.of(family).name: family for family in FAMILIES}
 EVALUATIONS = {}
 for name, family in NAMED.items():
-    if is_own_term(family):
-        controls = [split_control(variant)[1] for variant in FAMILIES[family]]
+    if Variant.of(family).is_own_term:
+        controls = [Variant.of(variant).control for variant in FAMILIES[family]]
         of_rule = "_".join(["own", *(control or "term" for control in controls)])
         EVALUATIONS.setdefault(of_rule, ("{family}", []))[1].append(family)
     elif family not in ("cnn", NETWORK_FAMILY):
@@ -135,7 +135,7 @@ for name, family in NAMED.items():
 def shown_stems(shown, members):
     """Return the stems of the results of a family, by its name in paths."""
     found = stems(FAMILIES[members[0]], config["permutations"], SEEDS)
-    return [stem.replace(variant_name(members[0]), shown, 1) for stem in found]
+    return [stem.replace(Variant.of(members[0]).name, shown, 1) for stem in found]
 
 
 def of_family(shown, function):

@@ -26,7 +26,7 @@ for name, (shown, members) in EVALUATIONS.items():
         benchmark:
             f"{RESULTS}/benchmarks/evaluate/{{case}}/{shown}.jsonl"
         wildcard_constraints:
-            family="|".join(map(variant_name, members)),
+            family="|".join(Variant.of(family).name for family in members),
         conda:
             CONDA
         threads: THREADS

@@ -57,9 +57,9 @@ def evaluate(args: argparse.Namespace) -> None:
     from lantk.label_terms.base import image_vectors
     from lantk.label_terms.feature_sets import PairedVectors
     from lantk.label_terms.least_squares import LeastSquares
-    from lantk.label_terms.names import split_control, variant_name
     from lantk.regression.paths import predict
     from lantk.regression.protocols import assess, oracle_label_path
+    from lantk.variant import Variant
 
     if len(families(args.variants)) > 1:
         raise LantkError(
@@ -67,7 +67,7 @@ def evaluate(args: argparse.Namespace) -> None:
             " with its own controls, or cntk with cntk-ridge and oracle-label"
         )
     drawn, k_train_train, k_test_train, record = load_gram(args)
-    term = split_control(args.variants[0])[0]
+    term = Variant.of(args.variants[0]).parent
     probe = None if term in ("cntk", "oracle-label") else find_term(term, args.estimator)()
     vectors: dict[str, Any] = {"x_train": None, "x_test": None}
     if probe is not None and probe.needs_x:
@@ -125,10 +125,12 @@ def evaluate(args: argparse.Namespace) -> None:
             "device": solver or "cpu",
             "gram_device": "+".join(record["devices"]),
         }
-        stem = variant_name(name) + ("" if permutation is None else f"-seed{permutation}")
-        head = {"case": args.case, "variant": variant_name(name), "seed": permutation}
+        v = Variant.of(name)
+        head = {"case": args.case, "variant": v.name, "seed": permutation}
         head["architecture"] = with_name(record["architecture"])
-        write_evaluation(args.out / f"{stem}.json", head, drawn, settings, results, scores)
+        write_evaluation(
+            args.out / f"{v.stem(permutation)}.json", head, drawn, settings, results, scores
+        )
 
 
 def cnn(args: argparse.Namespace) -> None:
@@ -210,13 +212,12 @@ def after_kernels(args: argparse.Namespace) -> None:
     from lantk.data.split_files import load_split
     from lantk.experiment.variants import NETWORK_FAMILY, at_taps, families
     from lantk.kernel.architecture import parse_architecture
-    from lantk.label_terms.names import split_control
     from lantk.network.after_kernels import CODE, predict_after_kernels
     from lantk.network.checkpoint import Checkpoint
     from lantk.network.layers import Network, default_channels, default_parameterization
-    from lantk.network.taps import split_tap
     from lantk.network.training import find_device
     from lantk.regression.protocols import assess
+    from lantk.variant import Variant
 
     variants = at_taps(args.variants, args.taps)
     if set(families(variants)) != {NETWORK_FAMILY}:
@@ -276,14 +277,14 @@ def after_kernels(args: argparse.Namespace) -> None:
         )
     seconds = (spent + time.perf_counter() - start) / len(paths)
     for variant, found in paths.items():
-        _, epoch, term = split_tap(split_control(variant)[0])
+        v = Variant.of(variant)
         results, scores = assess(
             found,
             drawn.y_test,
             protocols=args.protocols,
-            oracle_weights=args.oracle_weights if term else args.oracle_ridges,
-            is_ridge=term is None,
-            epoch=epoch,
+            oracle_weights=args.oracle_weights if v.term else args.oracle_ridges,
+            is_ridge=v.term is None,
+            epoch=v.epoch,
         )
         results["diagnostics"]["seconds"] = seconds
         head = {"case": args.case, "variant": variant, "seed": args.seed}
@@ -298,11 +299,11 @@ def heat_map(args: argparse.Namespace) -> None:
     import numpy as np
 
     from lantk.label_terms.base import image_vectors
-    from lantk.label_terms.names import variant_name
     from lantk.report.figures import gram_figure
+    from lantk.variant import Variant
 
     drawn, k_train_train, _, record = load_gram(args)
-    name = variant_name(args.variant)
+    name = Variant.of(args.variant).name
     term = find_term(args.variant, args.estimator)()
     vectors = image_vectors(drawn.x_train, append_one=drawn.is_binary) if term.needs_x else None
     term.restore(load_fitted(args, args.variant, record), vectors)
@@ -338,8 +339,8 @@ def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
 
 def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     """Return the members of the family that are to be predicted; `fitted` is its fitted term."""
-    from lantk.label_terms.names import split_control
     from lantk.regression.paths import Member
+    from lantk.variant import Variant
 
     honest = "honest" in args.protocols
     asked = [w for name in args.protocols for w in vars(args)[f"{name}_weights"]]
@@ -351,13 +352,13 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     for variant in args.variants:
         if variant in ("cntk", "oracle-label"):
             continue
-        term, control = split_control(variant)
-        fitted_name = variant if control == "offdiagonal" else term
+        v = Variant.of(variant)
+        fitted_name = variant if v.control == "offdiagonal" else v.parent
         # Members with the same maker share a fit.
         make = makers.setdefault(fitted_name, find_term(fitted_name, args.estimator))
         is_ridge = variant == "cntk-ridge"
         validated = args.honest_ridges if is_ridge else args.honest_weights
-        for permutation in range(args.permutations) if control == "shuffled" else [None]:
+        for permutation in v.numbers(args.permutations, []):
             members.append(
                 Member(
                     variant,
@@ -365,8 +366,8 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
                     validated if honest else [],
                     make,
                     permutation,
-                    only_diagonal=control == "diagonal",
-                    fitted=fitted if permutation is None and fitted_name == term else None,
+                    only_diagonal=v.control == "diagonal",
+                    fitted=fitted if permutation is None and fitted_name == v.parent else None,
                 )
             )
     return members

@@ -142,11 +142,11 @@ def label_array(drawn: Any) -> Any:
 
 def find_term(variant: str, estimator: str) -> Callable[[], Any]:
     """Return what makes an unfitted label term, of ours or of the user's own."""
-    from lantk.label_terms.names import is_own_term
     from lantk.label_terms.registry import label_term
     from lantk.label_terms.trial import load_term_class
+    from lantk.variant import Variant
 
-    if is_own_term(variant):
+    if Variant.of(variant).is_own_term:
         return load_term_class(variant)
     return functools.partial(label_term, variant, estimator=estimator)
 
@@ -260,15 +260,15 @@ def read_benchmarks(args: argparse.Namespace) -> Any:
 def _is_of_table(path: Path, folder: Path, args: argparse.Namespace) -> bool:
     """Return whether a benchmark is of a job behind the table; others are left over."""
     from lantk.experiment.variants import NETWORK_FAMILY, family_of
-    from lantk.label_terms.names import variant_name
+    from lantk.variant import Variant
 
     # RULE, RULE/TASK, gram/GRAM/BAND, cnn or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
     rule, *job = path.relative_to(folder).with_suffix("").parts
-    families = {variant_name(family_of(variant)) for variant in args.variants}
+    families = {Variant.of(family_of(variant)).name for variant in args.variants}
     if rule in ("cnn", NETWORK_FAMILY) and rule not in families:
         return False
     known = {*args.bands, *(f"seed{seed}" for seed in args.seeds), *families}
-    known |= {variant_name(variant) for variant in args.variants}
+    known |= {Variant.of(variant).name for variant in args.variants}
     is_whole = rule != "gram" or len(job) == 2
     # The name of a case begins with its task and architecture.
     is_case = not job or any(f"{case}.".startswith(f"{job[0]}.") for case in args.cases)

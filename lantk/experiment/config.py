@@ -29,8 +29,7 @@ from lantk.experiment.variants import (
 )
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import count_bands, count_visits, name_bands
-from lantk.label_terms.names import is_own_term, split_control, variant_name
-from lantk.network.taps import layer_of, split_tap
+from lantk.variant import Variant
 
 # Stores of runs: a server, or a database that MLflow knows, with a driver or without.
 _STORE = re.compile(r"(https?|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S)
@@ -231,8 +230,8 @@ def _check_sketch(config: Mapping[str, Any], case: str, n_train: int) -> None:
 
 def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dict[str, list[str]]:
     found = families(variants)
-    names = [variant_name(variant) for variant in variants]
-    own = [variant_name(name) for name in found if is_own_term(name)]
+    names = [Variant.of(variant).name for variant in variants]
+    own = [Variant.of(name).name for name in found if Variant.of(name).is_own_term]
     taken = [name for name in own if name in (*TERMS, BEST) or names.count(name) > 1]
     long = [name for name in own if len(name) > _LONGEST_TERM]
     if long:
@@ -279,8 +278,10 @@ def _check_after_kernels(
             f"variants has kernels of networks, and cnn.learning_rate is {rates}: they are taken"
             " along one training, so give one learning rate"
         )
-    taps = {variant: split_tap(split_control(variant)[0])[1] for variant in variants}
-    layers = {variant: layer for variant in variants if (layer := layer_of(variant)) is not None}
+    taps = {variant: Variant.of(variant).epoch or 0 for variant in variants}
+    layers = {
+        variant: layer for variant in variants if (layer := Variant.of(variant).layer) is not None
+    }
     for item in architectures:
         names = parse_architecture(item).trained_layers
         for variant in (name for name, layer in layers.items() if layer not in names):

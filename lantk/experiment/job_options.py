@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lantk.experiment.variants import is_seeded
+from lantk.variant import Variant
 
 
 def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
@@ -20,7 +20,7 @@ def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list
     if set(variants) - {"cntk", "cntk-ridge"}:
         options += ["--honest-weights", *config["label_weights"]["honest"]]
         options += ["--oracle-weights", *config["label_weights"]["oracle"]]
-    if any(is_seeded(variant) for variant in variants):
+    if any(Variant.of(variant).is_seeded for variant in variants):
         options += ["--permutations", config["permutations"]]
     return [str(option) for option in options + estimator_option(config, variants[0])]
 

@@ -12,15 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk.errors import shorten
-from lantk.label_terms.names import (
-    CONTROLS,
-    OWN_TERM,
-    VariantError,
-    is_own_term,
-    split_control,
-    variant_name,
-)
-from lantk.network.taps import KERNEL_TERMS, TAPPED
+from lantk.variant import CONTROLS, KERNEL_TERMS, Variant, VariantError
 
 PUBLISHED_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2")
 """Label terms of Chen et al. (2020), among which ``lantk-best`` chooses."""
@@ -57,23 +49,7 @@ _NETWORK_KERNELS = (NETWORK_FAMILY, "after-kernel-LAYER", "conjugate-kernel")
 
 def is_term(variant: str) -> bool:
     """Return whether a variant is a label term, of ours or of the user's own."""
-    return variant in TERMS or is_own_term(variant)
-
-
-def is_network_kernel(variant: str) -> bool:
-    """Return whether a variant or its parent is a kernel of a network in training."""
-    return TAPPED.fullmatch(split_control(variant)[0]) is not None
-
-
-def is_tap(variant: str) -> bool:
-    """Return whether a variant or its parent is such a kernel at one epoch."""
-    found = TAPPED.fullmatch(split_control(variant)[0])
-    return found is not None and found["epoch"] is not None
-
-
-def is_network(variant: str) -> bool:
-    """Return whether a variant needs a network to be trained, one a seed."""
-    return variant == "cnn" or is_network_kernel(variant)
+    return variant in TERMS or Variant.of(variant).is_own_term
 
 
 def at_taps(variants: Iterable[str], taps: Sequence[int]) -> list[str]:
@@ -86,14 +62,9 @@ def at_taps(variants: Iterable[str], taps: Sequence[int]) -> list[str]:
     """
     found = []
     for variant in variants:
-        parent, control = split_control(variant)
-        tapped = TAPPED.fullmatch(parent)
-        if tapped is None or tapped["epoch"] is not None:
-            found.append(variant)
-            continue
-        term = f"+{tapped['term']}" if tapped["term"] else ""
-        ending = f"{term}-{control}" if control else term
-        found += [f"{tapped['kernel']}-{tap}{ending}" for tap in taps]
+        v = Variant.of(variant)
+        is_bare = v.is_network_kernel and not v.is_tap
+        found += [v.at(tap) for tap in taps] if is_bare else [variant]
     return list(dict.fromkeys(found))
 
 
@@ -114,12 +85,13 @@ def family_of(variant: str) -> str:
     >>> family_of("oracle-label"), family_of("lantk-fjlt-v1-offdiagonal")
     ('cntk', 'lantk-fjlt-v1')
     """
-    parent, control = split_control(variant)
+    v = Variant.of(variant)
+    parent, control = v.parent, v.control
     if variant in CNTK_FAMILY:
         return "cntk"
     if variant in PLAIN_VARIANTS:
         return variant
-    if is_network_kernel(variant):
+    if v.is_network_kernel:
         if control not in (None, "shuffled"):
             raise VariantError(
                 f"{shorten(variant)} is no variant: of networks' kernels there is -shuffled only"
@@ -165,11 +137,6 @@ def families(variants: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def is_seeded(variant: str) -> bool:
-    """Return whether a variant has one result a seed: networks, and shuffled labels."""
-    return is_network(variant) or split_control(variant)[1] == "shuffled"
-
-
 def candidates(derived: str, variants: Iterable[str]) -> list[str]:
     """Return the variants among which a derived one is the best; none where one of them is missing.
 
@@ -178,19 +145,18 @@ def candidates(derived: str, variants: Iterable[str]) -> list[str]:
     >>> candidates("after-kernel", ["cntk", "after-kernel-0", "after-kernel-10", "cnn"])
     ['after-kernel-0', 'after-kernel-10']
     """
-    parent, control = split_control(derived)
-    ending = f"-{control}" if control else ""
+    best = Variant.of(derived)
     found = list(dict.fromkeys(variants))
-    if parent == BEST:
+    if best.parent == BEST:
+        ending = f"-{best.control}" if best.control else ""
         names = [f"{term}{ending}" for term in PUBLISHED_TERMS]
         # A best of fewer would be another choice.
         return names if set(names) <= set(found) else []
-    tapped = {name: TAPPED.fullmatch(name.removesuffix(ending)) for name in found}
     names = [
         name
-        for name, match in tapped.items()
-        if match and name.endswith(ending) and match["kernel"] == parent
-        if match["epoch"] and not match["term"]
+        for name in found
+        if (v := Variant.of(name)).is_tap
+        and (v.kernel, v.term, v.control) == (best.parent, None, best.control)
     ]
     return names if len(names) > 1 else []
 
@@ -203,8 +169,8 @@ def own_file(variant: str) -> list[str]:
     variant : str
         Any variant; only ``module:Class`` has such a file.
     """
-    own = OWN_TERM.fullmatch(split_control(variant)[0])
-    file = Path(f"{own[1].replace('.', '/')}.py") if own else Path()
+    module = Variant.of(variant).module
+    file = Path(f"{module.replace('.', '/')}.py") if module else Path()
     return [str(file)] if file.is_file() else []
 
 
@@ -225,12 +191,11 @@ def stems(variants: Iterable[str], permutations: int, seeds: Sequence[int]) -> l
     >>> stems(["cntk", "lantk-kr-v1-shuffled", "cnn"], 2, [7])
     ['cntk', 'lantk-kr-v1-shuffled-seed0', 'lantk-kr-v1-shuffled-seed1', 'cnn-seed7']
     """
-    found = []
-    for variant in variants:
-        name = variant_name(variant)
-        numbers = seeds if is_network(variant) else range(permutations)
-        found += [f"{name}-seed{i}" for i in numbers] if is_seeded(variant) else [name]
-    return found
+    return [
+        v.stem(number)
+        for v in map(Variant.of, variants)
+        for number in v.numbers(permutations, seeds)
+    ]
 
 
 def case_key(record: Mapping[str, Any]) -> tuple[str, str, int]:

@@ -9,8 +9,8 @@ from lantk.label_terms.controls import Rbf, Ridge
 from lantk.label_terms.hierarchy import Hierarchy
 from lantk.label_terms.kernel_regression import KernelRegression
 from lantk.label_terms.least_squares import LeastSquares
-from lantk.label_terms.names import split_control
 from lantk.label_terms.plug_in import PlugIn
+from lantk.variant import Variant
 
 # Term -> how to build its estimator.
 _ESTIMATORS: dict[str, tuple[type[LabelTerm], dict[str, Any]]] = {
@@ -51,7 +51,7 @@ def label_term(name: str, *, estimator: str = "exact") -> LabelTerm:
     >>> label_term("lantk-kr-v1").fit_transform(k, np.array([1.0, -1.0])).shape
     (2, 2)
     """
-    term, control = split_control(name)
+    term, control = Variant.of(name).parent, Variant.of(name).control
     if term not in _ESTIMATORS:
         raise LabelTermError(f"unknown label term {name!r}: wanted one of {', '.join(_ESTIMATORS)}")
     if estimator not in ("exact", "fjlt"):

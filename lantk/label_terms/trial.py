@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lantk.errors import LantkError
 from lantk.label_terms.base import LabelTerm
-from lantk.label_terms.names import CONTROLS, is_own_term, split_control, variant_name
+from lantk.variant import CONTROLS, Variant
 
 # Method -> how it is called: the arguments that always come, those that may, and its declaration.
 _CALLS = {
@@ -282,11 +282,12 @@ def _import_module(name: str) -> ModuleType:
 
 def _look_in_working_directory(name: str) -> str:
     """Let modules be found in the working directory too; return the module's name."""
-    if not is_own_term(name):
+    if not Variant.of(name).is_own_term:
         raise ContractError(f"{name!r}: wanted module:Class, such as my_terms:ParzenWindow")
-    if split_control(variant_name(name))[1] is not None:
+    variant = Variant.of(name).name
+    if Variant.of(variant).control is not None:
         raise ContractError(
-            f"{name!r} would be the variant {variant_name(name)}, which reads as a control: wanted"
+            f"{name!r} would be the variant {variant}, which reads as a control: wanted"
             f" a class name that does not end in {', '.join(map(str.capitalize, CONTROLS))}"
         )
     # At the end, so that no file there stands in for a library's.

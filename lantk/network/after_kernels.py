@@ -24,23 +24,22 @@ import torch
 from numpy.typing import NDArray
 
 from lantk.label_terms.controls import Ridge
-from lantk.label_terms.names import split_control
 from lantk.label_terms.registry import label_term
 from lantk.network.layers import Network, TrainingError
 from lantk.network.tangent import Block, conjugate_block, tangent_blocks
-from lantk.network.taps import layer_of, split_tap
 from lantk.network.training import State, find_device, train
 from lantk.regression.folds import ValidationError, permuted, validation_folds
 from lantk.regression.measures import ClassSums
 from lantk.regression.paths import Member, predict
 from lantk.regression.protocols import WeightPath, predicted_labels
+from lantk.variant import Variant, VariantError
 
 # What a state of `predict_after_kernels` depends on.
 CODE = (
     *("kernel/architecture.py", "label_terms/base.py", "label_terms/controls.py"),
     *("label_terms/feature_sets.py", "regression/folds.py", "solvers/direct.py"),
     *("label_terms/kernel_regression.py", "label_terms/pair_features.py", "label_terms/plug_in.py"),
-    *("network/after_kernels.py", "network/layers.py", "network/tangent.py", "network/taps.py"),
+    *("network/after_kernels.py", "network/layers.py", "network/tangent.py", "variant.py"),
     *("network/training.py", "regression/measures.py", "regression/paths.py"),
     *("regression/protocols.py", "solvers/gpu.py", "solvers/path.py", "solvers/products.py"),
 )
@@ -210,18 +209,18 @@ def predict_after_kernels(
 
 def _ask(variant: str) -> _Ask:
     """Return what a variant is; at epoch 0 a kernel has seen no label, a label term on it has."""
-    parent, control = split_control(variant)
-    kernel, epoch, term = split_tap(parent)
-    return _Ask(
-        kernel, epoch, term or "", control == "shuffled" and (epoch > 0 or term is not None)
-    )
+    v = Variant.of(variant)
+    if v.kernel is None or v.epoch is None:
+        raise VariantError(f"{variant!r} is no kernel of a network in training at an epoch")
+    is_shuffled = v.is_shuffled and (v.epoch > 0 or v.term is not None)
+    return _Ask(v.kernel, v.epoch, v.term or "", is_shuffled)
 
 
 def _check_layers(network: Network, variants: Sequence[str]) -> None:
     """Raise TrainingError if a variant asks for a layer that the network does not train."""
     names = network.architecture.trained_layers
     for variant in variants:
-        layer = layer_of(variant)
+        layer = Variant.of(variant).layer
         if layer is not None and layer not in names:
             raise TrainingError(
                 f"{variant} asks for the layer {layer!r}, and those that the network trains are"

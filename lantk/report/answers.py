@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lantk.experiment.variants import BEST
-from lantk.label_terms.names import split_control
-from lantk.network.taps import layer_of, split_tap
 from lantk.regression.statistics import mean_with_interval
 from lantk.report.decomposition import taps_of
 from lantk.report.tables import Block, with_half_width
+from lantk.variant import Variant
 
 NO_RESULT = "(not run)"
 EPOCHS = ("Epochs", "minus the untrained kernel", "minus its shuffled twin", "minus the CNN")
@@ -434,9 +433,7 @@ def _layers(block: Block) -> dict[str, str]:
     """Return layer -> variant, of the last epoch at which there are single layers."""
     found: dict[int, dict[str, str]] = {}
     for variant in block.variants:
-        layer = layer_of(variant)
-        if layer is not None and split_control(variant)[1] is None:
-            _, epoch, term = split_tap(variant)
-            if term is None:
-                found.setdefault(epoch, {})[layer] = variant
+        v = Variant.of(variant)
+        if v.layer and v.epoch is not None and v.control is None and v.term is None:
+            found.setdefault(v.epoch, {})[v.layer] = variant
     return found[max(found)] if found else {}

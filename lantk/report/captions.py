@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.variants import BEST, GAP_LEVELS, is_tap
-from lantk.label_terms.names import split_control
+from lantk.experiment.variants import BEST, GAP_LEVELS
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
 from lantk.report.decomposition import decompose, network_block
 from lantk.report.findings import (
@@ -20,6 +19,7 @@ from lantk.report.findings import (
     row_name,
 )
 from lantk.report.tables import Block, order_variants, signed, with_half_width
+from lantk.variant import Variant
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def gap_caption(table: pd.DataFrame) -> Caption:
     shown = {v: gain_of(block, v) for v in _compared(block)}
     gains = {variant: gain for variant, gain in shown.items() if gain is not None}
     parts = ["Black dots right of the line gain over CNTK."]
-    if any(split_control(v)[1] == "shuffled" for v in block.variants):
+    if any(Variant.of(v).is_shuffled for v in block.variants):
         parts.append(
             "A white dot is the same label term fitted to shuffled labels, and the grey bar between"
             " them is what labels are worth."
@@ -84,8 +84,8 @@ def _compared(block: Block) -> list[str]:
         v
         for v in block.variants
         if v not in ("cntk", "cnn", "oracle-label")
-        and split_control(v)[1] is None
-        and not is_tap(v)
+        and Variant.of(v).control is None
+        and not Variant.of(v).is_tap
     ]
 
 
@@ -110,7 +110,7 @@ def weight_caption(records: Sequence[Mapping[str, Any]]) -> Caption:
     known_terms = label_terms_of(known)
     zero = [v for v in known_terms if known[v] == 0]
     parts = ["Left is what the honest choice sees, right what choices get."]
-    if any(split_control(r["variant"])[1] == "shuffled" for r in records):
+    if any(Variant.of(r["variant"]).is_shuffled for r in records):
         parts.append("Labels make a difference only where a curve leaves its dashed shuffled twin.")
     if zero and not any(known.values()):
         parts.append("Validation chooses weight 0 for every label term: nothing is added to CNTK.")
@@ -211,7 +211,7 @@ def training_caption(table: pd.DataFrame) -> Caption:
     block = network_block(table)
     told = []
     for variant in block.variants if block is not None else ():
-        if is_tap(variant) and block is not None:
+        if Variant.of(variant).is_tap and block is not None:
             mean = 100 * block.values("accuracy").loc[variant].mean(skipna=False)
             told.append(f"{row_name(variant)} {mean:.2f} %")
     return Caption(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.variants import is_network_kernel
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.tables import Block, block_lines, exponent_lines, order_variants
+from lantk.variant import Variant
 
 TITLES = {
     "honest": "Honest: nothing chosen on the test set",
@@ -26,7 +26,7 @@ _KERNEL_CHOICES = (
 def choices_text(protocol: str, variants: Collection[str]) -> str:
     """Return what a protocol chooses and where, as far as some variants are concerned."""
     has_best, has_cnn = "lantk-best" in variants, "cnn" in variants
-    has_kernels = any(map(is_network_kernel, variants))
+    has_kernels = any(Variant.of(v).is_network_kernel for v in variants)
     what = "Label weight and ridge"
     if protocol == "honest":
         what += ", and for LANTK-best the variant," if has_best else ""

@@ -13,10 +13,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from lantk.experiment.variants import GAP_LEVELS, candidates
-from lantk.label_terms.names import split_control
-from lantk.network.taps import split_tap
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
 from lantk.report.tables import Block, blocks_by_n, markdown_rows, signed, with_half_width
+from lantk.variant import Variant
 
 
 class Step(NamedTuple):
@@ -57,7 +56,7 @@ def network_block(table: pd.DataFrame) -> Block | None:
 
 def taps_of(block: Block, name: str) -> dict[int, str]:
     """Return epoch -> variant of a kernel, ascending; epoch 0 of a twin is the kernel itself."""
-    found = {split_tap(split_control(v)[0])[1]: v for v in candidates(name, block.variants)}
+    found = {Variant.of(v).epoch or 0: v for v in candidates(name, block.variants)}
     return dict(sorted(found.items()))
 
 

@@ -20,12 +20,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.experiment.variants import CASE_COLUMNS, is_tap
-from lantk.label_terms.names import split_control
+from lantk.experiment.variants import CASE_COLUMNS
 from lantk.regression.statistics import PROTOCOLS, log_slope, mean_with_interval
 from lantk.report.comparisons import blocks
 from lantk.report.figure_style import GREY, REFERENCES, saving, variant_styles
 from lantk.report.tables import ROWS, Block, order_variants
+from lantk.variant import Variant
 
 # Beyond this many images a heat map shows averages of blocks.
 _MOST_PIXELS = 500
@@ -64,8 +64,8 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         variant
         for variant in variants
         if variant not in ("cntk", "cnn", "oracle-label")
-        and split_control(variant)[1] is None
-        and not is_tap(variant)
+        and Variant.of(variant).control is None
+        and not Variant.of(variant).is_tap
     ]
     if not rows:
         raise LantkError("a figure of gains wants results of cntk and of another variant")
@@ -219,7 +219,7 @@ def growth_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 def _errors_by_n(frame: pd.DataFrame) -> pd.DataFrame:
     """Return geometric mean errors in percent, n by variants, controls of label terms left out."""
     is_shown = [
-        split_control(v)[1] is None and v not in ("oracle-label", "cntk-ridge", "cntk-rbf")
+        Variant.of(v).control is None and v not in ("oracle-label", "cntk-ridge", "cntk-rbf")
         for v in frame["variant"]
     ]
     frame = frame[is_shown].assign(error=lambda f: np.log(100 * (1 - f["accuracy"])))
@@ -285,7 +285,7 @@ def alignment_figure(
         values = _alignments(evaluation)
         variant = evaluation["variant"]
         # The true label products are aligned by definition.
-        if "z" in values and split_control(variant)[1] is None and variant != "oracle-label":
+        if "z" in values and Variant.of(variant).control is None and variant != "oracle-label":
             found.setdefault(evaluation["case"], {})[variant] = values
             choices.add(_shown_protocol(evaluation))
     if not found:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lantk.experiment.variants import BEST, PLAIN_VARIANTS, is_network_kernel
-from lantk.label_terms.names import split_control
+from lantk.experiment.variants import BEST, PLAIN_VARIANTS
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
 from lantk.report.tables import (
     ROWS,
@@ -24,6 +23,7 @@ from lantk.report.tables import (
     p_value_text,
     signed,
 )
+from lantk.variant import Variant
 
 _NO_WIDTH = 1e-9
 _HINDSIGHT = "does not allow for the choice by test accuracy"
@@ -114,8 +114,8 @@ def label_terms_of(variants: Iterable[str]) -> list[str]:
         variant
         for variant in variants
         if variant not in (*PLAIN_VARIANTS, BEST)
-        and not is_network_kernel(variant)
-        and split_control(variant)[1] is None
+        and not Variant.of(variant).is_network_kernel
+        and Variant.of(variant).control is None
     ]
 
 

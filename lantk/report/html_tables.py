@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.findings import Difference, gain_of, label_gain_of, row_name
 from lantk.report.tables import (
@@ -22,6 +21,7 @@ from lantk.report.tables import (
     interval_texts,
     label_rows,
 )
+from lantk.variant import Variant
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 _SIGNIFICANCE = 0.05
@@ -87,7 +87,7 @@ def text_cell(text: str) -> Cell:
 def accuracy_tables(block: Block, name: str) -> tuple[Table, Table | None]:
     """Return accuracies with intervals and p-values: of the seed's rows, and of the controls."""
     controls = [
-        v for v in block.variants if v in REFERENCE_CONTROLS or split_control(v)[1] is not None
+        v for v in block.variants if v in REFERENCE_CONTROLS or Variant.of(v).control is not None
     ]
     main = [v for v in block.variants if v not in controls]
     percent = 100 * block.values("accuracy")
@@ -207,7 +207,7 @@ def choice_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
     header += ["Oracle choice", "Test, oracle"] * ("oracle" in shown)
     rows = []
     for record in records:
-        is_control = split_control(record["variant"])[1] is not None
+        is_control = Variant.of(record["variant"]).control is not None
         if is_control or len(record["curve"]) < 2 or record["variant"] == "oracle-label":
             continue
         protocols = record["protocols"]

@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lantk.experiment.variants import CASE_COLUMNS, DERIVED, candidates, case_key
-from lantk.label_terms.names import split_control
 from lantk.regression.statistics import (
     FEWEST_POINTS,
     PROTOCOLS,
@@ -21,6 +20,7 @@ from lantk.regression.statistics import (
     mcnemar_p_value,
     normal_half_width,
 )
+from lantk.variant import Variant
 
 TABLE_COLUMNS = [
     "task",
@@ -114,7 +114,7 @@ def _chosen_matrix(
 
 def _eigenvector_shares(record: dict[str, Any]) -> dict[str, float | None]:
     """Return what is known of the top eigenvectors of K, where nothing of a Z is added to it."""
-    if split_control(record["variant"])[1] == "diagonal":
+    if Variant.of(record["variant"]).control == "diagonal":
         return dict.fromkeys(_OF_EIGENVECTORS)
     return {key: record.get("diagnostics", {}).get(key) for key in _OF_EIGENVECTORS}
 

@@ -14,11 +14,11 @@ from matplotlib.patheffects import withStroke
 
 from lantk.errors import LantkError
 from lantk.experiment.variants import CHOSEN_KERNELS, GAP_LEVELS
-from lantk.label_terms.names import split_control
 from lantk.regression.statistics import mean_with_interval
 from lantk.report.decomposition import STEPS, decompose, network_block, taps_of
 from lantk.report.figure_style import GREY, STYLES, saving
 from lantk.report.tables import ROWS, Block
+from lantk.variant import Variant
 
 
 def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
@@ -130,7 +130,7 @@ def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         names = [f"{name}{end}" for name in CHOSEN_KERNELS for end in ("", "-shuffled")]
         handles = []
         for name in (name for name in names if taps_of(block, name)):
-            parent, control = split_control(name)
+            parent, control = Variant.of(name).parent, Variant.of(name).control
             colour, marker = STYLES[2 * CHOSEN_KERNELS.index(parent)]
             look: dict[str, Any] = {"color": colour, "marker": marker}
             look |= {

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.label_terms.names import split_control
 from lantk.regression.statistics import mean_with_interval
+from lantk.variant import Variant
 
 ROWS = {
     "cntk": "CNTK",
@@ -222,7 +222,7 @@ def label_rows(block: Block) -> tuple[list[str], list[list[str]]]:
     rows : list of list of str
         Of each variant; none where neither label terms' controls nor others were run.
     """
-    if all(split_control(v)[1] is None and v not in REFERENCE_CONTROLS for v in block.variants):
+    if all(Variant.of(v).control is None and v not in REFERENCE_CONTROLS for v in block.variants):
         return [], []
     if not block.is_over_tasks:
         return _label_rows_by_column(block)
@@ -235,7 +235,7 @@ def label_rows(block: Block) -> tuple[list[str], list[list[str]]]:
     header += [CONTROL_TITLES[control] for control in of_z]
     rows = []
     for variant in block.variants:
-        if variant in ("cntk", "cnn") or split_control(variant)[1] is not None:
+        if variant in ("cntk", "cnn") or Variant.of(variant).control is not None:
             continue
         twins = [
             gains_over_cntk(accuracy, f"{variant}-{control}") for control in ("shuffled", *of_z)
@@ -303,7 +303,7 @@ def _label_rows_by_column(block: Block) -> tuple[list[str], list[list[str]]]:
     rows = []
     for variant in block.variants:
         gains = gains_over_cntk(accuracy, variant)
-        if gains is None or split_control(variant)[1] == "shuffled":
+        if gains is None or Variant.of(variant).is_shuffled:
             continue
         cells = [
             block.missing if math.isnan(gain) else signed(gain) + _and_label_gain(worth, half)
@@ -417,7 +417,7 @@ def order_variants(variants: Iterable[str]) -> list[str]:
     ['cntk', 'cnn', 'lantk-plugin', 'lantk-kr-v1-shuffled', 'cntk-ridge']
     """
     found = list(dict.fromkeys(variants))
-    parents = {v: split_control(v)[0] for v in found if split_control(v)[1] is not None}
+    parents = {v: Variant.of(v).parent for v in found if Variant.of(v).control is not None}
     others = [
         v for v in found if v not in ROWS and v not in REFERENCE_CONTROLS and v not in parents
     ]

@@ -16,10 +16,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from lantk.label_terms.names import split_control
 from lantk.regression.statistics import wilson_interval
 from lantk.report.figure_style import saving, variant_styles
 from lantk.report.tables import ROWS, order_variants
+from lantk.variant import Variant
 
 _MARKS: dict[str, dict[str, Any]] = {
     "honest": {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.2, "ls": "none"},
@@ -76,7 +76,7 @@ def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: str | os.PathL
 def _is_curve(variant: str) -> bool:
     """Return whether a variant has a label weight and is no control of another."""
     return variant == "cntk-rbf" or (
-        variant.startswith("lantk-") and split_control(variant)[1] is None
+        variant.startswith("lantk-") and Variant.of(variant).control is None
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from lantk.experiment.timings import read_gram_cost, read_job_cost
-from lantk.experiment.variants import DERIVED, is_network
+from lantk.experiment.variants import DERIVED
 from lantk.report.leaderboard import leaderboard
 from lantk.tracking.run import Listing, Run, TrackingError
 from lantk.tracking.values import (
@@ -27,6 +27,7 @@ from lantk.tracking.values import (
     setting_params,
     variant_params,
 )
+from lantk.variant import Variant
 from lantk.workflow.failures import FailedJob, find_failed_jobs, task_of
 
 _LOG_LINES, _NOTE_LINES, _LINE_WIDTH = 200, 12, 300
@@ -146,7 +147,7 @@ def _finished_run(
     provenance = record.get("provenance") or {}
     params = variant_params(variant, seed) | case_params(record) | setting_params(record)
     benchmarks = results / "benchmarks"
-    has_network = is_network(variant)
+    has_network = Variant.of(variant).is_network
     name = f"evaluate/{case}/{params['family']}"
     if has_network:
         name = f"{params['family']}/{case}/seed{seed}"

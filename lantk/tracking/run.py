@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
-from lantk.experiment.variants import is_network, is_seeded, stems
-from lantk.label_terms.names import variant_name
 from lantk.tracking.values import is_measured_by_clock
+from lantk.variant import Variant
 
 
 class TrackingError(LantkError):
@@ -39,12 +38,9 @@ class Listing:
         """Stem -> variant as records name it, and its seed."""
         found: dict[str, tuple[str, int | None]] = {}
         for variant in self.variants:
-            names = stems([variant], self.permutations, self.seeds)
-            numbers = self.seeds if is_network(variant) else range(self.permutations)
-            seeds = numbers if is_seeded(variant) else [None]
-            found |= {
-                name: (variant_name(variant), seed) for name, seed in zip(names, seeds, strict=True)
-            }
+            v = Variant.of(variant)
+            seeds = v.numbers(self.permutations, self.seeds)
+            found |= {v.stem(seed): (v.name, seed) for seed in seeds}
         return found
 
 

@@ -14,15 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lantk.experiment.timings import JobCost
-from lantk.experiment.variants import (
-    DERIVED,
-    PLAIN_VARIANTS,
-    case_key,
-    family_of,
-    is_network,
-    is_network_kernel,
-)
-from lantk.label_terms.names import split_control
+from lantk.experiment.variants import PLAIN_VARIANTS, case_key, family_of
+from lantk.variant import Variant
 
 CORE_PARAMS = {
     "control": str,
@@ -68,19 +61,17 @@ def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
     seed : int or None
         None where the variant has one result.
     """
-    parent, control = split_control(variant)
+    v = Variant.of(variant)
     is_plain = variant in PLAIN_VARIANTS
-    if variant in DERIVED:
-        parent = split_control(variant)[0]
     kind = "network" if variant == "cnn" else "kernel" if is_plain else "label term"
-    if is_network_kernel(variant):
+    if v.is_network_kernel:
         kind = "network kernel"
     # A label term of the user's own has its own name as family.
-    family = family_of(variant) if is_plain or is_network_kernel(variant) else parent
-    found: dict[str, Any] = {"control": control or "none", "family": family}
+    family = family_of(variant) if is_plain or v.is_network_kernel else v.parent
+    found: dict[str, Any] = {"control": v.control or "none", "family": family}
     found |= {"kind": kind, "variant": variant}
     if seed is not None:
-        found["network_seed" if is_network(variant) else "permutation_seed"] = seed
+        found["network_seed" if v.is_network else "permutation_seed"] = seed
     return found
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lantk.experiment.overviews import OVERVIEWS
-from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY, is_network_kernel
-from lantk.label_terms.names import split_control
+from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY
+from lantk.variant import Variant
 
 _N_LINES = 10
 _TAIL_BYTES = 2**16
@@ -172,7 +172,7 @@ def _jobs_behind(
     if variant == "cnn":
         yield job(f"train cnn, seed {seed}, of {case}", f"cnn/{case}/seed{seed}", record)
         return
-    if is_network_kernel(variant):
+    if Variant.of(variant).is_network_kernel:
         path = f"{NETWORK_FAMILY}/{case}/seed{seed}"
         yield job(f"kernels of the network, seed {seed}, of {case}", path, record)
         return
@@ -181,7 +181,7 @@ def _jobs_behind(
     for band in bands(logs / "gram" / task, folder):
         blocks = (folder / f"{band}.json", folder / f"{band}.npy")
         yield job(f"Gram matrix of {task}, band {band}", f"gram/{task}/{band}", *blocks)
-    family = "cntk" if variant in CNTK_FAMILY else split_control(variant)[0]
+    family = "cntk" if variant in CNTK_FAMILY else Variant.of(variant).parent
     term = results / "label_terms" / case / f"{family}.npz"
     yield job(f"fit {family} of {case}", f"label_term/{case}/{family}", term)
     yield job(f"evaluate {family} of {case}", f"evaluate/{case}/{family}", record)

@@ -9,13 +9,10 @@ from lantk.experiment.variants import (
     candidates,
     families,
     family_of,
-    is_network_kernel,
-    is_seeded,
-    is_tap,
     own_file,
     stems,
 )
-from lantk.label_terms.names import CONTROLS, VariantError, split_control, variant_name
+from lantk.variant import CONTROLS, Variant, VariantError
 
 OWN = "my.terms:NearestMean2"
 
@@ -25,14 +22,17 @@ def test_controls_belong_to_the_family_of_their_term(term):
     """A control is taken apart into its term and its ending, and evaluated with the term."""
     for control in CONTROLS:
         name = f"{term}-{control}"
-        assert split_control(name) == (term, control)
+        assert (Variant.of(name).parent, Variant.of(name).control) == (term, control)
         if control != "offdiagonal" or "fjlt" in term:
             assert family_of(name) == family_of(term) == term
 
 
 def test_plain_variants_are_no_controls():
     """cntk-ridge and oracle-label share the kernel's factor with cntk; cntk-rbf and cnn do not."""
-    assert all(split_control(name) == (name, None) for name in PLAIN_VARIANTS)
+    assert all(
+        (Variant.of(name).parent, Variant.of(name).control) == (name, None)
+        for name in PLAIN_VARIANTS
+    )
     found = families(["cnn", *PLAIN_VARIANTS[:-1], "lantk-kr-v1"])
     assert list(found) == ["cnn", "cntk", "cntk-rbf", "lantk-kr-v1"]
     assert found["cntk"] == ["cntk", "cntk-ridge", "oracle-label"]
@@ -78,14 +78,14 @@ def test_only_least_squares_can_leave_out_the_diagonal(term):
 )
 def test_names_are_safe_in_paths(variant, name):
     """The user's own class gives a name in lower case; every other variant is its own name."""
-    assert variant_name(variant) == name
+    assert Variant.of(variant).name == name
 
 
 def test_files_are_one_a_seed_where_there_are_seeds():
     """Networks have the configured seeds, shuffled controls as many as there are permutations."""
-    assert is_seeded("cnn")
-    assert is_seeded(f"{OWN}-shuffled")
-    assert not is_seeded("lantk-kr-v1-diagonal")
+    assert Variant.of("cnn").is_seeded
+    assert Variant.of(f"{OWN}-shuffled").is_seeded
+    assert not Variant.of("lantk-kr-v1-diagonal").is_seeded
     names = ["cnn", "cntk", f"{OWN}-shuffled"]
     shuffled = ["lantk-nearest-mean2-shuffled-seed0", "lantk-nearest-mean2-shuffled-seed1"]
     assert stems(names, 2, [5, 3]) == ["cnn-seed5", "cnn-seed3", "cntk", *shuffled]
@@ -106,7 +106,7 @@ def test_the_file_of_an_own_term_is_found_where_jobs_run(tmp_path, monkeypatch):
 def test_kernels_of_networks_are_one_family_and_seeded():
     names = ["after-kernel-3", "conjugate-kernel-0-shuffled", "after-kernel-conv2-3+lantk-kr-v1"]
     assert families(names) == {"after-kernel": names}
-    assert all(is_seeded(name) and is_network_kernel(name) and is_tap(name) for name in names)
+    assert all(v.is_seeded and v.is_network_kernel and v.is_tap for v in map(Variant.of, names))
     assert stems(["after-kernel-3-shuffled"], 5, [7]) == ["after-kernel-3-shuffled-seed7"]
 
 

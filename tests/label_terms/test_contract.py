@@ -11,9 +11,9 @@ import pytest
 from lantk.label_terms.base import LabelTerm, LabelTermError, label_product_factors
 from lantk.label_terms.kernel_regression import KernelRegression
 from lantk.label_terms.least_squares import LeastSquares
-from lantk.label_terms.names import variant_name
 from lantk.label_terms.plug_in import PlugIn
 from lantk.label_terms.trial import ContractError, check_contract, load_term_class, term_file
+from lantk.variant import Variant
 
 DOCS = (Path(__file__).parents[2] / "docs" / "label-term.md").read_text()
 EXAMPLE, TRIAL = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
@@ -41,7 +41,7 @@ def test_the_example_in_the_docs_is_found_and_kept(write):
     cls = load_term_class("my_terms:ParzenWindow")
     assert issubclass(cls, LabelTerm)
     assert term_file("my_terms:ParzenWindow") == Path("my_terms.py").absolute()
-    assert f"`{variant_name('my_terms:ParzenWindow')}`" in DOCS
+    assert f"`{Variant.of('my_terms:ParzenWindow').name}`" in DOCS
 
 
 def test_the_message_in_the_docs_is_what_is_said(write):

@@ -8,7 +8,6 @@ import torch
 
 import lantk
 from lantk.label_terms.base import LabelTerm, label_product_factors
-from lantk.label_terms.names import split_control
 from lantk.label_terms.registry import _ESTIMATORS
 from lantk.network import training
 from lantk.regression import paths as predict
@@ -18,6 +17,7 @@ from lantk.regression.protocols import choose_weight, oracle_label_path, predict
 from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SolveError
 from lantk.solvers.gpu import DeviceSolver, find_device
 from lantk.solvers.path import solve_path
+from lantk.variant import Variant
 
 WEIGHTS = [0.0, 0.001, 0.1, 1.0]
 
@@ -31,7 +31,7 @@ def task(n=40, m=12, d=6, seed=0):
 
 
 def member_of(variant, *, weights=WEIGHTS, validated=WEIGHTS, permutation=None):
-    term, control = split_control(variant)
+    term, control = Variant.of(variant).parent, Variant.of(variant).control
     make = None
     if variant != "cntk":
         name = variant if control == "offdiagonal" else term
@@ -232,7 +232,7 @@ def test_scale_of_the_label_term_is_immaterial():
 
 def naive_blocks(variant, fit, held, k, y, x, *, permutation, part):
     """Return Z on train rows and on others, and lambda at weight 1, by the definitions."""
-    name, control = split_control(variant)
+    name, control = Variant.of(variant).parent, Variant.of(variant).control
     labels = y[fit]
     if permutation is not None:
         labels = np.random.default_rng([permutation, part]).permutation(labels)
