@@ -1,4 +1,5 @@
 # What the rules share: the checked configuration, and what must be known before the DAG exists.
+import itertools
 import json
 import re
 from pathlib import Path
@@ -29,7 +30,15 @@ from lantk.workflow.resources import (
     label_term_mb,
     network_mb,
 )
-from lantk.experiment.variants import NETWORK_FAMILY, is_term, own_file, stems
+from lantk.experiment.variants import (
+    NETWORK_FAMILY,
+    PERMUTATIONS_A_JOB,
+    evaluation_job,
+    first_of_job,
+    is_term,
+    own_file,
+    stems,
+)
 from lantk.variant import Variant
 
 try:
@@ -93,10 +102,10 @@ def case_sizes(wildcards):
     return case.n_train, case.n_test, EXPERIMENT.sizes[case.task][0]
 
 
-def family_mb(family):
-    """Return a function of wildcards: the memory of the evaluation of a family."""
+def family_mb(family, n_permutations):
+    """Return a function of wildcards: the memory of a job that evaluates a family."""
     return lambda wildcards: evaluation_mb(
-        FAMILIES[family], config["permutations"], *case_sizes(wildcards)
+        FAMILIES[family], n_permutations, *case_sizes(wildcards)
     )
 
 
@@ -121,6 +130,7 @@ SHOWN_TERMS = [name for name, term in TERMS.items() if term in VARIANTS][:1]
 
 # Rule -> the family's name in its paths, and the families that it evaluates. Those of the user's own
 # that have the same controls share a rule: planning takes the number of files times that of rules.
+# Label permutations beyond the first few have jobs of their own, so that more of them compute no others.
 NAMED = {Variant.of(family).name: family for family in FAMILIES}
 EVALUATIONS = {}
 for name, family in NAMED.items():
@@ -132,15 +142,30 @@ for name, family in NAMED.items():
         EVALUATIONS[re.sub("[^a-z0-9]", "_", name)] = (name, [family])
 
 
-def shown_stems(shown, members):
-    """Return the stems of the results of a family, by its name in paths."""
-    found = stems(FAMILIES[members[0]], config["permutations"], SEEDS)
+def job_stems(shown, members, first):
+    """Return the stems of what one job evaluates of a family, by its name in paths."""
+    variants = map(Variant.of, FAMILIES[members[0]])
+    found = [
+        v.stem(number)
+        for v in variants
+        for number in v.numbers(config["permutations"], SEEDS)
+        if first_of_job(number) == first
+    ]
     return [stem.replace(Variant.of(members[0]).name, shown, 1) for stem in found]
 
 
 def of_family(shown, function):
     """Return an input or parameter function: that of the family, which may be a wildcard."""
     return lambda wildcards: function(NAMED[wildcards.get("family", shown)])
+
+
+def job_variants(first):
+    """Return a function of a family: what a job evaluates of it."""
+    return lambda family: [
+        variant
+        for variant in FAMILIES[family]
+        if first == 0 or Variant.of(variant).is_shuffled
+    ]
 
 
 NETWORK_KERNELS = FAMILIES.get(NETWORK_FAMILY, [])

@@ -358,7 +358,8 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
         make = makers.setdefault(fitted_name, find_term(fitted_name, args.estimator))
         is_ridge = variant == "cntk-ridge"
         validated = args.honest_ridges if is_ridge else args.honest_weights
-        for permutation in v.numbers(args.permutations, []):
+        first, n = args.first_permutation, args.permutations
+        for permutation in range(first, first + n) if v.is_shuffled else [None]:
             members.append(
                 Member(
                     variant,

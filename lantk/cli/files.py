@@ -259,7 +259,12 @@ def read_benchmarks(args: argparse.Namespace) -> Any:
 
 def _is_of_table(path: Path, folder: Path, args: argparse.Namespace) -> bool:
     """Return whether a benchmark is of a job behind the table; others are left over."""
-    from lantk.experiment.variants import NETWORK_FAMILY, family_of
+    from lantk.experiment.variants import (
+        NETWORK_FAMILY,
+        PERMUTATIONS_A_JOB,
+        evaluation_job,
+        family_of,
+    )
     from lantk.variant import Variant
 
     # RULE, RULE/TASK, gram/GRAM/BAND, cnn or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
@@ -269,6 +274,8 @@ def _is_of_table(path: Path, folder: Path, args: argparse.Namespace) -> bool:
         return False
     known = {*args.bands, *(f"seed{seed}" for seed in args.seeds), *families}
     known |= {Variant.of(variant).name for variant in args.variants}
+    firsts = range(0, args.permutations, PERMUTATIONS_A_JOB)
+    known |= {evaluation_job(family, first) for family in families for first in firsts}
     is_whole = rule != "gram" or len(job) == 2
     # The name of a case begins with its task and architecture.
     is_case = not job or any(f"{case}.".startswith(f"{job[0]}.") for case in args.cases)

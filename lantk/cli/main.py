@@ -45,7 +45,15 @@ _Verb = Callable[[argparse.Namespace], int | None]
 _SIZES = ("n-train", "n-test", "seed")
 _PLANNED = ("plan-n-train", "plan-n-test", "image", "memory-mb", "plan-bands", "rate")
 _GRIDS = ("honest-weights", "oracle-weights", "honest-ridges", "oracle-ridges")
-_FAMILY = ("case", "case-n-train", "family", "permutations", "estimator", "label-term")
+_FAMILY = (
+    "case",
+    "case-n-train",
+    "family",
+    "permutations",
+    "first-permutation",
+    "estimator",
+    "label-term",
+)
 _CHOOSING = ("protocols", *_GRIDS, "folds", "fold-seed")
 _TRAINING = ("epochs", "batch-size", "learning-rate", "loss", "targets", "channels", "seed")
 _DRAWING = ("case", "case-n-train", "variant", "estimator", "label-term", "evaluation")

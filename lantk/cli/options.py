@@ -203,6 +203,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 3,
         "help": "permutations of the labels of each shuffled control (default: 3)",
     },
+    "first-permutation": {
+        "type": int,
+        "default": 0,
+        "help": "number of the first of them (default: 0)",
+    },
     "estimator": {
         "choices": ("exact", "fjlt"),
         "default": "exact",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lantk.variant import Variant
-
 
 def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
     """Return the options of the verb evaluate that a family of variants depends on.
@@ -20,8 +18,6 @@ def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list
     if set(variants) - {"cntk", "cntk-ridge"}:
         options += ["--honest-weights", *config["label_weights"]["honest"]]
         options += ["--oracle-weights", *config["label_weights"]["oracle"]]
-    if any(Variant.of(variant).is_seeded for variant in variants):
-        options += ["--permutations", config["permutations"]]
     return [str(option) for option in options + estimator_option(config, variants[0])]
 
 

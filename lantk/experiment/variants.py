@@ -42,6 +42,9 @@ CNTK_FAMILY = ("cntk", "cntk-ridge", "oracle-label")
 PLAIN_VARIANTS = (*CNTK_FAMILY, "cntk-rbf", "cnn")
 """Variants that are neither label terms nor controls of one."""
 
+PERMUTATIONS_A_JOB = 3
+"""Label permutations that are evaluated in one job, where they share factors and features."""
+
 NETWORK_FAMILY = "after-kernel"
 """The family of all kernels of a network in training, which are taken from one training."""
 _NETWORK_KERNELS = (NETWORK_FAMILY, "after-kernel-LAYER", "conjugate-kernel")
@@ -196,6 +199,28 @@ def stems(variants: Iterable[str], permutations: int, seeds: Sequence[int]) -> l
         for v in map(Variant.of, variants)
         for number in v.numbers(permutations, seeds)
     ]
+
+
+def first_of_job(number: int | None) -> int:
+    """Return the first label permutation of the job that evaluates one; 0 without any.
+
+    Examples
+    --------
+    >>> [first_of_job(number) for number in (None, 2, 3, 7)]
+    [0, 0, 3, 6]
+    """
+    return 0 if number is None else number - number % PERMUTATIONS_A_JOB
+
+
+def evaluation_job(family: str, first: int) -> str:
+    """Return the name of the job that evaluates a family, from a label permutation on.
+
+    Examples
+    --------
+    >>> evaluation_job("lantk-kr-v1", 0), evaluation_job("lantk-kr-v1", 3)
+    ('lantk-kr-v1', 'lantk-kr-v1-from3')
+    """
+    return f"{family}-from{first}" if first else family
 
 
 def case_key(record: Mapping[str, Any]) -> tuple[str, str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from lantk.experiment.timings import read_gram_cost, read_job_cost
-from lantk.experiment.variants import DERIVED
+from lantk.experiment.variants import DERIVED, evaluation_job, first_of_job
 from lantk.report.leaderboard import leaderboard
 from lantk.tracking.run import Listing, Run, TrackingError
 from lantk.tracking.values import (
@@ -148,7 +148,7 @@ def _finished_run(
     params = variant_params(variant, seed) | case_params(record) | setting_params(record)
     benchmarks = results / "benchmarks"
     has_network = Variant.of(variant).is_network
-    name = f"evaluate/{case}/{params['family']}"
+    name = f"evaluate/{case}/{evaluation_job(params['family'], first_of_job(seed))}"
     if has_network:
         name = f"{params['family']}/{case}/seed{seed}"
     job = read_job_cost(benchmarks / f"{name}.jsonl")

@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lantk.experiment.overviews import OVERVIEWS
-from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY
+from lantk.experiment.variants import (
+    CNTK_FAMILY,
+    NETWORK_FAMILY,
+    evaluation_job,
+    first_of_job,
+)
 from lantk.variant import Variant
 
 _N_LINES = 10
@@ -184,7 +189,8 @@ def _jobs_behind(
     family = "cntk" if variant in CNTK_FAMILY else Variant.of(variant).parent
     term = results / "label_terms" / case / f"{family}.npz"
     yield job(f"fit {family} of {case}", f"label_term/{case}/{family}", term)
-    yield job(f"evaluate {family} of {case}", f"evaluate/{case}/{family}", record)
+    name = evaluation_job(family, first_of_job(int(seed) if seed != stem else None))
+    yield job(f"evaluate {name} of {case}", f"evaluate/{case}/{name}", record)
 
 
 def _last_jobs(results: Path, cases: Sequence[str]) -> Iterator[_Job]:

@@ -66,14 +66,14 @@ def heat_map_mb(n_train: int, n_test: int, n_largest: int) -> int:
 
 
 def evaluation_mb(
-    variants: Sequence[str], permutations: int, n_train: int, n_test: int, n_largest: int
+    variants: Sequence[str], n_permutations: int, n_train: int, n_test: int, n_largest: int
 ) -> int:
-    """Return the memory of the evaluation of a family of variants.
+    """Return the memory of a job that evaluates a family of variants with some permutations.
 
     Features of pairs are kept, and each permutation has a label term of its own, in float32.
     """
     n_shuffled = sum(name.endswith("-shuffled") for name in variants)
-    factor = 5 + 2 * variants[0].startswith("lantk-fjlt-") + 0.5 * permutations * n_shuffled
+    factor = 5 + 2 * variants[0].startswith("lantk-fjlt-") + 0.5 * n_permutations * n_shuffled
     return _matrices_mb(factor, n_train, n_test, n_largest)
 
 

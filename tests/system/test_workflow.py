@@ -34,7 +34,7 @@ TINY = {
     ],
     "label_weights": {"honest": [0, 0.1], "oracle": [0.03, 1]},
     "ridges": {"honest": [0, 0.3], "oracle": [0.01]},
-    "permutations": 2,
+    "permutations": 3,
     "folds": 2,
     "cnn": {
         "epochs": 2,
@@ -53,6 +53,7 @@ N_COMPUTING = 1 + 2 * (1 + 1 + 2 + 3 + 2)
 STEMS = {
     *("cntk", "cntk-ridge", "oracle-label", "lantk-kr-v1", "lantk-fjlt-v1"),
     *("lantk-fjlt-v1-diagonal", "lantk-kr-v1-shuffled-seed0", "lantk-kr-v1-shuffled-seed1"),
+    *("lantk-kr-v1-shuffled-seed2",),
     *("cnn-seed0", "cnn-seed1"),
 }
 
@@ -275,12 +276,15 @@ KR, FJLT = {"evaluate_lantk_kr_v1": 2}, {"evaluate_lantk_fjlt_v1": 2}
 # The heat map is of the first label term, and is drawn anew with its fit or its record.
 EVALUATE = CNTK | KR | FJLT | {"heat_map": 2}
 FROM_GRAM = {"gram": 2, "label_term": 4, "cnn": 4} | EVALUATE
+# Twins beyond the third permutation have jobs of three: 3 to 5, and 6.
+FROM_THIRD = {"evaluate_lantk_kr_v1_from3": 2, "evaluate_lantk_kr_v1_from6": 2}
 WEIGHTS = {"honest": [0, 0.3], "oracle": [0.03, 1]}
 # What is edited -> (the new value, jobs that depend on it; None where only MLflow hears of it).
 EDITS = {
     "a label weight": ({"label_weights": WEIGHTS}, EVALUATE),
     "a ridge": ({"ridges": WEIGHTS}, CNTK),
-    "permutations": ({"permutations": 1}, KR | {"heat_map": 2}),
+    "permutations less": ({"permutations": 1}, {}),
+    "permutations more": ({"permutations": 7}, FROM_THIRD),
     "an architecture": ({"architecture": "arora2019-vanilla-8"}, FROM_GRAM),
     "the scaling": ({"data": {"scaling": "standard"}}, {"split": 2} | FROM_GRAM),
     "epochs": ({"cnn": TINY["cnn"] | {"epochs": 3}}, {"cnn": 4}),
