@@ -12,6 +12,7 @@ rule after_kernel:
             f"{RESULTS}/evaluations/{{case}}/{variant}-seed{{seed}}.csv"
             for variant in NETWORK_KERNELS
         ],
+        protocols=touch(protocol_marks(["after-kernel-seed{seed}"])),
     log:
         f"{RESULTS}/logs/after-kernel/{{case}}/seed{{seed}}.log",
     benchmark:
@@ -25,6 +26,7 @@ rule after_kernel:
             lambda wildcards: after_kernels_mb(MOST_LAYERS, *case_sizes(wildcards))
         ),
         runtime=growing(480),
+        protocols=PROTOCOLS,
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         architecture=lambda wildcards: json.dumps(CASES[wildcards.case].architecture),
@@ -43,5 +45,5 @@ rule after_kernel:
         " --variants {params.variants:q} --batch-size {params.batch_size}"
         " --learning-rate {params.learning_rate} --loss {params.loss} {params.targets}"
         " --channels {params.channels:q} --seed {wildcards.seed} --device {params.device}"
-        " {params.options} --threads {threads}"
+        " --protocols {resources.protocols} {params.options} --threads {threads}"
         " --out {params.folder:q} > {log:q} 2>&1"

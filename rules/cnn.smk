@@ -5,6 +5,7 @@ rule cnn:
     output:
         record=f"{RESULTS}/evaluations/{{case}}/cnn-seed{{seed}}.json",
         predictions=f"{RESULTS}/evaluations/{{case}}/cnn-seed{{seed}}.csv",
+        protocols=touch(protocol_marks(["cnn-seed{seed}"])),
     log:
         f"{RESULTS}/logs/cnn/{{case}}/seed{{seed}}.log",
     benchmark:
@@ -16,6 +17,7 @@ rule cnn:
         **GPU,
         mem_mb=growing(lambda wildcards: network_mb(CASES[wildcards.case].n_train)),
         runtime=growing(480),
+        protocols=PROTOCOLS,
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         architecture=lambda wildcards: json.dumps(CASES[wildcards.case].architecture),
@@ -26,11 +28,10 @@ rule cnn:
         targets=target_option(config),
         channels=json.dumps(config["cnn"]["channels"]),
         device=config["device"],
-        protocols=config["protocols"],
     shell:
         "python -m lantk cnn --split {input.split:q} --case {wildcards.case}"
         " --n-train {params.n_train} --architecture {params.architecture:q}"
         " --epochs {params.epochs} --batch-size {params.batch_size}"
         " --learning-rate {params.learning_rate} --loss {params.loss} {params.targets}"
         " --channels {params.channels:q} --seed {wildcards.seed} --device {params.device}"
-        " --protocols {params.protocols} --variant cnn --threads {threads} --out {output.record:q} > {log:q} 2>&1"
+        " --protocols {resources.protocols} --variant cnn --threads {threads} --out {output.record:q} > {log:q} 2>&1"

@@ -36,6 +36,7 @@ from lantk.experiment.variants import (
     evaluation_job,
     first_of_job,
     is_term,
+    jobs_of,
     own_file,
     stems,
 )
@@ -120,6 +121,16 @@ def case_bands(ending):
         f"{RESULTS}/grams/{CASES[wildcards.case].gram}/{band}.{ending}"
         for band in BANDS[CASES[wildcards.case].task]
     ]
+
+
+# As a resource, since it is no parameter: a protocol less computes nothing again.
+PROTOCOLS = " ".join(config["protocols"])
+
+
+def protocol_marks(jobs):
+    """Return empty files, one for each job and protocol: that of one more is missing, and computed."""
+    folder = f"{RESULTS}/evaluations/{{case}}/protocols"
+    return [f"{folder}/{job}.{name}" for job in jobs for name in config["protocols"]]
 
 
 # Name in paths -> label term; those of the user's own are module:Class.

@@ -24,6 +24,7 @@ for (name, (shown, members)), first in itertools.product(
             predictions=[
                 f"{RESULTS}/evaluations/{{case}}/{stem}.csv" for stem in outputs
             ],
+            protocols=touch(protocol_marks([evaluation_job(shown, first)])),
         log:
             f"{RESULTS}/logs/evaluate/{{case}}/{evaluation_job(shown, first)}.log",
         benchmark:
@@ -37,8 +38,9 @@ for (name, (shown, members)), first in itertools.product(
             **GPU,
             mem_mb=growing(family_mb(members[0], permutations)),
             runtime=growing(480),
-            # Not a parameter: what there is does not change with it.
+            # No parameters: what there is does not change with them.
             permutations=permutations,
+            protocols=PROTOCOLS,
         params:
             n_train=lambda wildcards: CASES[wildcards.case].n_train,
             variants=of_family(shown, job_variants(first)),
@@ -51,5 +53,5 @@ for (name, (shown, members)), first in itertools.product(
             "python -m lantk evaluate --split {input.split:q} --gram {input.gram[0]:q}"
             " --case {wildcards.case} --n-train {params.n_train} --variants {params.variants:q}"
             " {params.label_term} {input.label_term:q} --permutations {resources.permutations}"
-            " {params.first} {params.options} --device {params.device}"
+            " {params.first} --protocols {resources.protocols} {params.options} --device {params.device}"
             " --threads {threads} --out {params.folder:q} > {log:q} 2>&1"

@@ -3,8 +3,13 @@ RECORDS = [
     f"{RESULTS}/evaluations/{{case}}/{stem}.json"
     for stem in stems(VARIANTS, config["permutations"], SEEDS)
 ]
+# What says which protocols were evaluated, of all its jobs.
+MARKS = protocol_marks(
+    sorted({job for v in VARIANTS for job in jobs_of(v, config["permutations"], SEEDS)})
+)
 LISTING = ["--results", RESULTS, "--variants", *VARIANTS]
 LISTING += ["--permutations", config["permutations"], "--seeds", *SEEDS]
+LISTING += ["--protocols", *config["protocols"]]
 # Figures by their paths: outputs that are marked for a report cannot be expanded.
 FIGURE = f"{RESULTS}/figures/{{case}}.png"
 OVERVIEW = f"{RESULTS}/figures/{{kind}}.png"
@@ -14,6 +19,7 @@ HEAT_MAP = f"{RESULTS}/figures/{{case}}/{{term}}.png"
 rule table:
     input:
         records=expand(RECORDS, case=CASES),
+        protocols=expand(MARKS, case=CASES),
         code=code_of("collect"),
     output:
         csv=report(

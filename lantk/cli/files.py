@@ -9,11 +9,16 @@ import json
 import os
 import re
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lantk.errors import LantkError
+from lantk.experiment.records import Listing, read_predictions, read_record
+
+# What a listing must name; protocols are all without any.
+_NEEDED = {"cases", "variants", "permutations", "seeds"}
 
 
 def spell_out(architecture: Any) -> dict[str, Any]:
@@ -179,35 +184,19 @@ def write_evaluation(
     write_json(path, record | results | {"provenance": collect_provenance()})
 
 
-def evaluation_paths(args: argparse.Namespace | Listing) -> list[Path]:
-    """Return the records of all cases, in the order of the table."""
-    from lantk.experiment.variants import stems
-
-    names = stems(args.variants, args.permutations, args.seeds)
-    folder = args.results / "evaluations"
-    return [folder / case / f"{name}.json" for case in args.cases for name in names]
-
-
-class Listing(NamedTuple):
-    """What has results in a folder."""
-
-    results: Path
-    cases: list[str]
-    variants: list[str]
-    permutations: int
-    seeds: list[int]
-
-
 def read_listing(args: argparse.Namespace) -> Listing | None:
     """Return what is named on the command line, the rest as listing.json keeps it; or None."""
-    names = Listing._fields[1:]
-    found = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
-    if len(found) < len(names):
+    found: dict[str, Any] = {
+        field.name: vars(args)[field.name]
+        for field in fields(Listing)
+        if vars(args).get(field.name) is not None
+    }
+    if not set(found) >= _NEEDED:
         kept = read_kept(args.results)
         if kept is None:
             return None
         found = kept["listing"] | found
-    return Listing(args.results, *(found[name] for name in names))
+    return Listing(**{k: v if isinstance(v, int) else tuple(v) for k, v in found.items()})  # type: ignore[arg-type]
 
 
 def read_kept(results: Path) -> dict[str, Any] | None:
@@ -219,18 +208,20 @@ def read_kept(results: Path) -> dict[str, Any] | None:
     for path in (results / "listing.json", results / "tracking.json"):
         try:
             record = json.loads(path.read_text())
-            listing = {name: record["listing"][name] for name in Listing._fields[1:]}
+            listing = {name: record["listing"][name] for name in _NEEDED}
+            listing["protocols"] = record["listing"].get("protocols", ["honest", "oracle"])
             config = record.get("config") or {}
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _not_kept(path, repr(error)) from error
-        is_number = isinstance(listing.pop("permutations"), int)
-        if not (is_number and all(isinstance(names, list) for names in listing.values())):
+        lists = [names for name, names in listing.items() if name != "permutations"]
+        is_number = isinstance(listing["permutations"], int)
+        if not (is_number and all(isinstance(names, list) for names in lists)):
             raise _not_kept(path, "its listing is of other types")
         if not isinstance(config, dict):
             raise _not_kept(path, "its config is no mapping")
-        return {"listing": record["listing"], "config": config}
+        return {"listing": listing, "config": config}
     return None
 
 
@@ -241,11 +232,11 @@ def _not_kept(path: Path, why: str) -> LantkError:
     )
 
 
-def read_evaluations(paths: Iterable[Path]) -> list[tuple[dict[str, Any], Any]]:
-    """Return records with their predictions."""
-    import pandas as pd
-
-    return [(json.loads(path.read_text()), pd.read_csv(path.with_suffix(".csv"))) for path in paths]
+def read_evaluations(
+    paths: Iterable[Path], protocols: Collection[str] | None = None
+) -> list[tuple[dict[str, Any], Any]]:
+    """Return records with their predictions, of all protocols or of those that are given."""
+    return [(read_record(path, protocols), read_predictions(path)) for path in paths]
 
 
 def read_benchmarks(args: argparse.Namespace) -> Any:

@@ -57,8 +57,8 @@ _FAMILY = (
 _CHOOSING = ("protocols", *_GRIDS, "folds", "fold-seed")
 _TRAINING = ("epochs", "batch-size", "learning-rate", "loss", "targets", "channels", "seed")
 _DRAWING = ("case", "case-n-train", "variant", "estimator", "label-term", "evaluation")
-_LISTING = ("results", "cases", "variants", "seeds", "permutations")
-_KEPT = ("results", "kept-cases", "kept-variants", "kept-seeds", "kept-permutations")
+_LISTING = ("results", "cases", "variants", "seeds", "permutations", "protocols")
+_KEPT = ("results", *(f"kept-{name}" for name in _LISTING[1:]))
 _COMPUTING = ("device", "threads")
 
 # Group -> verb -> its options, in the order of use.

@@ -308,6 +308,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": int,
         "help": f"permutations of the labels of each shuffled control ({_KEPT})",
     },
+    "kept-protocols": {
+        "flag": "--protocols",
+        "nargs": "+",
+        "choices": ("honest", "oracle"),
+        "help": f"protocols ({_KEPT})",
+    },
     "kind": {
         "choices": ("weight", *OVERVIEWS),
         "default": "weight",

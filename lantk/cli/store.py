@@ -98,7 +98,6 @@ def dashboard(args: argparse.Namespace) -> None:
 
 def _target(args: argparse.Namespace) -> Any:
     """Return the results and the experiment; what is not given is what the last run was given."""
-    from lantk.tracking.run import Listing
     from lantk.tracking.sync import Target
 
     config = vars(args).get("config")
@@ -115,9 +114,8 @@ def _target(args: argparse.Namespace) -> Any:
         # Where the last sync failed, nothing says where the runs went before it.
         if (args.results / "tracking.json").exists():
             uri = _recorded_uri(_read_record(args.results))
-    names = ("cases", "variants", "permutations", "seeds")
-    found = read_listing(argparse.Namespace(**dict.fromkeys(names) | vars(args)))
-    if found is None:
+    listing = read_listing(args)
+    if listing is None:
         raise LantkError(
             "wanted --cases, --variants, --permutations and --seeds: no listing.json of an earlier"
             f" sync is in {args.results}"
@@ -125,9 +123,7 @@ def _target(args: argparse.Namespace) -> Any:
     settings = config.get("tracking") or {}
     return Target(
         results=args.results,
-        listing=Listing(
-            tuple(found.cases), tuple(found.variants), found.permutations, tuple(found.seeds)
-        ),
+        listing=listing,
         config=config,
         uri=settings.get("uri") or os.environ.get("MLFLOW_TRACKING_URI") or uri,
         experiment=settings.get("experiment") or "lantk",

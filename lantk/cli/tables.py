@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lantk.cli.files import (
-    evaluation_paths,
     read_benchmarks,
     read_evaluations,
     read_listing,
@@ -24,7 +23,7 @@ def collect(args: argparse.Namespace) -> None:
     from lantk.report.comparisons import table_markdown
     from lantk.report.leaderboard import error_exponents, leaderboard
 
-    frame = leaderboard(read_evaluations(evaluation_paths(args)))
+    frame = leaderboard(_read_listed(args))
     exponents = error_exponents(frame)
     with writing(args.results / "timings.csv") as temporary:
         read_benchmarks(args).to_csv(temporary, index=False)
@@ -49,11 +48,16 @@ def table(args: argparse.Namespace) -> None:
         frame = pd.read_csv(written)
     else:
         folder = args.results / "evaluations"
-        asked = evaluation_paths(listing) if listing else sorted(folder.glob("*/[!.]*.json"))
+        asked = listing.paths(args.results) if listing else sorted(folder.glob("*/[!.]*.json"))
         missing = [path for path in asked if not path.exists()]
         if len(missing) == len(asked):
             raise LantkError(f"no results in {folder}: run the workflow first")
-        frame = leaderboard(read_evaluations(path for path in asked if path not in missing))
+        frame = leaderboard(
+            read_evaluations(
+                (path for path in asked if path not in missing),
+                listing.protocols if listing else None,
+            )
+        )
     print(leaderboard_text(frame, find_width()))
     if listing and missing:
         names = [(path.parent.name, path.stem) for path in missing]
@@ -65,7 +69,6 @@ def failures(args: argparse.Namespace) -> int:
 
     The status is 1 where a job failed, unless it is the one that writes to MLflow.
     """
-    from lantk.experiment.variants import stems
     from lantk.report.terminal import failures_text
     from lantk.workflow.failures import find_failed_jobs
 
@@ -75,32 +78,29 @@ def failures(args: argparse.Namespace) -> int:
             f"{args.results} has no listing.json that names its results: give --cases, --variants,"
             " --permutations and --seeds"
         )
-    names = stems(listing.variants, listing.permutations, listing.seeds)
-    jobs = find_failed_jobs(args.results, listing.cases, names)
+    jobs = find_failed_jobs(args.results, listing.cases, list(listing.stems))
     print(failures_text(jobs, args.resume, find_width()))
     return int(any(job.log.stem != "track" for job in jobs))
 
 
 def report(args: argparse.Namespace) -> None:
     """Write one HTML file with everything that was found, finished or not."""
-    from lantk.experiment.variants import stems
     from lantk.files import writing
     from lantk.report.html_report import Results, html_report
     from lantk.report.leaderboard import leaderboard
     from lantk.workflow.failures import find_failed_jobs
 
     listing, folder = read_listing(args), args.results / "evaluations"
-    asked = evaluation_paths(listing) if listing else sorted(folder.glob("*/[!.]*.json"))
+    asked = listing.paths(args.results) if listing else sorted(folder.glob("*/[!.]*.json"))
     there = [path for path in asked if path.exists()]
     if not there:
         raise LantkError(f"no results in {folder}: run the workflow first")
-    evaluations = read_evaluations(there)
+    evaluations = read_evaluations(there, listing.protocols if listing else None)
     if listing is None and (args.results / "table.csv").exists():
         evaluations = _in_order_of_table(evaluations, args.results / "table.csv")
     failed = []
     if listing and len(there) < len(asked):
-        names = stems(listing.variants, listing.permutations, listing.seeds)
-        failed = find_failed_jobs(args.results, listing.cases, names)
+        failed = find_failed_jobs(args.results, listing.cases, list(listing.stems))
     kept = args.results / "tracking.json"
     results = Results(
         args.results,
@@ -154,6 +154,12 @@ def figure(args: argparse.Namespace) -> None:
     functions = vars(figures) | vars(network_figures) | vars(weight_figure)
     draw = functions[f"{args.kind}_figure"]
     if args.kind == "weight" or OVERVIEWS[args.kind].is_of_records:
-        draw([json.loads(path.read_text()) for path in evaluation_paths(args)], args.out)
+        draw([record for record, _ in _read_listed(args)], args.out)
     else:
         draw(pd.read_csv(args.results / "table.csv"), args.out)
+
+
+def _read_listed(args: argparse.Namespace) -> list[Any]:
+    """Return the results that the command line names, all of which must be there."""
+    listing = read_listing(args)
+    return read_evaluations(listing.paths(args.results), listing.protocols) if listing else []

@@ -11,7 +11,7 @@ def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list
 
     What the variants do not read is left out, so that editing it computes nothing again.
     """
-    options: list[Any] = ["--protocols", *config["protocols"], "--folds", config["folds"]]
+    options: list[Any] = ["--folds", config["folds"]]
     if "cntk-ridge" in variants:
         options += ["--honest-ridges", *config["ridges"]["honest"]]
         options += ["--oracle-ridges", *config["ridges"]["oracle"]]
@@ -23,7 +23,7 @@ def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list
 
 def after_kernel_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
     """Return the options of the verb after-kernels that say how ridges and weights are chosen."""
-    options: list[Any] = ["--protocols", *config["protocols"], "--folds", config["folds"]]
+    options: list[Any] = ["--folds", config["folds"]]
     options += ["--held-out", config["after_kernels"]["held_out"]]
     grids = {"ridges": config["ridges"]}
     if any("+" in variant for variant in variants):

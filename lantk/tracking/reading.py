@@ -6,7 +6,6 @@ only the leaderboard knows is a run too, and so is what failed, with the end of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from lantk.experiment.records import Listing, read_predictions, read_record
 from lantk.experiment.timings import read_gram_cost, read_job_cost
 from lantk.experiment.variants import DERIVED, evaluation_job, first_of_job
 from lantk.report.leaderboard import leaderboard
-from lantk.tracking.run import Listing, Run, TrackingError
+from lantk.tracking.run import Run, TrackingError
 from lantk.tracking.values import (
     case_params,
     cost_metrics,
@@ -81,7 +81,7 @@ def _case_runs(results: Path, case: str, listing: Listing) -> list[Run]:
     for stem, (variant, seed) in listing.stems.items():
         path = results / "evaluations" / case / f"{stem}.json"
         if path.exists():
-            found.append((variant, seed, _read_evaluation(path)))
+            found.append((variant, seed, _read_evaluation(path, listing.protocols)))
     if not found:
         return []
     rows = _leaderboard_rows([evaluation for _, _, evaluation in found])
@@ -98,12 +98,14 @@ def _case_runs(results: Path, case: str, listing: Listing) -> list[Run]:
     return runs + [_derived_run(case, variant, rows[variant], runs) for variant in derived]
 
 
-def _read_evaluation(path: Path) -> _Evaluation:
+def _read_evaluation(path: Path, protocols: Sequence[str]) -> _Evaluation:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path, protocols)
         if not isinstance(record, dict):
             raise _broken(path, f"it holds {type(record).__name__}, wanted a mapping")
-        return _Evaluation(path, record, pd.read_csv(path.with_suffix(".csv")))
+        return _Evaluation(path, record, read_predictions(path))
+    except (KeyError, AttributeError) as error:
+        raise _broken(path, error) from error
     except (OSError, ValueError) as error:
         if isinstance(error, TrackingError):
             raise

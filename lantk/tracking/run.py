@@ -15,33 +15,10 @@ from typing import Any
 
 from lantk.errors import LantkError
 from lantk.tracking.values import is_measured_by_clock
-from lantk.variant import Variant
 
 
 class TrackingError(LantkError):
     """The results could not be read or the store could not be written; results are untouched."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a results folder should hold; anything else in it is left over."""
-
-    cases: tuple[str, ...]
-    variants: tuple[str, ...]
-    permutations: int
-    """Label permutations of each shuffled control, numbered from 0."""
-    seeds: tuple[int, ...]
-    """Of the networks."""
-
-    @property
-    def stems(self) -> dict[str, tuple[str, int | None]]:
-        """Stem -> variant as records name it, and its seed."""
-        found: dict[str, tuple[str, int | None]] = {}
-        for variant in self.variants:
-            v = Variant.of(variant)
-            seeds = v.numbers(self.permutations, self.seeds)
-            found |= {v.stem(seed): (v.name, seed) for seed in seeds}
-        return found
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk.experiment.passwords import find_passwords
+from lantk.experiment.records import Listing
 from lantk.tracking.check import find_drift
 from lantk.tracking.dashboard import base_address, links
 from lantk.tracking.logged import (
@@ -29,7 +30,7 @@ from lantk.tracking.logged import (
     results_id,
 )
 from lantk.tracking.reading import read_runs
-from lantk.tracking.run import Listing, Run, TrackingError
+from lantk.tracking.run import Run, TrackingError
 from lantk.tracking.store import (
     Store,
     connect,

@@ -283,6 +283,7 @@ WEIGHTS = {"honest": [0, 0.3], "oracle": [0.03, 1]}
 EDITS = {
     "a label weight": ({"label_weights": WEIGHTS}, EVALUATE),
     "a ridge": ({"ridges": WEIGHTS}, CNTK),
+    "a protocol less": ({"protocols": ["oracle"]}, {}),
     "permutations less": ({"permutations": 1}, {}),
     "permutations more": ({"permutations": 7}, FROM_THIRD),
     "an architecture": ({"architecture": "arora2019-vanilla-8"}, FROM_GRAM),
@@ -304,6 +305,23 @@ def test_an_edited_key_reruns_what_depends_on_it(finished, edit):
     """Editing one key of the configuration re-runs exactly the jobs that depend on it."""
     change, jobs = EDITS[edit]
     assert planned(finished[0], TINY | change) == (TRACK if jobs is None else jobs | LAST)
+
+
+@pytest.mark.rest
+def test_another_protocol_is_computed_and_one_less_is_not_shown(finished):
+    """One more evaluates again; one less leaves the records and goes from the table."""
+    tree, variants = finished[0], {"variants": ["cntk", "lantk-kr-v1"], "results": "out/protocols"}
+    config = TINY | variants | {"task": TINY["task"] | {"pairs": [[3, 8]]}}
+    honest = config | {"protocols": ["honest"]}
+    for asked in (honest, config, honest):
+        computing = {"evaluate_cntk", "evaluate_lantk_kr_v1"} & set(planned(tree, asked))
+        assert len(computing) == (0 if asked is honest and (tree / "out/protocols").exists() else 2)
+        status, output = snakemake(tree, "--cores", "2", config=asked)
+        assert status == 0, output[-3000:]
+        table = pd.read_csv(tree / "out/protocols/table.csv")
+        assert set(table["protocol"]) == set(asked.get("protocols", ["honest", "oracle"]))
+    record = json.loads((tree / "out/protocols/evaluations/3-8/cntk.json").read_text())
+    assert set(record["protocols"]) == {"honest", "oracle"}
 
 
 @pytest.mark.rest

@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 from records import make_record, write_record
 
-from lantk.tracking.run import Listing
+from lantk.experiment.records import Listing
 
 pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]

@@ -32,10 +32,11 @@ from lantk.experiment.passwords import (
     without_passwords,
     without_user,
 )
+from lantk.experiment.records import Listing
 from lantk.experiment.schema import check_schema
 from lantk.tracking import logged
 from lantk.tracking.dashboard import dashboard_hint, links_at, links_text
-from lantk.tracking.run import Listing, TrackingError
+from lantk.tracking.run import TrackingError
 from lantk.tracking.sync import Target, rebuild, verify
 
 ROOT = Path(__file__).parents[2]
@@ -300,7 +301,7 @@ def test_deleted_store_is_rebuilt(tmp_path, own_store, monkeypatch):
 SYNC_SCRIPT = """
 import pathlib, sys, time
 import mlflow
-from lantk.tracking.run import Listing
+from lantk.experiment.records import Listing
 from lantk.tracking.sync import Target, sync
 results, ready, go = map(pathlib.Path, sys.argv[1:4])
 listing = Listing(("3-8",), ("cntk", "lantk-kr-v1", "cnn"), 1, (0, 1))
