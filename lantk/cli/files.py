@@ -135,9 +135,9 @@ def fit_origin(args: argparse.Namespace, term: str, gram_record: dict[str, Any])
 
 def label_array(drawn: Any) -> Any:
     """Return train labels as fits take them: -1 and +1, or one-hot."""
-    import numpy as np
+    from lantk.labels import as_targets, count_outputs
 
-    return drawn.y_train if drawn.is_binary else np.eye(len(drawn.names))[drawn.y_train]
+    return as_targets(drawn.y_train, count_outputs(len(drawn.names)))
 
 
 def find_term(variant: str, estimator: str) -> Callable[[], Any]:

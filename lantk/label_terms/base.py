@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from lantk.errors import LantkError
 from lantk.label_terms.feature_sets import Vectors
+from lantk.labels import are_targets
 
 Solve = Callable[[NDArray], NDArray]
 
@@ -176,16 +177,28 @@ def label_product_factors(y: NDArray, n: int) -> tuple[NDArray, NDArray]:
     LabelTermError
         If `y` is neither (n,) of -1/+1 nor (n, k) one-hot.
     """
+    columns = target_columns(y, n)
+    if columns.shape[1] == 1:
+        return columns, np.ones(1)
+    factors = np.column_stack([np.sqrt(2.0) * columns, np.ones(n)])
+    return factors, np.append(np.ones(columns.shape[1]), -1.0)
+
+
+def target_columns(y: NDArray, n: int) -> NDArray[np.float64]:
+    """Return labels (n,) of -1/+1 as one column, one-hot labels as their k columns.
+
+    Raises
+    ------
+    LabelTermError
+        If `y` is neither.
+    """
     y = np.asarray(y, dtype=np.float64)
-    if y.shape == (n,) and np.all(np.abs(y) == 1):
-        return y[:, None], np.ones(1)
-    if y.ndim == 2 and len(y) == n and np.all((y == 0) | (y == 1)) and np.all(y.sum(1) == 1):
-        factors = np.column_stack([np.sqrt(2.0) * y, np.ones(n)])
-        return factors, np.append(np.ones(y.shape[1]), -1.0)
-    raise LabelTermError(
-        f"labels of shape {y.shape} for {n} train rows: wanted ({n},) of -1 and +1, or ({n}, k)"
-        " one-hot"
-    )
+    if not are_targets(y, n):
+        raise LabelTermError(
+            f"labels of shape {y.shape} for {n} train rows: wanted ({n},) of -1 and +1, or ({n}, k)"
+            " one-hot"
+        )
+    return y.reshape(n, -1)
 
 
 def check_vectors(x: Vectors | None, n: int) -> Any:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from lantk.errors import LantkError
 from lantk.label_terms.base import LabelTerm
 from lantk.label_terms.names import CONTROLS, is_own_term, split_control, variant_name
+from lantk.labels import as_targets
 
 # Method -> how it is called: the arguments that always come, those that may, and its declaration.
 _CALLS = {
@@ -111,7 +112,8 @@ def check_contract(name: str, term_class: type[LabelTerm]) -> None:
     _check_signatures(name, term_class)
     signs = np.where(np.arange(_Trial.n) % 3, 1.0, -1.0)
     _Trial(name, term_class, signs, "labels -1/+1").run()
-    _Trial(name, term_class, np.eye(3)[np.arange(_Trial.n) % 3], "one-hot labels").run()
+    one_hot = as_targets(np.arange(_Trial.n) % 3, 3)
+    _Trial(name, term_class, one_hot, "one-hot labels").run()
 
 
 class _Trial:

@@ -23,6 +23,7 @@ CODE = (
     "network/layers.py",
     "network/training.py",
     "network/learning_rate.py",
+    "labels.py",
 )
 
 

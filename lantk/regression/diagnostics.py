@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.label_terms.base import label_product_factors
+from lantk.labels import as_labels
 from lantk.regression.measures import ClassSums, top_eigenvectors
 from lantk.regression.protocols import WeightPath
 from lantk.solvers.direct import add_label_term
@@ -64,7 +65,7 @@ def describe(
         diagnostics |= {"top10_label_share": float(shares.sum())}
     diagnostics |= addition.diagnostics
     eigenvalues = [_smallest_eigenvalue(k, z, factor) for factor in factors]
-    classes = y if y.ndim == 1 else y.argmax(axis=1)
+    classes = as_labels(y)
     ratios = [
         float("nan") if sums is None else sums.ratio(classes).value
         for sums in _class_sums(k, z, k, z, classes, None, factors)

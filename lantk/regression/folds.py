@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
+from lantk.labels import as_labels, class_counts
 
 
 class ValidationError(LantkError):
@@ -34,16 +35,14 @@ def validation_folds(
     # Imported here: scikit-learn takes seconds to load, and the oracle protocol does not need it.
     from sklearn.model_selection import StratifiedKFold
 
-    counts = [np.sum(y == 1), np.sum(y == -1)] if y.ndim == 1 else y.sum(axis=0)
-    smallest = int(min(counts))
+    smallest = int(class_counts(y).min())
     if smallest < folds:
         raise ValidationError(
             f"{folds} folds need at least {folds} train images of each class, found {smallest}:"
             " lower `folds` or raise `n_train`"
         )
-    classes = y if y.ndim == 1 else y.argmax(axis=1)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros(len(y)), classes))
+    return list(splitter.split(np.zeros(len(y)), as_labels(y)))
 
 
 def permuted(y: NDArray, permutation: int | None, part: int) -> NDArray:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from lantk.label_terms.base import LabelTerm, blocks_together, fit_together
 from lantk.label_terms.feature_sets import Vectors
+from lantk.labels import as_labels, decide
 from lantk.regression.diagnostics import Addition, describe
 from lantk.regression.folds import permuted, validation_folds
-from lantk.regression.protocols import WeightPath, predicted_labels
+from lantk.regression.protocols import WeightPath
 from lantk.solvers.direct import CholeskyFactor, IndefiniteError
 from lantk.solvers.path import PathSolution, solve_path
 from lantk.solvers.products import mean_abs, multiply
@@ -167,7 +168,7 @@ def _validate(
     """Return each member's accuracy at its validated weights, over stratified folds."""
     grids = [member.grid[member.is_validated] for member in members]
     n_correct = [np.zeros(len(grid)) for grid in grids]
-    classes = y if y.ndim == 1 else y.argmax(axis=1)
+    labels = as_labels(y)
     for part, (fit, held) in enumerate(splits, start=1):
         k_fit, k_held = (np.asarray(k[np.ix_(rows, fit)]) for rows in (fit, held))
         vectors = (None, None) if x is None else (x[fit], x[held])
@@ -178,7 +179,7 @@ def _validate(
             grids=grids, tolerance=_VALIDATION_TOLERANCE, tick=tick,
         )  # fmt: skip
         for correct, (_, scores, _) in zip(n_correct, paths, strict=True):
-            correct += (predicted_labels(scores) == classes[held]).sum(axis=1)
+            correct += (decide(scores) == labels[held]).sum(axis=1)
     return [correct / len(y) for correct in n_correct]
 
 

@@ -19,11 +19,6 @@ PROTOCOLS = ("honest", "oracle")
 FEWEST_POINTS = 3
 
 
-def is_correct(scores: NDArray, y: NDArray) -> NDArray:
-    """Return where the sign of a score agrees with the label (a score of 0 predicts +1)."""
-    return np.where(np.asarray(scores) >= 0, 1, -1) == np.asarray(y)
-
-
 def accuracy_with_interval(accuracy: float, n: int) -> dict[str, float]:
     """Return the accuracy and its 95 % Wilson interval as a dictionary."""
     low, high = wilson_interval(accuracy, n)

@@ -10,11 +10,12 @@ import lantk
 from lantk.label_terms.base import LabelTerm, label_product_factors
 from lantk.label_terms.names import split_control
 from lantk.label_terms.registry import _ESTIMATORS
+from lantk.labels import decide
 from lantk.network import training
 from lantk.regression import paths as predict
 from lantk.regression.folds import ValidationError
 from lantk.regression.paths import Member
-from lantk.regression.protocols import choose_weight, oracle_label_path, predicted_labels
+from lantk.regression.protocols import choose_weight, oracle_label_path
 from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SolveError
 from lantk.solvers.gpu import DeviceSolver, find_device
 from lantk.solvers.path import solve_path
@@ -295,7 +296,7 @@ def test_families_equal_their_definitions(n_classes):
                     np.testing.assert_allclose(path.factors[i], weight * unit, rtol=1e-6)
                 else:
                     shown = scores[None] if n_classes > 2 else scores[None, :, 0]
-                    correct[i] += np.sum(predicted_labels(shown)[0] == classes[held])
+                    correct[i] += np.sum(decide(shown)[0] == classes[held])
         np.testing.assert_array_equal(path.validation_accuracy, correct / n)
 
 
