@@ -187,15 +187,3 @@ def _equal_rows(gram: NDArray) -> tuple[int, int] | None:
         if j != i:
             return j, i
     return None
-
-
-def add_label_term(k: NDArray, z: NDArray | None, factor: float) -> NDArray:
-    """Return K + factor Z in float64; Z is (n, n), the (n,) diagonal of a matrix, or None."""
-    combined = np.array(k, dtype=np.float64)
-    if z is not None and factor != 0:
-        if z.ndim == 1:
-            combined[np.diag_indices(len(z))] += factor * z
-        else:
-            for row, more in zip(combined, z, strict=True):
-                row += factor * np.asarray(more, np.float64)
-    return combined

@@ -16,6 +16,7 @@ from lantk.regression import paths as predict
 from lantk.regression.folds import ValidationError
 from lantk.regression.paths import Member
 from lantk.regression.protocols import choose_weight, oracle_label_path
+from lantk.solvers.additions import Dense, Diagonal, Nothing
 from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SolveError
 from lantk.solvers.gpu import DeviceSolver, find_device
 from lantk.solvers.path import solve_path
@@ -120,7 +121,7 @@ def test_path_equals_direct_solves(n):
     assert np.linalg.eigvalsh(k + factors[-1] * z)[0] < -0.1
     other, diagonal = indefinite_task(n, seed=1)[1], np.linspace(0.5, 1, n)
     both = np.column_stack([y, y[::-1]])
-    terms = [z, other, diagonal, None]
+    terms = [Dense(z), Dense(other), Diagonal(diagonal), Nothing()]
     path = solve_path(k, terms, [factors] * 4, both, cholesky=CholeskyFactor(k))
     dense = [z, other, np.diag(diagonal), np.zeros((n, n))]
     for d, i in np.ndindex(4, len(factors)):
@@ -138,7 +139,7 @@ def test_path_equals_direct_solves(n):
 def test_small_weights_share_one_krylov_space():
     """Small lambda cost a few steps in all, and none a factorization."""
     k, z, y = indefinite_task(800)
-    path = solve_path(k, [z], [np.geomspace(1e-6, 1e-4, 6)], y, cholesky=CholeskyFactor(k))
+    path = solve_path(k, [Dense(z)], [np.geomspace(1e-6, 1e-4, 6)], y, cholesky=CholeskyFactor(k))
     assert path.n_factorizations[0] == 0
     assert 0 < path.n_steps[0] < 20
 
@@ -149,7 +150,7 @@ def test_large_weights_are_solved_directly():
     solved = []
     path = solve_path(
         k,
-        [z],
+        [Dense(z)],
         [np.array([1e-5, 100.0])],
         y,
         cholesky=CholeskyFactor(k),
@@ -166,7 +167,7 @@ def test_without_a_cholesky_factor_every_weight_is_factored():
     _, z, y = indefinite_task(30)
     with pytest.raises(IndefiniteError, match="not positive definite"):
         CholeskyFactor(z)
-    path = solve_path(z, [None], [np.zeros(1)], y, cholesky=None)
+    path = solve_path(z, [Nothing()], [np.zeros(1)], y, cholesky=None)
     np.testing.assert_allclose(z @ path.dual[0, 0, :, 0], y, atol=1e-9)
     assert path.n_factorizations[0] == 1
 
