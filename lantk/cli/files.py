@@ -160,14 +160,14 @@ def write_evaluation(
     predictions: dict[str, Any],
 ) -> None:
     """Write predictions, then the record that says they are whole; `head` names the result."""
-    import pandas as pd
-
     from lantk.experiment.provenance import collect_provenance
     from lantk.files import writing
 
     columns = {"index": drawn.index_test, "label": drawn.y_test} | predictions
+    rows = zip(*(values.astype(str) for values in columns.values()), strict=True)
     with writing(path.with_suffix(".csv")) as temporary:
-        pd.DataFrame(columns).to_csv(temporary, index=False)
+        lines = (",".join(row) for row in [tuple(columns), *rows])
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     record = head | {
         "task": drawn.slug,
         "classes": list(drawn.names),

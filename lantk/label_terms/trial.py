@@ -8,7 +8,6 @@ says what to change where it does not keep it.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
@@ -73,26 +72,6 @@ def load_term_class(name: str) -> type[LabelTerm]:
             raise ContractError(f"{name}: {class_name} has no `def {wanted}` of its own: write it")
     check_contract(name, found)
     return found
-
-
-def term_file(name: str) -> Path:
-    """Return the file of the module of ``module:Class``, without running it (packages are run).
-
-    A workflow lists it among the inputs, so that an edit runs again what depends on it.
-
-    Raises
-    ------
-    ContractError
-        If there is no such module.
-    """
-    module_name = _look_in_working_directory(name)
-    try:
-        spec = importlib.util.find_spec(module_name)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise _no_module(name, module_name)
-    return Path(spec.origin)
 
 
 def check_contract(name: str, term_class: type[LabelTerm]) -> None:
