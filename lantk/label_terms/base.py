@@ -59,9 +59,10 @@ class LabelTerm:
         y: NDArray,
         x: NDArray | None = None,
         solve: Solve | None = None,
-    ) -> LabelTerm:
-        """Learn from the train rows; see the module."""
-        raise NotImplementedError
+    ) -> Self:
+        """Learn from the train rows; see the module. A term defines this, or `fit_all`."""
+        self.fit_all([self], k_train_train, [y], x, solve)
+        return self
 
     def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
         """Return Z (m, n_train) for rows that were not fitted on."""
@@ -102,27 +103,12 @@ class LabelTerm:
         """Return the learned arrays by name, to be saved (kilobytes, without train vectors)."""
         return {name: np.asarray(getattr(self, name)) for name in self.fitted_names}
 
-    def restore(self, fitted: dict[str, NDArray], x_train: NDArray | None = None) -> LabelTerm:
+    def restore(self, fitted: dict[str, NDArray], x_train: NDArray | None = None) -> Self:
         """Take learned arrays from `fitted` and the vectors they were fitted on; return self."""
         for name in self.fitted_names:
             setattr(self, name, fitted[name])
         if x_train is not None:
             self.x_train_ = x_train
-        return self
-
-
-class FittedTogether(LabelTerm):
-    """A label term that states how several of its class are fitted; one is a case of that."""
-
-    def fit(
-        self,
-        k_train_train: NDArray,
-        y: NDArray,
-        x: NDArray | None = None,
-        solve: Solve | None = None,
-    ) -> Self:
-        """Learn from the train rows; see the module, and `fit_all` for what it raises."""
-        self.fit_all([self], k_train_train, [y], x, solve)
         return self
 
 

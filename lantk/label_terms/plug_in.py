@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.label_terms.base import FittedTogether, row_blocks, target_columns
+from lantk.label_terms.base import LabelTerm, row_blocks, target_columns
 from lantk.solvers.direct import factorize
 from lantk.solvers.products import multiply
 
 
-class PlugIn(FittedTogether):
+class PlugIn(LabelTerm):
     """The product of estimated label expectations, Z(x, x') = sum_c s_c eta_c(x) eta_c(x').
 
     Given independent samples E[y y' | x, x'] = eta(x) eta(x') with eta(x) = E[y | x]: the best

@@ -36,17 +36,6 @@ from lantk.regression.measures import ClassSums
 from lantk.regression.paths import Member, predict
 from lantk.regression.protocols import WeightPath
 
-# What a state of `predict_after_kernels` depends on.
-CODE = (
-    *("kernel/architecture.py", "label_terms/base.py", "label_terms/controls.py"),
-    *("label_terms/feature_sets.py", "regression/folds.py", "solvers/direct.py"),
-    *("label_terms/kernel_regression.py", "label_terms/pair_features.py", "label_terms/plug_in.py"),
-    "labels.py",
-    *("network/after_kernels.py", "network/layers.py", "network/tangent.py", "network/taps.py"),
-    *("network/training.py", "regression/measures.py", "regression/paths.py"),
-    *("regression/protocols.py", "solvers/gpu.py", "solvers/path.py", "solvers/products.py"),
-)
-
 Images = NDArray[np.floating]
 
 

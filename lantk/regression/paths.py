@@ -268,12 +268,7 @@ def _solve_members(
         chosen = [i for i, grid in enumerate(grids) if len(grid) == length]
         factors = [grids[i] * additions[i].unit for i in chosen]
         terms = [additions[i] for i in chosen]
-        if length == 0:
-            solution = PathSolution(
-                np.empty((len(chosen), 0, *right_sides.shape)), np.empty((len(chosen), 0)),
-                np.zeros(len(chosen), int), np.zeros(len(chosen), int),
-            )  # fmt: skip
-        elif factor is None or isinstance(factor, CholeskyFactor):
+        if factor is None or isinstance(factor, CholeskyFactor):
             solution = solve_path(
                 k_train, terms, factors, right_sides,
                 cholesky=factor, tolerance=tolerance, solved=tick,

@@ -173,7 +173,7 @@ def _grow_krylov_spaces(
 ) -> NDArray:
     """Fill in what of `dual` converges, leave the rest in `waiting`, return the steps of each Z."""
     start = cholesky.whiten(columns)
-    plain = cholesky.whiten_transposed(start)
+    plain = cholesky.whiten(start, transposed=True)
     for d, (z, path) in enumerate(zip(terms, factors, strict=True)):
         for i in [i for i in waiting[d] if isinstance(z, Nothing) or path[i] == 0]:
             dual[d, i] = plain
@@ -188,7 +188,7 @@ def _grow_krylov_spaces(
     # A lambda is solved when it is for every right-hand side.
     unsolved = {(d, i): columns.shape[1] for d in range(len(terms)) for i in waiting[d]}
     while growing := [entry for entry in spaces if entry[2].is_growing]:
-        vectors = cholesky.whiten_transposed(np.column_stack([s.last() for *_, s in growing]))
+        vectors = cholesky.whiten(np.column_stack([s.last() for *_, s in growing]), transposed=True)
         owners = np.array([d for d, *_ in growing])
         for d in np.unique(owners):
             # One product a term: it is read once for all right-hand sides.
@@ -200,8 +200,9 @@ def _grow_krylov_spaces(
             for i, u in space.extend(vector, tolerance)
         ]
         if found:
-            columns_found = cholesky.whiten_transposed(np.column_stack([u for *_, u in found]))
-        for (d, i, j, _), x in zip(found, columns_found.T if found else (), strict=True):
+            solutions = np.column_stack([u for *_, u in found])
+            solutions = cholesky.whiten(solutions, transposed=True)
+        for (d, i, j, _), x in zip(found, solutions.T if found else (), strict=True):
             dual[d, i, :, j] = x
             unsolved[d, i] -= 1
             if not unsolved[d, i]:
