@@ -20,7 +20,8 @@ from lantk.data.splits import describe, resolve_pair, split_pair
 from lantk.kernel.gram import gram
 from lantk.label_terms.base import image_vectors
 from lantk.label_terms.registry import label_term
-from lantk.solvers.direct import CholeskyFactor, GramFactor, add_label_term
+from lantk.solvers.additions import Dense, add_label_term
+from lantk.solvers.direct import CholeskyFactor, GramFactor
 from lantk.solvers.path import solve_path
 
 WEIGHTS = np.array([0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3])
@@ -48,20 +49,20 @@ def main() -> None:
         z, z_test = term.train_block(k, vectors), term.transform(k_test, vectors_test)
         factors = WEIGHTS * np.abs(k).mean() / np.abs(z).mean()
         start = time.perf_counter()
-        path = solve_path(k, z, factors, y, cholesky=CholeskyFactor(k))
+        path = solve_path(k, [Dense(z)], [factors], y, cholesky=CholeskyFactor(k))
         seconds = time.perf_counter() - start
         each, difference = [], 0.0
         for i in np.linspace(1, len(WEIGHTS) - 1, args.direct).astype(int):
             start = time.perf_counter()
-            dual = GramFactor(add_label_term(k, z, factors[i])).solve(y)
+            dual = GramFactor(add_label_term(k, Dense(z), factors[i])).solve(y)
             each.append(time.perf_counter() - start)
-            apart = (k_test + factors[i] * z_test) @ (dual - path.dual[:, i])
+            apart = (k_test + factors[i] * z_test) @ (dual - path.dual[0, i, :, 0])
             difference = max(difference, float(np.abs(apart).max()))
         direct = len(WEIGHTS) * float(np.median(each))
         totals += seconds, direct
         print(
-            f"{variant:14s} path {seconds:7.2f} s ({path.n_steps} steps,"
-            f" {path.n_factorizations} factorizations), one by one {direct:7.2f} s,"
+            f"{variant:14s} path {seconds:7.2f} s ({path.n_steps[0]} steps,"
+            f" {path.n_factorizations[0]} factorizations), one by one {direct:7.2f} s,"
             f" ratio {direct / seconds:5.1f}; residual {path.relative_residuals.max():.0e},"
             f" scores differ by {difference:.0e}",
             flush=True,

@@ -147,6 +147,7 @@ def cnn(args: argparse.Namespace) -> None:
     from lantk.network.learning_rate import train_at_best_rate
     from lantk.network.training import find_device
     from lantk.regression.protocols import assess_network
+    from lantk.workflow.code import code_of
 
     drawn, architecture = load_split(args.split), parse_architecture(args.architecture)
     drawn = drawn if args.n_train is None else drawn.first(args.n_train)
@@ -164,9 +165,8 @@ def cnn(args: argparse.Namespace) -> None:
     }
     asked: dict[str, Any] = {"learning_rates": args.learning_rate, "seed": args.seed}
     origin = {"split": drawn.digest, "architecture": architecture.to_list()}
-    checkpoint = Checkpoint(
-        args.out.with_suffix(".checkpoint"), origin | drawing | schedule | asked
-    )
+    path = args.out.with_suffix(".checkpoint")
+    checkpoint = Checkpoint(path, origin | drawing | schedule | asked, code_of("cnn"))
     shape = drawn.pixels_train.shape[1:]
     with showing_progress("epochs") as progress:
         done = train_at_best_rate(
@@ -212,12 +212,13 @@ def after_kernels(args: argparse.Namespace) -> None:
     from lantk.data.split_files import load_split
     from lantk.experiment.variants import NETWORK_FAMILY, at_taps, families
     from lantk.kernel.architecture import parse_architecture
-    from lantk.network.after_kernels import CODE, predict_after_kernels
+    from lantk.network.after_kernels import predict_after_kernels
     from lantk.network.checkpoint import Checkpoint
     from lantk.network.layers import Network, default_channels, default_parameterization
     from lantk.network.training import find_device
     from lantk.regression.protocols import assess
     from lantk.variant import Variant
+    from lantk.workflow.code import code_of
 
     variants = at_taps(args.variants, args.taps)
     if set(families(variants)) != {NETWORK_FAMILY}:
@@ -252,7 +253,7 @@ def after_kernels(args: argparse.Namespace) -> None:
     }
     origin = {"split": drawn.digest, "architecture": architecture.to_list(), "variants": variants}
     path = args.out / f"{NETWORK_FAMILY}-seed{args.seed}.checkpoint"
-    checkpoint = Checkpoint(path, origin | drawing | settings, CODE)
+    checkpoint = Checkpoint(path, origin | drawing | settings, code_of("after-kernels"))
     shape = drawn.pixels_train.shape[1:]
     state = _load_checkpoint(checkpoint, "after-kernels")
     spent = state.pop("seconds") if state else 0.0

@@ -140,9 +140,9 @@ def fit_origin(args: argparse.Namespace, term: str, gram_record: dict[str, Any])
 
 def label_array(drawn: Any) -> Any:
     """Return train labels as fits take them: -1 and +1, or one-hot."""
-    import numpy as np
+    from lantk.labels import as_targets, count_outputs
 
-    return drawn.y_train if drawn.is_binary else np.eye(len(drawn.names))[drawn.y_train]
+    return as_targets(drawn.y_train, count_outputs(len(drawn.names)))
 
 
 def find_term(variant: str, estimator: str) -> Callable[[], Any]:
@@ -165,14 +165,14 @@ def write_evaluation(
     predictions: dict[str, Any],
 ) -> None:
     """Write predictions, then the record that says they are whole; `head` names the result."""
-    import pandas as pd
-
     from lantk.experiment.provenance import collect_provenance
     from lantk.files import writing
 
     columns = {"index": drawn.index_test, "label": drawn.y_test} | predictions
+    rows = zip(*(values.astype(str) for values in columns.values()), strict=True)
     with writing(path.with_suffix(".csv")) as temporary:
-        pd.DataFrame(columns).to_csv(temporary, index=False)
+        lines = (",".join(row) for row in [tuple(columns), *rows])
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     record = head | {
         "task": drawn.slug,
         "classes": list(drawn.names),

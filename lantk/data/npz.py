@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lantk.data.base import DataError, OpenSource
 from lantk.errors import shorten
+from lantk.labels import Classes, LabelError
 
 # As NumPy's own limit.
 _LONGEST_HEADER = 10_000
@@ -125,13 +126,13 @@ def open_npz(path: Path) -> OpenSource:
             f"{path}: x_train is {dtypes['train']} {shapes['train']} and x_test is"
             f" {dtypes['test']} {shapes['test']}: wanted images of one type and size in both"
         )
-    classes = np.unique(y["train"])
-    unknown = ~np.isin(y["test"], classes)
-    if unknown.any():
+    classes = Classes(y["train"])
+    try:
+        labels = {part: classes.numbers(y[part], f"y_{part}") for part in y}
+    except LabelError as error:
         raise DataError(
-            f"{path}: y_test[{unknown.argmax()}] is {y['test'][unknown.argmax()].item()!r}, a class"
-            " that y_train does not have: wanted the same classes in both"
-        )
+            f"{path}: {error}, y_train does not have it: wanted the same classes in both"
+        ) from error
 
     def read(part: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         with opening_npz(path, wanted) as archive:
@@ -141,8 +142,8 @@ def open_npz(path: Path) -> OpenSource:
 
     channels, height, width = shapes["train"][1:]
     return OpenSource(
-        class_names=tuple(map(str, classes.tolist())),
-        labels={part: np.searchsorted(classes, y[part]).astype(np.int64) for part in y},
+        class_names=tuple(map(str, classes.names.tolist())),
+        labels=labels,
         image_shape=(channels, height, width),
         pixel_max=255 if dtypes["train"] == np.uint8 else None,
         read=read,

@@ -29,6 +29,7 @@ from lantk.data.sources import (
     open_source,
 )
 from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
+from lantk.labels import class_labels, count_outputs
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -335,7 +336,7 @@ def _draw(
         rows_test, part_test = rows_train[:, n_train // k :], "train"
     index_train = rows_train[:, : n_train // k].T.ravel()
     index_test = rows_test[:, : n_test // k].T.ravel()
-    labels = np.array([-1, 1] if k == 2 else range(k), np.int8)
+    labels = class_labels(count_outputs(k)).astype(np.int8)
     pixels_train = opened.read("train", index_train)
     return Split(
         pixels_train=pixels_train,

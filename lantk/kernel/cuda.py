@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.kernel.cuda_launcher import CupyLauncher, Launcher
+from lantk.kernel.cuda_launcher import CupyLauncher
 from lantk.kernel.cuda_layout import (
     _correct,
     choose_path,
@@ -64,8 +64,8 @@ class CudaEngine:
         Number of channels of an image.
     scratch_bytes : int
         Memory of the device to stay below, see `share_memory`.
-    launcher : Launcher, optional
-        What runs the kernels; by default CuPy, on its current device.
+    launcher : CupyLauncher, optional
+        What runs the kernels; by default on CuPy's current device. Tests give a stand-in.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class CudaEngine:
         dtype: str,
         channels: int,
         scratch_bytes: int,
-        launcher: Launcher | None = None,
+        launcher: CupyLauncher | None = None,
     ):
         self._plan, self._dtype, self._channels = plan, dtype, channels
         self._launcher = device = CupyLauncher() if launcher is None else launcher

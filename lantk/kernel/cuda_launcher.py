@@ -1,37 +1,11 @@
-"""What runs the CUDA kernel: a GPU by CuPy, or a stand-in for tests."""
+"""What compiles and runs the CUDA kernel: a GPU, by CuPy."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-
-class Launcher(Protocol):
-    """What compiles and runs `planes.cu`: a device, or what stands for one in tests."""
-
-    def compile(self, source: str) -> None:
-        """Make ready the kernels of a source."""
-
-    def count_blocks(self, threads: int) -> int:
-        """Return how many blocks run at once."""
-
-    def allocate(self, n_bytes: int) -> Any:
-        """Return memory on the device."""
-
-    def upload(self, array: NDArray[Any], to: Any) -> None:
-        """Copy an array to the device."""
-
-    def launch(self, name: str, blocks: int, threads: int, arguments: list[Any]) -> None:
-        """Start a kernel; arguments are memory or whole numbers."""
-
-    def download(self, memory: Any, n_bytes: int, slot: int) -> Any:
-        """Start to copy memory to the host, into one of two buffers."""
-
-    def wait(self, ticket: Any) -> NDArray[np.uint8]:
-        """Return what `download` copied, valid until the next use of its buffer."""
-
 
 # Denormal numbers are far below anything that counts.
 OPTIONS = ("--std=c++17", "--ftz=true", "--fmad=true")
@@ -54,7 +28,7 @@ class CupyLauncher:
         self._module.compile()
 
     def count_blocks(self, threads: int) -> int:
-        """Return the blocks that the multiprocessors hold, at 128 registers a thread."""
+        """Return how many blocks the multiprocessors hold, at 128 registers a thread."""
         attributes = self._cupy.cuda.Device().attributes
         return int(attributes["MultiProcessorCount"]) * max(512 // threads, 1)
 
@@ -70,13 +44,13 @@ class CupyLauncher:
             to[: raw.size].set(raw)
 
     def launch(self, name: str, blocks: int, threads: int, arguments: list[Any]) -> None:
-        """Start a kernel in the stream."""
+        """Start a kernel in the stream; arguments are memory or whole numbers."""
         values = tuple(np.int32(value) if isinstance(value, int) else value for value in arguments)
         with self._stream:
             self._module.get_function(name)((blocks,), (threads,), values)
 
     def download(self, memory: Any, n_bytes: int, slot: int) -> Any:
-        """Start to copy to page-locked memory; return the buffer and the event of its arrival."""
+        """Start to copy to one of two page-locked buffers; return it and the arrival's event."""
         if self._buffers[slot] is None or self._buffers[slot].size < n_bytes:
             self._buffers[slot] = self._pinned(n_bytes, np.uint8)
         buffer = self._buffers[slot][:n_bytes]
@@ -84,7 +58,7 @@ class CupyLauncher:
         return buffer, self._stream.record()
 
     def wait(self, ticket: Any) -> NDArray[np.uint8]:
-        """Return the buffer when the copy has arrived."""
+        """Return the buffer when the copy has arrived; it is valid until its next use."""
         buffer, event = ticket
         event.synchronize()
         return buffer

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from lantk.errors import LantkError
 from lantk.label_terms.feature_sets import Vectors
+from lantk.labels import are_targets
 
 Solve = Callable[[NDArray], NDArray]
 
@@ -58,9 +59,10 @@ class LabelTerm:
         y: NDArray,
         x: NDArray | None = None,
         solve: Solve | None = None,
-    ) -> LabelTerm:
-        """Learn from the train rows; see the module."""
-        raise NotImplementedError
+    ) -> Self:
+        """Learn from the train rows; see the module. A term defines this, or `fit_all`."""
+        self.fit_all([self], k_train_train, [y], x, solve)
+        return self
 
     def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
         """Return Z (m, n_train) for rows that were not fitted on."""
@@ -101,27 +103,12 @@ class LabelTerm:
         """Return the learned arrays by name, to be saved (kilobytes, without train vectors)."""
         return {name: np.asarray(getattr(self, name)) for name in self.fitted_names}
 
-    def restore(self, fitted: dict[str, NDArray], x_train: NDArray | None = None) -> LabelTerm:
+    def restore(self, fitted: dict[str, NDArray], x_train: NDArray | None = None) -> Self:
         """Take learned arrays from `fitted` and the vectors they were fitted on; return self."""
         for name in self.fitted_names:
             setattr(self, name, fitted[name])
         if x_train is not None:
             self.x_train_ = x_train
-        return self
-
-
-class FittedTogether(LabelTerm):
-    """A label term that states how several of its class are fitted; one is a case of that."""
-
-    def fit(
-        self,
-        k_train_train: NDArray,
-        y: NDArray,
-        x: NDArray | None = None,
-        solve: Solve | None = None,
-    ) -> Self:
-        """Learn from the train rows; see the module, and `fit_all` for what it raises."""
-        self.fit_all([self], k_train_train, [y], x, solve)
         return self
 
 
@@ -176,16 +163,28 @@ def label_product_factors(y: NDArray, n: int) -> tuple[NDArray, NDArray]:
     LabelTermError
         If `y` is neither (n,) of -1/+1 nor (n, k) one-hot.
     """
+    columns = target_columns(y, n)
+    if columns.shape[1] == 1:
+        return columns, np.ones(1)
+    factors = np.column_stack([np.sqrt(2.0) * columns, np.ones(n)])
+    return factors, np.append(np.ones(columns.shape[1]), -1.0)
+
+
+def target_columns(y: NDArray, n: int) -> NDArray[np.float64]:
+    """Return labels (n,) of -1/+1 as one column, one-hot labels as their k columns.
+
+    Raises
+    ------
+    LabelTermError
+        If `y` is neither.
+    """
     y = np.asarray(y, dtype=np.float64)
-    if y.shape == (n,) and np.all(np.abs(y) == 1):
-        return y[:, None], np.ones(1)
-    if y.ndim == 2 and len(y) == n and np.all((y == 0) | (y == 1)) and np.all(y.sum(1) == 1):
-        factors = np.column_stack([np.sqrt(2.0) * y, np.ones(n)])
-        return factors, np.append(np.ones(y.shape[1]), -1.0)
-    raise LabelTermError(
-        f"labels of shape {y.shape} for {n} train rows: wanted ({n},) of -1 and +1, or ({n}, k)"
-        " one-hot"
-    )
+    if not are_targets(y, n):
+        raise LabelTermError(
+            f"labels of shape {y.shape} for {n} train rows: wanted ({n},) of -1 and +1, or ({n}, k)"
+            " one-hot"
+        )
+    return y.reshape(n, -1)
 
 
 def check_vectors(x: Vectors | None, n: int) -> Any:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.label_terms.base import FittedTogether, check_vectors
+from lantk.label_terms.base import LabelTerm, check_vectors
 from lantk.label_terms.feature_sets import FEATURE_SETS, GAUSSIAN
 from lantk.label_terms.least_squares import LeastSquares
 
 
-class Ridge(FittedTogether):
+class Ridge(LabelTerm):
     """The identity: K + lambda I sees no label. Its weight is the ridge, times K's mean diagonal.
 
     Blocks are given as the diagonal (n,) on train, and as zeros elsewhere.

@@ -163,23 +163,25 @@ class _Pca(FeatureSet):
     @staticmethod
     def fit(x_train: Vectors) -> dict[str, NDArray]:
         """Learn mean and components; the largest absolute loading of each is positive."""
-        # Imported here: scikit-learn takes seconds to load, and only this needs it.
-        from sklearn.decomposition import PCA
+        # Imported here: only these feature sets need them.
+        from scipy.linalg import svd
+        from scipy.sparse.linalg import svds
         from threadpoolctl import threadpool_limits
 
-        n_components = min(N_COMPONENTS, *x_train.shape)
-        # Lanczos iterations to machine precision: a full decomposition of 10,000 vectors of 3,073
-        # coordinates costs a hundred times as much. Tiny problems are done directly.
-        solver = "arpack" if min(x_train.shape) > 10 * N_COMPONENTS else "full"
-        pca = PCA(n_components, svd_solver=solver, random_state=0)
+        x = np.asarray(as_array(x_train), np.float64)
+        mean, smaller = x.mean(axis=0), min(x.shape)
         # One thread: the rounding of matrix-vector products depends on their number, and memory
         # bounds their speed.
         with threadpool_limits(1):
-            pca.fit(np.asarray(as_array(x_train), np.float64))
-        components = pca.components_
-        largest = np.argmax(np.abs(components), axis=1)
-        components *= np.sign(components[np.arange(n_components), largest])[:, None]
-        return {"pca_mean_": pca.mean_, "pca_components_": components}
+            if smaller > 10 * N_COMPONENTS:
+                # Lanczos iterations to machine precision: a full decomposition of 10,000 vectors of
+                # 3,073 coordinates costs a hundred times as much.
+                start = np.random.RandomState(0).uniform(-1, 1, smaller)
+                components = svds(x - mean, N_COMPONENTS, v0=start)[2][::-1]
+            else:
+                components = svd(x - mean, full_matrices=False)[2][:N_COMPONENTS]
+        largest = np.take_along_axis(components, np.abs(components).argmax(1, keepdims=True), 1)
+        return {"pca_mean_": mean, "pca_components_": components * np.sign(largest)}
 
     def __init__(self, x_train: Vectors, learned: Mapping[str, NDArray]) -> None:
         self._learned = learned
@@ -322,16 +324,6 @@ def two_layer_ntk(x1: NDArray, x2: NDArray) -> NDArray:
 def as_array(x: Vectors) -> NDArray:
     """Return vectors as the array that they are."""
     return x.x if isinstance(x, PairedVectors) else x
-
-
-def l1_distance(x1: NDArray, x2: NDArray) -> NDArray:
-    """Return ``sum_c |x1[i, c] - x2[j, c]|``, (n1, n2) float64.
-
-    Differences are taken in float32 and summed in float64 over runs of coordinates.
-    """
-    inner, distance = np.empty((2, len(x1), len(x2)))
-    compare(_as_rows(x1), _as_rows(x2), inner, distance)
-    return distance
 
 
 Vectors = NDArray[Any] | PairedVectors

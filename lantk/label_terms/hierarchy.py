@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.label_terms.base import FittedTogether, check_vectors, label_product_factors
+from lantk.label_terms.base import LabelTerm, check_vectors, label_product_factors
 from lantk.label_terms.feature_sets import two_layer_ntk
 
 # Weights drawn at once: a run, whose mean is one observation of the Monte Carlo error.
@@ -198,7 +198,7 @@ def _first_name(blocks: dict[str, NDArray], name: str) -> str:
     return next(other for other in blocks if blocks[other] is blocks[name])
 
 
-class Hierarchy(FittedTogether):
+class Hierarchy(LabelTerm):
     """The label part of the neural tangent hierarchy of a 2-layer ReLU network (LANTK-NTH).
 
     Z = sum_ij K4(x, x', x_i, x_j) C_ij with ``H C + C H = (H^-1 y) y^T``, H the 2-layer NTK: what

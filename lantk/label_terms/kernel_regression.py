@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.label_terms.base import FittedTogether, LabelTermError, label_product_factors, row_blocks
+from lantk.label_terms.base import LabelTerm, LabelTermError, label_product_factors, row_blocks
 from lantk.solvers.direct import factorize
 
 
-class KernelRegression(FittedTogether):
+class KernelRegression(LabelTerm):
     """Nadaraya-Watson regression of label products on the kernel value (LANTK-KR).
 
     With the Epanechnikov weight ``w_ij(phi) = B - (phi - H_ij)^2``, ``B = (max H - min H)^2``,

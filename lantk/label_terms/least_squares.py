@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.label_terms.base import (
-    FittedTogether,
+    LabelTerm,
     LabelTermError,
     check_vectors,
     label_product_factors,
@@ -18,7 +18,7 @@ from lantk.label_terms.feature_sets import FEATURE_SETS
 from lantk.label_terms.pair_features import PairFeatures
 
 
-class LeastSquares(FittedTogether):
+class LeastSquares(LabelTerm):
     """Least squares of label products on features of the pair, without intercept (LANTK-FJLT).
 
     Rows are all n^2 ordered entries, the diagonal included. The normal equations are accumulated

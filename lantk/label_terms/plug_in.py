@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.label_terms.base import FittedTogether, label_product_factors, row_blocks
+from lantk.label_terms.base import LabelTerm, row_blocks, target_columns
 from lantk.solvers.direct import factorize
 from lantk.solvers.products import multiply
 
 
-class PlugIn(FittedTogether):
+class PlugIn(LabelTerm):
     """The product of estimated label expectations, Z(x, x') = sum_c s_c eta_c(x) eta_c(x').
 
     Given independent samples E[y y' | x, x'] = eta(x) eta(x') with eta(x) = E[y | x]: the best
@@ -56,11 +56,8 @@ class PlugIn(FittedTogether):
             If a Gram matrix is singular to working accuracy.
         """
         k, n, first = k_train_train, len(k_train_train), terms[0]
-        factors = [label_product_factors(y, n) for y in ys]
-        # One-hot labels come scaled by sqrt(2), beside a column of ones.
-        labels = [f if len(s) == 1 else f[:, :-1] / np.sqrt(2) for f, s in factors]
-        stacked = np.column_stack(labels)
-        low = -1.0 if labels[0].shape[1] == 1 else 0.0
+        stacked = np.column_stack([target_columns(y, n) for y in ys])
+        width = stacked.shape[1] // len(terms)
         dual = (solve or factorize(k).solve)(stacked)
         eta = np.empty_like(stacked)
         fold_of = np.random.default_rng(first.seed).permutation(np.arange(n) % first.folds)
@@ -68,8 +65,7 @@ class PlugIn(FittedTogether):
             held, rest = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
             part = factorize(np.asarray(k[np.ix_(rest, rest)])).solve(stacked[rest])
             eta[held] = multiply(np.asarray(k[np.ix_(held, rest)]), part)
-        np.clip(eta, low, 1, out=eta)
-        width = stacked.shape[1] // len(terms)
+        np.clip(eta, -1 if width == 1 else 0, 1, out=eta)
         for i, term in enumerate(terms):
             mine = slice(i * width, (i + 1) * width)
             term.dual_, term.eta_train_ = dual[:, mine], eta[:, mine]

@@ -8,7 +8,6 @@ says what to change where it does not keep it.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from lantk.errors import LantkError
 from lantk.label_terms.base import LabelTerm
+from lantk.labels import as_targets
 from lantk.variant import CONTROLS, Variant
 
 # Method -> how it is called: the arguments that always come, those that may, and its declaration.
@@ -74,26 +74,6 @@ def load_term_class(name: str) -> type[LabelTerm]:
     return found
 
 
-def term_file(name: str) -> Path:
-    """Return the file of the module of ``module:Class``, without running it (packages are run).
-
-    A workflow lists it among the inputs, so that an edit runs again what depends on it.
-
-    Raises
-    ------
-    ContractError
-        If there is no such module.
-    """
-    module_name = _look_in_working_directory(name)
-    try:
-        spec = importlib.util.find_spec(module_name)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise _no_module(name, module_name)
-    return Path(spec.origin)
-
-
 def check_contract(name: str, term_class: type[LabelTerm]) -> None:
     """Try out a label term on a small problem with random vectors; return if it keeps the contract.
 
@@ -111,7 +91,8 @@ def check_contract(name: str, term_class: type[LabelTerm]) -> None:
     _check_signatures(name, term_class)
     signs = np.where(np.arange(_Trial.n) % 3, 1.0, -1.0)
     _Trial(name, term_class, signs, "labels -1/+1").run()
-    _Trial(name, term_class, np.eye(3)[np.arange(_Trial.n) % 3], "one-hot labels").run()
+    one_hot = as_targets(np.arange(_Trial.n) % 3, 3)
+    _Trial(name, term_class, one_hot, "one-hot labels").run()
 
 
 class _Trial:

@@ -25,24 +25,15 @@ from numpy.typing import NDArray
 
 from lantk.label_terms.controls import Ridge
 from lantk.label_terms.registry import label_term
+from lantk.labels import as_labels, as_targets, decide
 from lantk.network.layers import Network, TrainingError
 from lantk.network.tangent import Block, conjugate_block, tangent_blocks
 from lantk.network.training import State, find_device, train
 from lantk.regression.folds import ValidationError, permuted, validation_folds
 from lantk.regression.measures import ClassSums
 from lantk.regression.paths import Member, predict
-from lantk.regression.protocols import WeightPath, predicted_labels
+from lantk.regression.protocols import WeightPath
 from lantk.variant import Variant, VariantError
-
-# What a state of `predict_after_kernels` depends on.
-CODE = (
-    *("kernel/architecture.py", "label_terms/base.py", "label_terms/controls.py"),
-    *("label_terms/feature_sets.py", "regression/folds.py", "solvers/direct.py"),
-    *("label_terms/kernel_regression.py", "label_terms/pair_features.py", "label_terms/plug_in.py"),
-    *("network/after_kernels.py", "network/layers.py", "network/tangent.py", "variant.py"),
-    *("network/training.py", "regression/measures.py", "regression/paths.py"),
-    *("regression/protocols.py", "solvers/gpu.py", "solvers/path.py", "solvers/products.py"),
-)
 
 Images = NDArray[np.floating]
 
@@ -146,7 +137,7 @@ def predict_after_kernels(
         for is_term, values in ((False, ridges), (True, weights))
     }
     validated = {False: validated_ridges, True: validated_weights}
-    labels = y_train if make_network().n_outputs == 1 else np.eye(int(y_train.max()) + 1)[y_train]
+    labels = as_targets(y_train, make_network().n_outputs)
     folded = []
     if any(map(len, validated.values())):
         if not 1 <= n_held_out <= folds:
@@ -312,7 +303,7 @@ def _assemble(
     is_validated: NDArray,
 ) -> WeightPath:
     """Return the path of a variant on all of train, with its accuracy on what was held out."""
-    classes = labels if labels.ndim == 1 else labels.argmax(axis=1)
+    classes = as_labels(labels)
     n_correct, n_held = np.zeros(len(is_validated)), 0
     for stage in stages:
         if stage.is_shuffled != ask.is_shuffled:
@@ -321,7 +312,7 @@ def _assemble(
         if stage.part == 0:
             of_train = path
         else:
-            n_correct += (predicted_labels(path.scores) == classes[stage.held_out]).sum(axis=1)
+            n_correct += (decide(path.scores) == classes[stage.held_out]).sum(axis=1)
             n_held += len(stage.held_out)
     if n_held:
         of_train.validation_accuracy[is_validated] = (n_correct / n_held)[is_validated]

@@ -15,15 +15,8 @@ import torch
 from lantk.errors import LantkError
 from lantk.files import writing
 
-_PACKAGE = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _SECONDS_BETWEEN = 60.0
-# A state is continued by the code that made it, or not at all.
-CODE = (
-    "kernel/architecture.py",
-    "network/layers.py",
-    "network/training.py",
-    "network/learning_rate.py",
-)
 
 
 class CheckpointError(LantkError):
@@ -41,12 +34,12 @@ class Checkpoint:
         All that the computation depends on, as JSON writes it. A state of other settings, other
         code or another PyTorch is refused.
     code : sequence of str
-        Modules of this package that the state depends on; by default those of a training.
+        Files that the state depends on, from the project's root, such as `workflow.code_of` finds.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], code: Sequence[str] = CODE) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], code: Sequence[str]) -> None:
         self.path = path
-        digest = hashlib.sha256(b"".join((_PACKAGE / name).read_bytes() for name in code))
+        digest = hashlib.sha256(b"".join((_ROOT / name).read_bytes() for name in code))
         versions = {"code": digest.hexdigest(), "torch": torch.__version__}
         self._origin = json.dumps({**settings, **versions}, sort_keys=True)
         self._saved_at = time.monotonic()

@@ -4,8 +4,8 @@
 has three parameterizations. ``standard`` is the baseline of Chen et al. (2020): biases, PyTorch's
 default initialisation. ``he`` has no biases and keeps the size of the signal through any depth,
 for the networks of Arora et al. (2019). ``ntk`` has no biases, weights N(0, 1) and divides by
-sqrt(fan-in) in the forward pass: with many channels its `empirical_ntk` tends to the exact kernel.
-`training.train` trains it.
+sqrt(fan-in) in the forward pass: with many channels its tangent kernel (`tangent`) tends to the
+exact one. `training.train` trains it.
 
 References
 ----------
@@ -265,54 +265,3 @@ class Network(nn.Module):
                 f"`parameterization` is {self.parameterization!r}, wanted"
                 f" {', '.join(map(repr, PARAMETERIZATIONS))}"
             )
-
-
-def empirical_ntk(
-    network: Network, x1: NDArray[np.floating], x2: NDArray[np.floating] | None = None
-) -> NDArray[np.floating]:
-    """Return the network's own tangent kernel, <grad f(x), grad f(x')> over trained parameters.
-
-    Parameters
-    ----------
-    network : Network
-        One output; computed with where it lies and in its precision.
-    x1, x2 : ndarray, shape (n, channels, height, width)
-        Scaled images; by default `x2` is `x1`.
-
-    Returns
-    -------
-    ndarray, shape (n1, n2)
-
-    Raises
-    ------
-    ValueError
-        If the network has several outputs, or the images have a wrong shape, type or value.
-
-    Notes
-    -----
-    Memory: all gradients are held at once, (n1 + n2) x trained parameters.
-
-    References
-    ----------
-    Jacot, Gabriel and Hongler, "Neural Tangent Kernel", NeurIPS 2018, equation 3.
-    """
-    if network.n_outputs != 1:
-        raise TrainingError(f"the network has {network.n_outputs} outputs, wanted `n_outputs=1`")
-    trained: dict[str, Tensor] = {}
-    fixed: dict[str, Tensor] = {}
-    for name, parameter in network.named_parameters():
-        (trained if parameter.requires_grad else fixed)[name] = parameter.detach()
-
-    def output(parameters: dict[str, Tensor], image: Tensor) -> Tensor:
-        outputs = torch.func.functional_call(network, (parameters, fixed), (image[None],))
-        return outputs[0, 0]
-
-    def flat_gradients(images: NDArray[np.floating], name: str) -> list[Tensor]:
-        x = network.to_tensor(images, name).to(network.dense.weight)
-        gradients = torch.func.vmap(torch.func.grad(output), (None, 0))(trained, x)
-        return [gradient.flatten(1) for gradient in gradients.values()]
-
-    gradients1 = flat_gradients(x1, "x1")
-    gradients2 = gradients1 if x2 is None else flat_gradients(x2, "x2")
-    kernel = sum(g1 @ g2.T for g1, g2 in zip(gradients1, gradients2, strict=True))
-    return kernel.cpu().numpy()  # type: ignore[union-attr]

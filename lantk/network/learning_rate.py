@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.labels import decide
 from lantk.network.layers import Network, TrainingError
 from lantk.network.training import DivergenceError, State, TrainingHistory, train
 
@@ -113,7 +114,8 @@ def train_at_best_rate(
             before = 0.0 if running is None else running["seconds"]
             try:
                 history = run(stage, rates[stage], *parts)[1]
-                accuracies.append(_accuracy(history.test_predictions[-1], y_train[held_out]))
+                decided = decide(history.test_predictions)[-1]
+                accuracies.append(float(np.mean(decided == y_train[held_out])))
             except DivergenceError:
                 accuracies.append(None)
             seconds += before + time.perf_counter() - start
@@ -174,9 +176,3 @@ def _choose_rate(rates: Sequence[float], accuracies: Sequence[float | None]) -> 
             " lower them (try a tenth), or scale the images to [-1, 1]"
         )
     return min(found)[1]
-
-
-def _accuracy(predictions: NDArray[Any], y: NDArray[Any]) -> float:
-    if predictions.dtype.kind == "f":
-        predictions = np.where(predictions >= 0, 1, -1)
-    return float(np.mean(predictions == y))

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from lantk.labels import class_labels
 from lantk.network.layers import Network, TrainingError
 
 LOSSES = ("squared", "cross-entropy")
@@ -46,7 +47,7 @@ class TrainingHistory:
     train_loss: NDArray[np.float64]
     """(epochs,), mean loss over the epoch's batches, each before its step."""
     test_predictions: NDArray[Any]
-    """(epochs, n_test): float32 scores, 0 or more predicts +1; or int16 class numbers."""
+    """(epochs, n_test): float32 scores, or int16 class numbers."""
     seconds: float
     """Wall time of the training, evaluation after each epoch included."""
     n_parameters: int
@@ -267,14 +268,15 @@ def _as_targets(y: NDArray[Any], n: int, n_outputs: int, low: float, high: float
         raise TrainingError(
             f"`y_train` has shape {y.shape}, wanted ({n},): one label for each image"
         )
-    is_binary = n_outputs == 1
-    if not np.isin(y, (-1, 1) if is_binary else np.arange(n_outputs)).all():
-        legal = "-1 and +1" if is_binary else f"class numbers from 0 to {n_outputs - 1}"
+    legal = class_labels(n_outputs)
+    if not np.isin(y, legal).all():
+        wanted = "-1 and +1" if n_outputs == 1 else f"class numbers from 0 to {n_outputs - 1}"
         raise TrainingError(
-            f"`y_train` has values {np.unique(y)[:5]}, wanted {legal} for a network of"
-            f" {n_outputs} output{'s' * (not is_binary)}"
+            f"`y_train` has values {np.unique(y)[:5]}, wanted {wanted} for a network of"
+            f" {n_outputs} output{'s' * (n_outputs > 1)}"
         )
-    stands_for = np.array([1]) if is_binary else np.arange(n_outputs)
+    # One output stands for the class +1.
+    stands_for = legal[-n_outputs:]
     return torch.from_numpy(np.where(y[:, None] == stands_for, high, low).astype(np.float32))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
+from lantk.labels import as_labels, class_counts
 
 
 class ValidationError(LantkError):
@@ -29,21 +30,30 @@ def validation_folds(
     Raises
     ------
     ValidationError
-        If a class has fewer train images than folds.
-    """
-    # Imported here: scikit-learn takes seconds to load, and the oracle protocol does not need it.
-    from sklearn.model_selection import StratifiedKFold
+        If there are fewer than two folds, or fewer train images of a class than folds.
 
-    counts = [np.sum(y == 1), np.sum(y == -1)] if y.ndim == 1 else y.sum(axis=0)
-    smallest = int(min(counts))
+    Notes
+    -----
+    The folds are those of scikit-learn's `StratifiedKFold`, which takes a second to load.
+    """
+    if folds < 2:
+        raise ValidationError(f"`folds` is {folds}: wanted 2 or more")
+    smallest = int(class_counts(y).min())
     if smallest < folds:
         raise ValidationError(
             f"{folds} folds need at least {folds} train images of each class, found {smallest}:"
             " lower `folds` or raise `n_train`"
         )
-    classes = y if y.ndim == 1 else y.argmax(axis=1)
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros(len(y)), classes))
+    labels, stream = as_labels(y), np.random.RandomState(seed)
+    fold_of, n_seen = np.empty(len(y), int), 0
+    for label in dict.fromkeys(labels.tolist()):
+        members = np.flatnonzero(labels == label)
+        # Sorted by class, images are dealt out to the folds in turn.
+        dealt = np.sort(np.arange(n_seen, n_seen + len(members)) % folds)
+        stream.shuffle(dealt)
+        fold_of[members] = dealt
+        n_seen += len(members)
+    return [(np.flatnonzero(fold_of != i), np.flatnonzero(fold_of == i)) for i in range(folds)]
 
 
 def permuted(y: NDArray, permutation: int | None, part: int) -> NDArray:

@@ -59,21 +59,6 @@ class ClassSums(NamedTuple):
         return RelativeRatio(within / n_within, between / n_between)
 
 
-def relative_ratio(
-    k: NDArray,
-    labels_rows: NDArray,
-    labels_columns: NDArray,
-    diagonal_rows: NDArray,
-    diagonal_columns: NDArray,
-) -> RelativeRatio:
-    """Return how much nearer images of one class are than others, by K / sqrt(K(x,x) K(x',x')).
-
-    Shapes and errors are those of `class_sums` and its `ClassSums.ratio`.
-    """
-    sums = class_sums(k, labels_columns, diagonal_rows, diagonal_columns)
-    return sums.ratio(labels_rows)
-
-
 def class_sums(
     k: NDArray, labels_columns: NDArray, diagonal_rows: NDArray, diagonal_columns: NDArray
 ) -> ClassSums:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from lantk.label_terms.base import LabelTerm, blocks_together, fit_together
 from lantk.label_terms.feature_sets import Vectors
-from lantk.regression.diagnostics import Addition, describe
+from lantk.labels import as_labels, decide
+from lantk.regression.diagnostics import describe
 from lantk.regression.folds import permuted, validation_folds
-from lantk.regression.protocols import WeightPath, predicted_labels
+from lantk.regression.protocols import WeightPath
+from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
 from lantk.solvers.direct import CholeskyFactor, IndefiniteError
 from lantk.solvers.path import PathSolution, solve_path
 from lantk.solvers.products import mean_abs, multiply
@@ -167,7 +169,7 @@ def _validate(
     """Return each member's accuracy at its validated weights, over stratified folds."""
     grids = [member.grid[member.is_validated] for member in members]
     n_correct = [np.zeros(len(grid)) for grid in grids]
-    classes = y if y.ndim == 1 else y.argmax(axis=1)
+    labels = as_labels(y)
     for part, (fit, held) in enumerate(splits, start=1):
         k_fit, k_held = (np.asarray(k[np.ix_(rows, fit)]) for rows in (fit, held))
         vectors = (None, None) if x is None else (x[fit], x[held])
@@ -178,7 +180,7 @@ def _validate(
             grids=grids, tolerance=_VALIDATION_TOLERANCE, tick=tick,
         )  # fmt: skip
         for correct, (_, scores, _) in zip(n_correct, paths, strict=True):
-            correct += (predicted_labels(scores) == classes[held]).sum(axis=1)
+            correct += (decide(scores) == labels[held]).sum(axis=1)
     return [correct / len(y) for correct in n_correct]
 
 
@@ -220,28 +222,26 @@ def _fit(
         found = blocks_together(list(terms.values()), rows, x, train=train)
         blocks[train] = dict(zip(terms, found, strict=True))
     mean_abs_k, diagonal = mean_abs(k_train), np.diag(k_train)
-    units = {
-        key: term.weight_unit(mean_abs_k, diagonal, mean_abs(blocks[True][key]))
+    told: dict[Any, Any] = {
+        key: {
+            "unit": term.weight_unit(mean_abs_k, diagonal, mean_abs(blocks[True][key])),
+            "diagnostics": term.diagnostics(),
+        }
         for key, term in terms.items()
     }
-    additions = []
+    additions: list[Addition] = []
     for key, member in zip(keys, members, strict=True):
         if key is None:
-            additions.append(Addition(None, None, 0.0))
+            additions.append(Nothing())
             continue
         z_train, z_rows = blocks[True][key], blocks[False][key]
         if member.only_diagonal:
             z_train = np.diag(z_train).astype(np.float64)
-        # What is diagonal on train rows adds nothing between train rows and others.
-        is_dense = z_train.ndim == 2
-        additions.append(
-            Addition(
-                np.asarray(z_train, np.float32) if is_dense else z_train,
-                np.asarray(z_rows, np.float32) if is_dense else None,
-                units[key],
-                terms[key].diagnostics(),
-            )
-        )
+        if z_train.ndim == 1:
+            additions.append(Diagonal(z_train, **told[key]))
+        else:
+            z_train, z_rows = (np.asarray(z, np.float32) for z in (z_train, z_rows))
+            additions.append(Dense(z_train, z_rows, **told[key]))
     return additions
 
 
@@ -267,13 +267,8 @@ def _solve_members(
     for length in {len(grid) for grid in grids}:
         chosen = [i for i, grid in enumerate(grids) if len(grid) == length]
         factors = [grids[i] * additions[i].unit for i in chosen]
-        terms = [additions[i].z_train for i in chosen]
-        if length == 0:
-            solution = PathSolution(
-                np.empty((len(chosen), 0, *right_sides.shape)), np.empty((len(chosen), 0)),
-                np.zeros(len(chosen), int), np.zeros(len(chosen), int),
-            )  # fmt: skip
-        elif factor is None or isinstance(factor, CholeskyFactor):
+        terms = [additions[i] for i in chosen]
+        if factor is None or isinstance(factor, CholeskyFactor):
             solution = solve_path(
                 k_train, terms, factors, right_sides,
                 cholesky=factor, tolerance=tolerance, solved=tick,
@@ -282,18 +277,16 @@ def _solve_members(
             solution = factor.solve_path(terms, factors, right_sides, solved=tick)
         for d, i in enumerate(chosen):
             own = PathSolution(*(values[d] for values in solution))
-            scores = _scores(k_rows, additions[i].z_rows, own.dual, factors[d])
+            scores = _scores(k_rows, additions[i], own.dual, factors[d])
             results[i] = factors[d], scores, own
     return [results[i] for i in range(len(members))]
 
 
-def _scores(k_rows: NDArray, z_rows: NDArray | None, dual: NDArray, factors: NDArray) -> NDArray:
+def _scores(k_rows: NDArray, z: Addition, dual: NDArray, factors: NDArray) -> NDArray:
     """Return the scores (p, m), or (p, m, c) for c > 1, of dual coefficients (p, n, c)."""
     p, n, c = dual.shape
     flat = dual.transpose(1, 0, 2).reshape(n, p * c)
-    scores = multiply(k_rows, flat)
-    if z_rows is not None:
-        scores += multiply(z_rows, flat) * np.repeat(factors, c)
+    scores = multiply(k_rows, flat) + z.apply_rows(flat) * np.repeat(factors, c)
     scores = scores.reshape(-1, p, c).transpose(1, 0, 2)
     return scores[..., 0] if c == 1 else scores
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.labels import as_targets, decide
 from lantk.regression.measures import ClassSums
-from lantk.regression.statistics import PROTOCOLS, accuracy_with_interval, is_correct
+from lantk.regression.statistics import PROTOCOLS, accuracy_with_interval
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class WeightPath:
     factors : (p,) array
         lambda = r mean|K| / mean|Z|, on all of train.
     scores : (p, n_test) or (p, n_test, k) array
-        f(x) on the test rows: f >= 0 predicts +1; of k classes the largest is predicted.
+        f(x) on the test rows; `labels.decide` says what they predict.
     relative_residuals : (p,) array
         Of each train solve.
     smallest_eigenvalues : (p,) array
@@ -70,16 +71,6 @@ def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:
     best = np.nanmax(validation_accuracy)
     tied = np.flatnonzero(validation_accuracy == best)
     return int(tied[np.argmin(weights[tied])])
-
-
-def predicted_labels(scores: NDArray) -> NDArray:
-    """Return the label that each row of scores (p, m) predicts, -1 or +1 (a score of 0 is +1).
-
-    Of scores (p, m, k) it is the class with the largest, as a number.
-    """
-    if scores.ndim == 3:
-        return scores.argmax(axis=2)
-    return np.where(scores >= 0, 1, -1)
 
 
 def assess(
@@ -119,8 +110,7 @@ def assess(
     predictions : dict of (n_test,) arrays
         One a protocol: scores, or predicted class numbers.
     """
-    correct = predicted_labels(path.scores) == y_test
-    test_accuracy = correct.mean(axis=1)
+    test_accuracy = (decide(path.scores) == y_test).mean(axis=1)
     chosen: dict[str, int] = {}
     if "honest" in protocols:
         chosen["honest"] = choose_weight(path.weights, path.validation_accuracy)
@@ -161,7 +151,7 @@ def assess(
         ],
         "diagnostics": dict(path.diagnostics),
     }
-    shown = path.scores if path.scores.ndim == 2 else predicted_labels(path.scores)
+    shown = path.scores if path.scores.ndim == 2 else decide(path.scores)
     return results, {name: shown[i] for name, i in chosen.items()}
 
 
@@ -201,7 +191,7 @@ def oracle_label_path(plain: WeightPath, y_test: NDArray, weights: Sequence[floa
         raise ValueError("the ceiling follows from the path of the plain kernel, at weight 0")
     k = len(gram)
     scores = plain.scores[0].reshape(-1, k)
-    labels = y_test[:, None] if k == 1 else np.eye(k)[y_test]
+    labels = as_targets(y_test, k).reshape(-1, k)
     product = np.eye(1) if k == 1 else 2 * np.eye(k) - 1
     path = []
     for factor in factors:
@@ -236,7 +226,7 @@ def assess_network(
     Parameters
     ----------
     test_predictions : (epochs, n_test) array
-        Of each epoch: floats are scores of which >= 0 predicts +1, integers are class numbers.
+        Of each epoch: floats are scores, integers are class numbers.
     train_loss : (epochs,) array
         Mean training loss of each epoch.
     y_test : (n_test,) array
@@ -246,9 +236,7 @@ def assess_network(
     validation_accuracy : float, optional
         Of the learning rate, where validation inside train chose it; it belongs to `honest`.
     """
-    are_scores = test_predictions.dtype.kind == "f"
-    is_right = is_correct(test_predictions, y_test) if are_scores else test_predictions == y_test
-    test_accuracy = is_right.mean(axis=1)
+    test_accuracy = (decide(test_predictions) == y_test).mean(axis=1)
     epochs = {"honest": len(test_accuracy) - 1, "oracle": int(np.argmax(test_accuracy))}
     chosen = {name: epochs[name] for name in PROTOCOLS if name in protocols}
     results = {

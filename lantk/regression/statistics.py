@@ -12,16 +12,11 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 PROTOCOLS = ("honest", "oracle")
 """How the label weight, the variant and the epoch are chosen, in the order of the tables."""
 FEWEST_POINTS = 3
-
-
-def is_correct(scores: NDArray, y: NDArray) -> NDArray:
-    """Return where the sign of a score agrees with the label (a score of 0 predicts +1)."""
-    return np.where(np.asarray(scores) >= 0, 1, -1) == np.asarray(y)
 
 
 def accuracy_with_interval(accuracy: float, n: int) -> dict[str, float]:
@@ -39,7 +34,7 @@ def wilson_interval(accuracy: float, n: int, confidence: float = 0.95) -> tuple[
     >>> round(low, 4), round(high, 4)
     (0.4038, 0.5962)
     """
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(special.ndtri((1 + confidence) / 2))
     centre = (accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2))
     # At 0 and 1 one end is the accuracy itself, but for rounding.
@@ -52,7 +47,10 @@ def mcnemar_p_value(correct_a: NDArray, correct_b: NDArray) -> float:
     only_b = int(np.sum(~correct_a & correct_b))
     if only_a + only_b == 0:
         return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b).pvalue)
+    # Imported here, as below: the distributions take half a second to load.
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b).pvalue)
 
 
 def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
@@ -81,8 +79,8 @@ def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[flo
         return math.nan, math.nan
     if numbers.size == 1:
         return float(numbers[0]), math.nan
-    quantile = stats.t.ppf((1 + confidence) / 2, numbers.size - 1)
-    return float(numbers.mean()), float(quantile * stats.sem(numbers))
+    quantile = special.stdtrit(numbers.size - 1, (1 + confidence) / 2)
+    return float(numbers.mean()), float(quantile * _standard_error(numbers))
 
 
 def normal_half_width(values: ArrayLike, confidence: float = 0.95) -> float:
@@ -100,7 +98,8 @@ def normal_half_width(values: ArrayLike, confidence: float = 0.95) -> float:
     >>> round(normal_half_width([1, 0, 0, -1] * 100), 4)
     0.0694
     """
-    return float(stats.norm.ppf((1 + confidence) / 2) * stats.sem(np.asarray(values, float)))
+    quantile = special.ndtri((1 + confidence) / 2)
+    return float(quantile * _standard_error(np.asarray(values, float)))
 
 
 def log_slope(n: ArrayLike, error: ArrayLike) -> tuple[float, float, float]:
@@ -122,6 +121,13 @@ def log_slope(n: ArrayLike, error: ArrayLike) -> tuple[float, float, float]:
     n, error = np.asarray(n, float), np.asarray(error, float)
     if n.size < FEWEST_POINTS or not (error > 0).all():
         return (math.nan,) * 3
-    fit = stats.linregress(np.log(n), np.log(error))
-    half = stats.t.ppf(0.975, n.size - 2) * fit.stderr
+    from scipy.stats import linregress
+
+    fit = linregress(np.log(n), np.log(error))
+    half = special.stdtrit(n.size - 2, 0.975) * fit.stderr
     return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
+
+
+def _standard_error(values: NDArray) -> float:
+    """Return the standard error of the mean of (n,) values."""
+    return float(values.std(ddof=1) / values.size**0.5)

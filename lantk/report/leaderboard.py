@@ -11,11 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lantk.experiment.variants import CASE_COLUMNS, DERIVED, candidates, case_key
+from lantk.labels import decide
 from lantk.regression.statistics import (
     FEWEST_POINTS,
     PROTOCOLS,
     accuracy_with_interval,
-    is_correct,
     log_slope,
     mcnemar_p_value,
     normal_half_width,
@@ -122,7 +122,7 @@ def _eigenvector_shares(record: dict[str, Any]) -> dict[str, float | None]:
 def _is_right(record: dict[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:
     """Return where a prediction is right: the sign of a score, or the number of a class."""
     found, label = predictions[protocol].to_numpy(), predictions["label"].to_numpy()
-    return is_correct(found, label) if len(record["classes"]) == 2 else found == label
+    return (decide(found.astype(float)) if len(record["classes"]) == 2 else found) == label
 
 
 def _best_of(group: pd.DataFrame) -> list[pd.DataFrame]:

@@ -53,12 +53,10 @@ class GramFactor:
 
     def __init__(self, gram: NDArray) -> None:
         norm = check_gram(gram)
+        self._gram = gram
         # LAPACK wants columns first. A symmetric matrix is its own transpose, and for any other
         # the transposed system is solved below, so no second copy is made.
-        lu = np.array(gram, dtype=np.float64, order="C").T
-        self._gram = gram
-        self._lu, self._pivots, _ = lapack.dgetrf(lu, overwrite_a=True)
-        self.rcond = float(lapack.dgecon(self._lu, norm)[0])
+        self.rcond = self._factor(np.array(gram, dtype=np.float64, order="C").T, norm)
         if self.rcond < RCOND_MIN:
             raise SolveError(singular_message(gram, self.rcond))
 
@@ -67,29 +65,23 @@ class GramFactor:
         solution = self._back_substitute(rhs)
         return solution + self._back_substitute(rhs - multiply(self._gram, solution))
 
+    def _factor(self, matrix: NDArray, norm: float) -> float:
+        """Factor a transpose, in place; return the reciprocal condition number."""
+        self._lu, self._pivots, _ = lapack.dgetrf(matrix, overwrite_a=True)
+        return float(lapack.dgecon(self._lu, norm)[0])
+
     def _back_substitute(self, rhs: NDArray) -> NDArray:
         # trans=1: `_lu` holds the factors of the transpose.
         return lu_solve((self._lu, self._pivots), rhs, trans=1, check_finite=False)
 
 
-class CholeskyFactor:
-    """Cholesky factor K = L L^T of a positive definite train Gram matrix.
-
-    Parameters
-    ----------
-    gram : (n, n) array
-        Symmetric positive definite (not changed). Factored in float64.
-
-    Attributes
-    ----------
-    rcond : float
-        Estimated reciprocal condition number (1-norm).
+class CholeskyFactor(GramFactor):
+    """Cholesky factor K = L L^T of a symmetric positive definite train Gram matrix.
 
     Raises
     ------
     SolveError
-        If the matrix is not square, not finite, or singular to working accuracy; its subclass
-        `IndefiniteError` if it is not positive definite.
+        As `GramFactor` does; its subclass `IndefiniteError` if it is not positive definite.
 
     Notes
     -----
@@ -100,41 +92,28 @@ class CholeskyFactor:
     LAPACK ``potrf``, ``pocon``; BLAS ``trsm``.
     """
 
-    def __init__(self, gram: NDArray) -> None:
-        norm = check_gram(gram)
-        self._gram = gram
-        # The transpose of a C-ordered copy is what LAPACK wants, without another copy.
-        copy = np.array(gram, dtype=np.float64, order="C").T
-        self._lower, failed_at = lapack.dpotrf(copy, lower=True, clean=False, overwrite_a=True)
+    def _factor(self, matrix: NDArray, norm: float) -> float:
+        self._lower, failed_at = lapack.dpotrf(matrix, lower=True, clean=False, overwrite_a=True)
         if failed_at:
             raise IndefiniteError(
-                f"train Gram {gram.shape} is not positive definite (pivot {failed_at - 1}):"
+                f"train Gram {matrix.shape} is not positive definite (pivot {failed_at - 1}):"
                 " look for duplicate images, or raise the precision of the kernel"
             )
-        self.rcond = float(lapack.dpocon(self._lower, norm, uplo="L")[0])
-        if self.rcond < RCOND_MIN:
-            raise SolveError(singular_message(gram, self.rcond))
+        return float(lapack.dpocon(self._lower, norm, uplo="L")[0])
 
-    def solve(self, rhs: NDArray) -> NDArray:
-        """Return x with ``gram @ x = rhs``, refined once; `rhs` is (n,) or (n, k)."""
-        solution = lapack.dpotrs(self._lower, rhs, lower=True)[0].reshape(rhs.shape)
-        residual = rhs - multiply(self._gram, solution)
-        return solution + lapack.dpotrs(self._lower, residual, lower=True)[0].reshape(rhs.shape)
+    def _back_substitute(self, rhs: NDArray) -> NDArray:
+        return lapack.dpotrs(self._lower, rhs, lower=True)[0].reshape(rhs.shape)
 
-    def whiten(self, v: NDArray) -> NDArray:
-        """Return L^-1 v for vectors (n, k)."""
-        return blas.dtrsm(1.0, self._lower, np.asfortranarray(v), lower=1)
-
-    def whiten_transposed(self, v: NDArray) -> NDArray:
-        """Return L^-T v for vectors (n, k)."""
-        return blas.dtrsm(1.0, self._lower, np.asfortranarray(v), lower=1, trans_a=1)
+    def whiten(self, v: NDArray, *, transposed: bool = False) -> NDArray:
+        """Return L^-1 v for vectors (n, k), or L^-T v."""
+        return blas.dtrsm(1.0, self._lower, np.asfortranarray(v), lower=1, trans_a=transposed)
 
 
 class IndefiniteError(SolveError):
     """A Gram matrix that has no Cholesky factor."""
 
 
-def factorize(gram: NDArray) -> CholeskyFactor | GramFactor:
+def factorize(gram: NDArray) -> GramFactor:
     """Return the Cholesky factor of a Gram matrix, or its LU factors where rounding forbids one.
 
     Raises
@@ -187,15 +166,3 @@ def _equal_rows(gram: NDArray) -> tuple[int, int] | None:
         if j != i:
             return j, i
     return None
-
-
-def add_label_term(k: NDArray, z: NDArray | None, factor: float) -> NDArray:
-    """Return K + factor Z in float64; Z is (n, n), the (n,) diagonal of a matrix, or None."""
-    combined = np.array(k, dtype=np.float64)
-    if z is not None and factor != 0:
-        if z.ndim == 1:
-            combined[np.diag_indices(len(z))] += factor * z
-        else:
-            for row, more in zip(combined, z, strict=True):
-                row += factor * np.asarray(more, np.float64)
-    return combined

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, onenormest
 from torch import Tensor
 
+from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
 from lantk.solvers.direct import RCOND_MIN, SolveError, check_gram, singular_message
 from lantk.solvers.path import PathSolution
 
@@ -48,11 +49,11 @@ class DeviceSolver:
     def solve(self, rhs: NDArray) -> NDArray:
         """Return x with ``gram @ x = rhs``, refined once; `rhs` is (n,) or (n, k)."""
         columns = np.asarray(rhs, np.float64).reshape(len(rhs), -1)
-        return self._solve(None, 0.0, columns).reshape(rhs.shape)
+        return self._solve(Nothing(), 0.0, columns).reshape(rhs.shape)
 
     def solve_path(
         self,
-        terms: Sequence[NDArray | None],
+        terms: Sequence[Addition],
         factors: Sequence[NDArray],
         y: NDArray,
         solved: Callable[[], None] = lambda: None,
@@ -61,14 +62,8 @@ class DeviceSolver:
 
         Parameters
         ----------
-        terms : sequence of d arrays
-            Symmetric train blocks Z: (n, n), (n,) for a diagonal matrix, or None for zero.
-        factors : sequence of d arrays (p,)
-            The lambdas of each Z.
-        y : (n,) or (n, c) array
-            Right-hand sides.
-        solved : callable
-            Called once for every lambda of every Z.
+        terms, factors, y, solved
+            As there.
 
         Raises
         ------
@@ -80,7 +75,7 @@ class DeviceSolver:
         residuals = np.empty(dual.shape[:2])
         for d, (z, path) in enumerate(zip(terms, factors, strict=True)):
             # One at a time: a device has room for few matrices.
-            on_device = None if z is None else torch.tensor(np.asarray(z), device=self._k.device)
+            on_device = self._move(z)
             for i, factor in enumerate(path):
                 dual[d, i] = self._solve(on_device, float(factor), columns)
                 x = torch.tensor(dual[d, i], device=self._k.device)
@@ -90,10 +85,20 @@ class DeviceSolver:
         none = np.zeros(len(terms), int)
         return PathSolution(dual, residuals, none, none + len(factors[0]))
 
-    def _solve(self, z: Tensor | None, factor: float, rhs: NDArray) -> NDArray:
+    def _move(self, z: Addition) -> Addition:
+        """Return an addition on the device: its train values are a tensor there."""
+        if isinstance(z, Diagonal):
+            return Diagonal(torch.tensor(z.values, device=self._k.device))
+        if isinstance(z, Dense):
+            return Dense(torch.tensor(z.train, device=self._k.device))
+        return z
+
+    def _solve(self, z: Addition, factor: float, rhs: NDArray) -> NDArray:
         matrix = self._k.double()
-        if z is not None and factor != 0:
-            matrix = matrix.add(torch.diag(z) if z.ndim == 1 else z, alpha=factor)
+        if isinstance(z, Diagonal):
+            matrix = matrix.add(torch.diag(z.values), alpha=factor)
+        elif isinstance(z, Dense):
+            matrix = matrix.add(z.train, alpha=factor)
         norm = float(torch.linalg.matrix_norm(matrix, 1))
         lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
         del matrix
@@ -103,13 +108,12 @@ class DeviceSolver:
         x += torch.linalg.lu_solve(lu, pivots, b - self._multiply(z, factor, x))
         return x.cpu().numpy()
 
-    def _multiply(self, z: Tensor | None, factor: float, x: Tensor) -> Tensor:
-        product = torch.cat([rows.double() @ x for rows in self._k.split(1024)])
-        if z is not None and factor != 0:
-            if z.ndim == 1:
-                product += factor * z[:, None] * x
-            else:
-                product += factor * torch.cat([rows.double() @ x for rows in z.split(1024)])
+    def _multiply(self, z: Addition, factor: float, x: Tensor) -> Tensor:
+        product = _multiply(self._k, x)
+        if isinstance(z, Diagonal):
+            product += factor * z.values[:, None] * x
+        elif isinstance(z, Dense):
+            product += factor * _multiply(z.train, x)
         return product
 
     def _check_condition(self, lu: Tensor, pivots: Tensor, norm: float) -> None:
@@ -134,6 +138,11 @@ class DeviceSolver:
         rcond = 1 / (norm * inverse_norm)
         if not rcond >= RCOND_MIN:
             raise SolveError(singular_message(self._host, rcond))
+
+
+def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
+    """Return matrix @ x in float64, with no float64 copy of the whole matrix."""
+    return torch.cat([rows.double() @ x for rows in matrix.split(1024)])
 
 
 def find_device(name: str) -> str | None:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_banded
 
-from lantk.solvers.direct import CholeskyFactor, GramFactor, add_label_term
+from lantk.solvers.additions import Addition, Nothing, add_label_term
+from lantk.solvers.direct import CholeskyFactor, GramFactor
 from lantk.solvers.products import multiply
 
 # One LU factorization takes as long as some n / 40 steps of Lanczos' method with two threads, and
@@ -39,7 +40,7 @@ class PathSolution(NamedTuple):
 
 def solve_path(
     k: NDArray,
-    terms: Sequence[NDArray | None],
+    terms: Sequence[Addition],
     factors: Sequence[NDArray],
     y: NDArray,
     *,
@@ -60,8 +61,8 @@ def solve_path(
     ----------
     k : (n, n) array
         Train Gram matrix.
-    terms : sequence of d arrays
-        Symmetric train blocks Z: (n, n), (n,) for a diagonal matrix, or None for zero.
+    terms : sequence of d additions
+        The Z; see `additions`.
     factors : sequence of d arrays (p,)
         The lambdas of each Z; all paths have the same length.
     y : (n,) or (n, c) array
@@ -104,17 +105,10 @@ def solve_path(
             dual[d, i] = GramFactor(add_label_term(k, z, path[i])).solve(columns)
             solved()
         flat = dual[d].transpose(1, 0, 2).reshape(n, -1)
-        product = multiply(k, flat)
-        if z is not None:
-            product += apply_term(z, flat) * np.repeat(path, c)
+        product = multiply(k, flat) + z.apply(flat) * np.repeat(path, c)
         missing = (np.tile(columns, len(path)) - product).reshape(n, len(path), c)
         residuals[d] = np.linalg.norm(missing, axis=(0, 2)) / np.linalg.norm(columns)
     return PathSolution(dual, residuals, n_steps, np.array([len(rest) for rest in waiting]))
-
-
-def apply_term(z: NDArray, vectors: NDArray) -> NDArray:
-    """Return Z @ vectors (n, c), Z being symmetric (n, n) or the (n,) diagonal of a matrix."""
-    return z[:, None] * vectors if z.ndim == 1 else multiply(z, vectors)
 
 
 class _KrylovSpace:
@@ -169,7 +163,7 @@ class _KrylovSpace:
 
 def _grow_krylov_spaces(
     cholesky: CholeskyFactor,
-    terms: Sequence[NDArray | None],
+    terms: Sequence[Addition],
     factors: Sequence[NDArray],
     columns: NDArray,
     tolerance: float,
@@ -179,9 +173,9 @@ def _grow_krylov_spaces(
 ) -> NDArray:
     """Fill in what of `dual` converges, leave the rest in `waiting`, return the steps of each Z."""
     start = cholesky.whiten(columns)
-    plain = cholesky.whiten_transposed(start)
+    plain = cholesky.whiten(start, transposed=True)
     for d, (z, path) in enumerate(zip(terms, factors, strict=True)):
-        for i in [i for i in waiting[d] if z is None or path[i] == 0]:
+        for i in [i for i in waiting[d] if isinstance(z, Nothing) or path[i] == 0]:
             dual[d, i] = plain
             waiting[d].remove(i)
             solved()
@@ -194,11 +188,11 @@ def _grow_krylov_spaces(
     # A lambda is solved when it is for every right-hand side.
     unsolved = {(d, i): columns.shape[1] for d in range(len(terms)) for i in waiting[d]}
     while growing := [entry for entry in spaces if entry[2].is_growing]:
-        vectors = cholesky.whiten_transposed(np.column_stack([s.last() for *_, s in growing]))
+        vectors = cholesky.whiten(np.column_stack([s.last() for *_, s in growing]), transposed=True)
         owners = np.array([d for d, *_ in growing])
         for d in np.unique(owners):
             # One product a term: it is read once for all right-hand sides.
-            vectors[:, owners == d] = apply_term(terms[d], vectors[:, owners == d])
+            vectors[:, owners == d] = terms[d].apply(vectors[:, owners == d])
         vectors = cholesky.whiten(vectors)
         found = [
             (d, i, j, u)
@@ -206,8 +200,9 @@ def _grow_krylov_spaces(
             for i, u in space.extend(vector, tolerance)
         ]
         if found:
-            columns_found = cholesky.whiten_transposed(np.column_stack([u for *_, u in found]))
-        for (d, i, j, _), x in zip(found, columns_found.T if found else (), strict=True):
+            solutions = np.column_stack([u for *_, u in found])
+            solutions = cholesky.whiten(solutions, transposed=True)
+        for (d, i, j, _), x in zip(found, solutions.T if found else (), strict=True):
             dual[d, i, :, j] = x
             unsolved[d, i] -= 1
             if not unsolved[d, i]:

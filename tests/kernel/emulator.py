@@ -40,7 +40,7 @@ def build(source):
 
 
 class Emulator:
-    """A `Launcher` on the host, which finds reads and writes out of bounds."""
+    """A `CupyLauncher` on the host, which finds reads and writes out of bounds."""
 
     def __init__(self, blocks=3):
         self._blocks = blocks

@@ -12,7 +12,7 @@ from lantk.label_terms.base import LabelTerm, LabelTermError, label_product_fact
 from lantk.label_terms.kernel_regression import KernelRegression
 from lantk.label_terms.least_squares import LeastSquares
 from lantk.label_terms.plug_in import PlugIn
-from lantk.label_terms.trial import ContractError, check_contract, load_term_class, term_file
+from lantk.label_terms.trial import ContractError, check_contract, load_term_class
 from lantk.variant import Variant
 
 DOCS = (Path(__file__).parents[2] / "docs" / "label-term.md").read_text()
@@ -40,7 +40,6 @@ def test_the_example_in_the_docs_is_found_and_kept(write):
     exec(TRIAL, {})
     cls = load_term_class("my_terms:ParzenWindow")
     assert issubclass(cls, LabelTerm)
-    assert term_file("my_terms:ParzenWindow") == Path("my_terms.py").absolute()
     assert f"`{Variant.of('my_terms:ParzenWindow').name}`" in DOCS
 
 
@@ -215,9 +214,8 @@ def test_a_term_that_asks_for_vectors_is_given_them(write):
 )
 def test_other_names_are_refused(name):
     """A name of another form is refused before anything is imported."""
-    for function in (load_term_class, term_file):
-        with pytest.raises(ContractError, match="wanted module:Class, such as my_terms:Parzen"):
-            function(name)
+    with pytest.raises(ContractError, match="wanted module:Class, such as my_terms:Parzen"):
+        load_term_class(name)
 
 
 def test_a_class_named_like_a_control_is_refused(write):
@@ -231,9 +229,8 @@ def test_a_class_named_like_a_control_is_refused(write):
 def test_a_missing_module_is_said(name, tmp_path, monkeypatch):
     """A module that is not there is named, with the folder where it was looked for."""
     monkeypatch.chdir(tmp_path)
-    for function in (load_term_class, term_file):
-        with pytest.raises(ContractError, match=f"no module 'nowhere.*{tmp_path.name}.*PYTHONPATH"):
-            function(name)
+    with pytest.raises(ContractError, match=f"no module 'nowhere.*{tmp_path.name}.*PYTHONPATH"):
+        load_term_class(name)
 
 
 def test_a_module_that_cannot_be_imported_is_said(write):
@@ -246,7 +243,6 @@ def test_a_module_that_cannot_be_imported_is_said(write):
     message = rf"raised ZeroDivisionError: division by zero \({name}.py, line 2\)"
     with pytest.raises(ContractError, match=message):
         load_term_class(f"{name}:Term")
-    assert term_file(f"{name}:Term").name == f"{name}.py"
 
 
 def test_a_missing_class_is_said_with_those_that_are_there(write):

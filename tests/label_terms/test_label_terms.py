@@ -18,7 +18,7 @@ from lantk.label_terms.base import (
     image_vectors,
     label_product_factors,
 )
-from lantk.label_terms.feature_sets import FEATURE_SETS, PairedVectors, l1_distance, two_layer_ntk
+from lantk.label_terms.feature_sets import FEATURE_SETS, PairedVectors, two_layer_ntk
 from lantk.label_terms.kernel_regression import KernelRegression
 from lantk.label_terms.least_squares import LeastSquares
 from lantk.label_terms.plug_in import PlugIn
@@ -374,17 +374,37 @@ def test_comparison_equals_its_definition(n1, n2, d, dtype, seed):
     rng = np.random.default_rng(seed)
     x1, x2 = (rng.normal(size=(n, d)).astype(dtype) for n in (n1, n2))
     wanted = np.abs(x1[:, None].astype(float) - x2[None]).sum(-1)
-    # Vectors are rounded to float32 first, which a small difference feels.
-    np.testing.assert_allclose(l1_distance(x1, x2), wanted, rtol=1e-5, atol=1e-6)
     cls = FEATURE_SETS["global"]
-    inner = cls(x2, cls.fit(x2)).features(np.ones((n1, n2)), x1)[1]
+    features = cls(x2, cls.fit(x2)).features(np.ones((n1, n2)), x1)
+    inner, distance = features[1], features[9]
+    # Vectors are rounded to float32 first, which a small difference feels.
+    np.testing.assert_allclose(distance, wanted, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(inner, x1.astype(float) @ x2.astype(float).T, atol=1e-11)
 
 
 def test_l1_distance_of_long_vectors_keeps_its_digits():
     """Runs of coordinates are summed in float64, so long vectors lose nothing."""
     x = np.full((1, 200_001), 0.1, np.float32)
-    np.testing.assert_allclose(l1_distance(x, -x), 2 * x.astype(float).sum(), rtol=1e-6)
+    cls = FEATURE_SETS["global"]
+    distance = cls(-x, cls.fit(-x)).features(np.ones((1, 1)), x)[9]
+    np.testing.assert_allclose(distance, 2 * x.astype(float).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (30, 80), (90, 60)])
+def test_components_are_those_of_scikit_learn(shape):
+    """Mean and components are its PCA's, the largest loading of each component positive."""
+    from sklearn.decomposition import PCA
+
+    x = np.random.default_rng(0).normal(size=shape)
+    learned = FEATURE_SETS["pca-release"].fit(x)
+    pca = PCA(min(5, *shape), svd_solver="full").fit(x)
+    largest = np.abs(pca.components_).argmax(axis=1)
+    signs = np.sign(pca.components_[np.arange(len(largest)), largest])
+    np.testing.assert_allclose(learned["pca_mean_"], pca.mean_, atol=1e-12)
+    wanted = pca.components_ * signs[:, None]
+    # The last component of a small set is rounding.
+    few = min(len(wanted), min(shape) - 1)
+    np.testing.assert_allclose(learned["pca_components_"][:few], wanted[:few], atol=1e-9)
 
 
 @pytest.mark.parametrize("variant", LEAST_SQUARES)

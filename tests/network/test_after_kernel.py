@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from empirical import empirical_ntk
 
 from lantk.label_terms.registry import label_term
 from lantk.network.after_kernels import predict_after_kernels
-from lantk.network.layers import Network, TrainingError, empirical_ntk
+from lantk.network.layers import Network, TrainingError
 from lantk.network.training import train
 from lantk.regression.folds import ValidationError, validation_folds
 

@@ -25,6 +25,7 @@ LAYERS = [
     "flatten",
     "dense",
 ]
+CODE = ("lantk/network/training.py",)
 SCHEDULE = {"batch_size": 7, "device": "cpu", "seed": 1}
 
 
@@ -180,11 +181,11 @@ def saves_always(monkeypatch):
 
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path, saves_always):
     """A state comes back as it was, and is gone once it is removed."""
-    checkpoint = Checkpoint(tmp_path / "a.checkpoint", {"seed": 1})
+    checkpoint = Checkpoint(tmp_path / "a.checkpoint", {"seed": 1}, CODE)
     assert checkpoint.load() is None
     state = {"numbers": [1.5, None], "nested": {"tensor": torch.arange(3, dtype=torch.int16)}}
     checkpoint.save(state)
-    found = Checkpoint(tmp_path / "a.checkpoint", {"seed": 1}).load()
+    found = Checkpoint(tmp_path / "a.checkpoint", {"seed": 1}, CODE).load()
     assert found["numbers"] == [1.5, None]
     assert torch.equal(found["nested"]["tensor"], state["nested"]["tensor"])
     checkpoint.remove()
@@ -195,7 +196,7 @@ def test_a_checkpoint_is_written_once_a_minute(tmp_path, monkeypatch):
     """A state within a minute of the last one, or of the start, is not written."""
     now = [0.0]
     monkeypatch.setattr(lantk.network.checkpoint.time, "monotonic", lambda: now[0])
-    checkpoint, kept = Checkpoint(tmp_path / "a.checkpoint", {}), []
+    checkpoint, kept = Checkpoint(tmp_path / "a.checkpoint", {}, CODE), []
     for now[0] in (1.0, 59.0, 61.0, 119.0, 122.0):
         checkpoint.save({"time": now[0]})
         kept.append((checkpoint.load() or {}).get("time"))
@@ -211,7 +212,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
     else:
         torch.save(content, path)
     with pytest.raises(CheckpointError, match=r"a\.checkpoint is broken and not used"):
-        Checkpoint(path, {}).load()
+        Checkpoint(path, {}, CODE).load()
 
 
 @pytest.fixture(scope="module")

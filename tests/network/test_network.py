@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from empirical import empirical_ntk
 
 import lantk
 import lantk.network.layers
 from lantk.kernel.architecture import parse_architecture, same_padding
-from lantk.network.layers import Network, default_channels, default_parameterization, empirical_ntk
+from lantk.network.layers import Network, default_channels, default_parameterization
 
 
 def conv(size, stride=1, trained=True):
@@ -272,10 +273,3 @@ def test_impossible_networks_are_refused(arguments, message):
     """A size that cannot be built is named, with what was wanted."""
     with pytest.raises(ValueError, match=message):
         Network(SMALL, **({"image_shape": (2, 6, 5)} | arguments))
-
-
-def test_empirical_ntk_wants_one_output():
-    """The tangent kernel of several outputs would be a matrix for each pair of images: refused."""
-    network = Network(SMALL, (2, 6, 5), [4, 4], 3)
-    with pytest.raises(ValueError, match="3 outputs"):
-        empirical_ntk(network, np.zeros((1, 2, 6, 5), np.float32))

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from empirical import empirical_ntk
 
 import lantk
-from lantk.network.layers import Network, empirical_ntk
+from lantk.network.layers import Network
 from lantk.network.tangent import conjugate_block, tangent_blocks
 
 RNG = np.random.default_rng(0)

@@ -9,11 +9,13 @@ import torch
 import lantk
 from lantk.label_terms.base import LabelTerm, label_product_factors
 from lantk.label_terms.registry import _ESTIMATORS
+from lantk.labels import decide
 from lantk.network import training
 from lantk.regression import paths as predict
 from lantk.regression.folds import ValidationError
 from lantk.regression.paths import Member
-from lantk.regression.protocols import choose_weight, oracle_label_path, predicted_labels
+from lantk.regression.protocols import choose_weight, oracle_label_path
+from lantk.solvers.additions import Dense, Diagonal, Nothing
 from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SolveError
 from lantk.solvers.gpu import DeviceSolver, find_device
 from lantk.solvers.path import solve_path
@@ -119,7 +121,7 @@ def test_path_equals_direct_solves(n):
     assert np.linalg.eigvalsh(k + factors[-1] * z)[0] < -0.1
     other, diagonal = indefinite_task(n, seed=1)[1], np.linspace(0.5, 1, n)
     both = np.column_stack([y, y[::-1]])
-    terms = [z, other, diagonal, None]
+    terms = [Dense(z), Dense(other), Diagonal(diagonal), Nothing()]
     path = solve_path(k, terms, [factors] * 4, both, cholesky=CholeskyFactor(k))
     dense = [z, other, np.diag(diagonal), np.zeros((n, n))]
     for d, i in np.ndindex(4, len(factors)):
@@ -137,7 +139,7 @@ def test_path_equals_direct_solves(n):
 def test_small_weights_share_one_krylov_space():
     """Small lambda cost a few steps in all, and none a factorization."""
     k, z, y = indefinite_task(800)
-    path = solve_path(k, [z], [np.geomspace(1e-6, 1e-4, 6)], y, cholesky=CholeskyFactor(k))
+    path = solve_path(k, [Dense(z)], [np.geomspace(1e-6, 1e-4, 6)], y, cholesky=CholeskyFactor(k))
     assert path.n_factorizations[0] == 0
     assert 0 < path.n_steps[0] < 20
 
@@ -148,7 +150,7 @@ def test_large_weights_are_solved_directly():
     solved = []
     path = solve_path(
         k,
-        [z],
+        [Dense(z)],
         [np.array([1e-5, 100.0])],
         y,
         cholesky=CholeskyFactor(k),
@@ -165,7 +167,7 @@ def test_without_a_cholesky_factor_every_weight_is_factored():
     _, z, y = indefinite_task(30)
     with pytest.raises(IndefiniteError, match="not positive definite"):
         CholeskyFactor(z)
-    path = solve_path(z, [None], [np.zeros(1)], y, cholesky=None)
+    path = solve_path(z, [Nothing()], [np.zeros(1)], y, cholesky=None)
     np.testing.assert_allclose(z @ path.dual[0, 0, :, 0], y, atol=1e-9)
     assert path.n_factorizations[0] == 1
 
@@ -186,7 +188,7 @@ def test_cholesky_factor_solves_and_whitens():
     factor = CholeskyFactor(k)
     both = np.column_stack([y, 2 * y])
     np.testing.assert_allclose(k.astype(float) @ factor.solve(both), both, atol=1e-10)
-    once = factor.whiten_transposed(factor.whiten(both))
+    once = factor.whiten(factor.whiten(both), transposed=True)
     np.testing.assert_allclose(k.astype(float) @ once, both, atol=1e-10)
     assert 0.01 < factor.rcond * np.linalg.cond(k.astype(float), 1) < 100
 
@@ -295,7 +297,7 @@ def test_families_equal_their_definitions(n_classes):
                     np.testing.assert_allclose(path.factors[i], weight * unit, rtol=1e-6)
                 else:
                     shown = scores[None] if n_classes > 2 else scores[None, :, 0]
-                    correct[i] += np.sum(predicted_labels(shown)[0] == classes[held])
+                    correct[i] += np.sum(decide(shown)[0] == classes[held])
         np.testing.assert_array_equal(path.validation_accuracy, correct / n)
 
 
