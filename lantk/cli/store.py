@@ -73,8 +73,14 @@ def dashboard(args: argparse.Namespace) -> None:
     """Start the MLflow server on this machine, with links to what there is to see."""
     import contextlib
 
-    from lantk.tracking.dashboard import is_server, links_at, links_text
-    from lantk.tracking.server import serving
+    from lantk.tracking.dashboard import (
+        check_port,
+        is_server,
+        links_at,
+        links_text,
+        local_address,
+        serve,
+    )
 
     record = _read_record(args.results)
     if is_server(record["uri"]):
@@ -85,15 +91,15 @@ def dashboard(args: argparse.Namespace) -> None:
         raise LantkError(
             f"there is no MLflow store {store.shown}: `{_sync_command(args.results)}` makes it"
         )
-    print(f"Starting the dashboard of {store.shown} ...", flush=True)
-    # Ctrl-C is how a dashboard ends.
-    with contextlib.suppress(KeyboardInterrupt), serving(store.uri, args.port) as server:
-        print(links_text(record, args.results, server.address))
-        first = next(iter(links_at(record, server.address).values()))
-        # The bare address would open MLflow's pages for language models.
-        print(f"\nThe dashboard runs until Ctrl-C. To begin with:\n{first}", flush=True)
-        server.wait_until_it_ends()
-    print("The dashboard has ended.")
+    check_port(args.port)
+    address = local_address(args.port)
+    print(links_text(record, args.results, address))
+    print(f"\nThe dashboard of {store.shown} starts, in some seconds, and runs until Ctrl-C.")
+    # The bare address would open MLflow's pages for language models.
+    first = next(iter(links_at(record, address).values()))
+    print(f"To begin with:\n{first}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(store.uri, args.port)
 
 
 def _target(args: argparse.Namespace) -> Any:

@@ -1,20 +1,34 @@
-"""The MLflow dashboard: its address, links to what there is to see, how to start it."""
+"""The MLflow dashboard: its address, links to what there is to see, and its server."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from lantk.experiment.passwords import without_user
+from lantk.errors import LantkError
+from lantk.experiment.passwords import without_password, without_user
 from lantk.tracking.views import CHARTS, LIST, view_key
 
-DASHBOARD = "http://127.0.0.1:5000"
-"""Where `python -m lantk mlflow dashboard` listens unless it is told another port."""
-
+_HOST = "127.0.0.1"
+_PORT = 5000
+# Without job processes and with one worker there are 2 processes instead of 15.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "PYTHONWARNINGS": "ignore",  # of MLflow's own use of its libraries
+}
+_UVICORN = "--log-level warning --timeout-graceful-shutdown 5"
+_STOP_SECONDS = 10.0
 # Without this a fresh browser opens its view for language models, which shows no runs.
 _VIEW = {"workflowType": "machine_learning"}
 
@@ -26,7 +40,12 @@ def is_server(uri: str) -> bool:
 
 def base_address(uri: str) -> str:
     """Return where the dashboard of a store is: the server itself, or this machine."""
-    return without_user(uri).rstrip("/") if is_server(uri) else DASHBOARD
+    return without_user(uri).rstrip("/") if is_server(uri) else local_address(_PORT)
+
+
+def local_address(port: int) -> str:
+    """Return where a dashboard on this machine is."""
+    return f"http://{_HOST}:{port}"
 
 
 def links(
@@ -37,7 +56,7 @@ def links(
     Parameters
     ----------
     base : str
-        Address of the dashboard, such as `DASHBOARD`.
+        Address of the dashboard.
     experiment_id : str
         MLflow's number of the experiment.
     results_id : str
@@ -100,6 +119,52 @@ def links_text(record: Mapping[str, Any], results: Path, base: str | None = None
         is_case = "compare-runs" in address
         lines.append(f"{label}, variants compared: {address}" if is_case else f"{label}: {address}")
     return "\n".join(lines)
+
+
+def check_port(port: int) -> None:
+    """Raise `LantkError` if no dashboard can listen on a port of this machine."""
+    with socket.socket() as probe:
+        # As the server does: a port that was closed a moment ago is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise LantkError(
+                f"port {port} of this machine cannot be used ({error}): perhaps another dashboard"
+                f" runs there. End it, or choose another port, such as --port {port % 60000 + 1}"
+            ) from error
+
+
+def serve(uri: str, port: int) -> None:
+    """Run ``mlflow server`` for this machine until something ends it, such as Ctrl-C.
+
+    Raises
+    ------
+    LantkError
+        If it ended by itself.
+    """
+    import psutil
+
+    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port)]
+    try:
+        # In a session of its own: Ctrl-C reaches this process alone, which ends all of the server.
+        # The address is no argument, which every user could read: it may hold a password.
+        status = subprocess.Popen(
+            [*command, "--workers", "1", "--uvicorn-opts", _UVICORN],
+            env=os.environ | _SETTINGS | {"MLFLOW_BACKEND_STORE_URI": uri},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        ).wait()
+    finally:
+        # Asked of the system, since a signal may come while `Popen` is at work. MLflow passes none
+        # on to the process that it starts.
+        started = psutil.Process().children(recursive=True)
+        for process in psutil.Process().children():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        psutil.wait_procs(started, _STOP_SECONDS)
+    shown = without_password(uri)
+    raise LantkError(f"the MLflow server of {shown} ended with status {status}; see above why")
 
 
 def _query(values: Mapping[str, str]) -> str:
