@@ -19,19 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.data.base import DataError, DataPath, OpenSource
-from lantk.data.download import DownloadError, fetch_archive
-from lantk.data.sources import (
-    CIFAR10_CLASSES,
-    CIFAR10_FILES,
-    CIFAR10_FOLDER,
-    CIFAR10_SHAPE,
-    cifar10_folder,
-    open_source,
-)
+from lantk.data.download import fetch
+from lantk.data.sources import CIFAR10_CLASSES, CIFAR10_SHAPE, cifar10_folder, open_source
 from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
-
-CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,28 +145,6 @@ def describe(source: str, path: DataPath = None) -> Description:
         counts = {"train": (5000,) * 10, "test": (1000,) * 10}
         return Description(source, CIFAR10_CLASSES, counts["train"], counts["test"], CIFAR10_SHAPE)
     return _described(source, open_source(source, path))
-
-
-def fetch(
-    source: str, path: DataPath = None, *, url: str = CIFAR10_URL, md5: str = CIFAR10_MD5
-) -> None:
-    """Download a source that is not there yet; do nothing for one that is, or cannot be.
-
-    Raises
-    ------
-    DataError
-        If the download fails or is not the archive wanted. Nothing is left behind.
-    """
-    if source != "cifar10" or (folder := cifar10_folder(path)).is_dir():
-        return
-    try:
-        fetch_archive(url, folder, CIFAR10_FILES, md5=md5, largest=2**28)
-    except DownloadError as error:
-        raise DataError(
-            f"{error}. Try again, or download {url} by hand and unpack it so that"
-            f" {folder / CIFAR10_FILES[0]} is there, or set data.path to a folder that holds"
-            f" {CIFAR10_FOLDER}"
-        ) from error
 
 
 def fingerprint(source: str, path: DataPath = None) -> str:
