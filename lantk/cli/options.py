@@ -65,8 +65,9 @@ def _option(text: str, **settings: Any) -> dict[str, Any]:
     """
     default = settings.get("default")
     values = default if isinstance(default, list) else [default]
-    if isinstance(values[-1], int | float):
-        settings.setdefault("type", type(values[-1]))
+    for kind in (float, int):
+        if any(type(value) is kind for value in values):
+            settings.setdefault("type", kind)
     if default is not None and "default" not in text:
         text += f" (default: {' '.join(map(str, values))})"
     return settings | {"help": text}
