@@ -41,7 +41,7 @@ def fetch(
             _download_into(unpacked, url, md5)
     # Of the network, and of an archive with another MD5.
     except (requests.RequestException, ValueError) as error:
-        if isinstance(error, requests.HTTPError):
+        if isinstance(error, requests.HTTPError) and error.response is not None:
             error.response.close()  # it holds the connection
         raise DataError(
             f"{url} could not be downloaded: {error}. Try again, or download it by hand and unpack"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lantk.tracking.logged import LoggedRun, damaged_files
+from lantk.tracking.logged import LoggedRun, damaged_files, match_runs
 from lantk.tracking.values import is_measured_by_clock
 
 _MOST_LINES = 20
@@ -28,29 +27,17 @@ def find_drift(client: Any, existing: Sequence[Any], wanted: Sequence[LoggedRun]
     wanted : sequence of LoggedRun
         The runs that should be there.
     """
-    drift: dict[str, str] = {}
-    by_identity: dict[str, list[Any]] = defaultdict(list)
-    for found in existing:
-        if "fingerprint" in found.data.tags:
-            by_identity[found.data.tags.get("identity", "")].append(found)
-        else:
-            drift[_describe(found)] = "unfinished"
-    for run in wanted:
-        of_run = by_identity.pop(run.identity, [])
-        # After an interrupt two may be current: the next sync retires the one that is not the same.
-        of_run.sort(key=lambda found: found.data.tags["fingerprint"] != run.run.fingerprint)
-        for more in of_run[1:]:
-            drift[_describe(more)] = "extra: the run is there twice"
+    found = match_runs(existing, wanted)
+    drift = {_describe(run): "unfinished" for run in found.unfinished}
+    for run, of_run in found.pairs:
+        drift |= {_describe(more): "extra: the run is there twice" for more in of_run[1:]}
+        differences = _differences(client, of_run[0], run) if of_run else []
         if not of_run:
             drift[run.run.name] = "missing"
-        else:
-            differences = _differences(client, of_run[0], run)
-            if differences:
-                more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
-                drift[run.run.name] = f"changed: {differences[0]}{more}"
-    for left in (found for runs in by_identity.values() for found in runs):
-        drift[_describe(left)] = "extra: the results do not have it"
-    return drift
+        elif differences:
+            more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+            drift[run.run.name] = f"changed: {differences[0]}{more}"
+    return drift | {_describe(run): "extra: the results do not have it" for run in found.others}
 
 
 def drift_text(drift: Mapping[str, str]) -> str:

@@ -1,9 +1,10 @@
 """What an MLflow run says of a result: its parameters, metrics and curves, named in one place.
 
-Every run has the parameters `CORE_PARAMS`, every finished one the metrics ``accuracy``, ``ci_low``
-and ``ci_high`` with the ending of each protocol, so that charts and comparisons of MLflow hold all
-runs. MLflow's comparison begins with the first three parameters that differ, by name: within a case
-these are ``control``, ``family`` and ``kind``, which is why settings carry a prefix.
+Every run has the parameters of `variant_params` and, where its case is known, of `case_params`,
+every finished one the metrics ``accuracy``, ``ci_low`` and ``ci_high`` with the ending of each
+protocol, so that charts and comparisons of MLflow hold all runs. MLflow's comparison begins with
+the first three parameters that differ, by name: within a case these are ``control``, ``family`` and
+``kind``, which is why settings carry a prefix.
 """
 
 from __future__ import annotations
@@ -24,21 +25,6 @@ from lantk.experiment.variants import (
 )
 from lantk.label_terms.names import split_control
 
-CORE_PARAMS = {
-    "control": str,
-    "family": str,
-    "kind": str,
-    "variant": str,
-    "task": str,
-    "n_train": int,
-    "n_test": int,
-    "n_classes": int,
-    "architecture": str,
-    "architecture_digest": str,
-    "source": str,
-    "scaling": str,
-}
-"""Parameters of every run and their types; of a failed one, those that are known."""
 OF_TABLE = (
     *("p_value", "spread", "label_gain", "label_gain_half_width"),
     *("alignment", "relative_ratio_train", "relative_ratio_test"),
