@@ -34,8 +34,8 @@ class LoggedRun:
     """The results folder, as the configuration names it."""
     config_text: str
     kept_with: str | None = None
-    """Name of the run that holds what is said of the whole folder, where that is too large for
-    every run to have a copy; None where this one has it."""
+    """Name of the run, perhaps this one, that alone of its case holds what is said of the whole
+    folder; None where every run has a copy."""
 
     @property
     def identity(self) -> str:
@@ -53,7 +53,7 @@ class LoggedRun:
         run = self.run
         provenance = json.dumps(run.provenance, indent=2, sort_keys=True, default=str)
         texts = {"config.json": self.config_text, "provenance.json": provenance}
-        if self.kept_with is not None:
+        if self.kept_with not in (None, run.name):
             # In place of the file, so that no older and smaller one is left in its place.
             texts["config.json"] = json.dumps({"kept with the run": self.kept_with})
             if "table.md" in run.artifacts:

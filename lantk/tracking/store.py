@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from lantk.experiment.passwords import find_passwords, is_clear, without_password, without_passwords
-from lantk.files import writing
+from lantk.files import lock_within, writing
 from lantk.tracking.run import TrackingError
 
 # Schemes of stores that this process opens itself: here the client says where artifacts go.
@@ -244,18 +243,11 @@ def _locked(database: Path | None) -> Iterator[None]:
     lock = database.with_name(f".{database.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
-        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TrackingError(
-                        f"another process has held {lock} for {_LOCK_TIMEOUT_SECONDS:.0f} s. See"
-                        " whether a workflow hangs or is stopped there, end it, and sync again"
-                    ) from None
-                time.sleep(0.1)
+        if not lock_within(file.fileno(), _LOCK_TIMEOUT_SECONDS):
+            raise TrackingError(
+                f"another process has held {lock} for {_LOCK_TIMEOUT_SECONDS:.0f} s. See whether a"
+                " workflow hangs or is stopped there, end it, and sync again"
+            )
         yield
 
 

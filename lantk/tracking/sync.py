@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from lantk.tracking.logged import (
     results_id,
 )
 from lantk.tracking.reading import read_runs
-from lantk.tracking.run import Listing, Run, TrackingError
+from lantk.tracking.run import Listing, TrackingError
 from lantk.tracking.store import (
     Store,
     connect,
@@ -66,12 +66,12 @@ class Target:
     @property
     def folder_name(self) -> str:
         """The results folder as runs name it."""
-        return str(self.config.get("results") or Path(self.results).resolve())
+        return str(self.config.get("results") or self.results.resolve())
 
     @property
     def store(self) -> Store:
         """Where the runs go."""
-        return locate_store(Path(self.results).resolve(), self.uri)
+        return locate_store(self.results.resolve(), self.uri)
 
     def check(self) -> None:
         """Raise `TrackingError` if the configuration holds a password."""
@@ -86,28 +86,18 @@ class Target:
     def read(self) -> list[LoggedRun]:
         """Return what the store should hold."""
         self.check()
+        results = self.results.resolve()
         config_text = json.dumps(self.config, indent=2, sort_keys=True, default=str)
-        runs = read_runs(Path(self.results).resolve(), self.listing)
-        keepers = _find_keepers(runs, len(config_text))
-        found = []
-        for run in runs:
-            keeper = keepers.get(run.case, run.name)
-            kept_with = None if keeper == run.name else keeper
-            found.append(LoggedRun(run, self.folder_name, config_text, kept_with))
-        return found
-
-
-def _find_keepers(runs: Sequence[Run], n_bytes: int) -> dict[str, str]:
-    """Return case -> the run that keeps table and configuration; nothing where all runs do.
-
-    Both grow with the number of runs, so that copies in all would grow with its square.
-    """
-    keepers: dict[str, str] = {}
-    for run in runs:
-        table = run.artifacts.get("table.md")
-        if table is not None and table.stat().st_size + n_bytes > _MOST_COPIED:
-            keepers.setdefault(run.case, run.name)
-    return keepers
+        runs = read_runs(results, self.listing)
+        # Both grow with the number of runs, so that copies in all would grow with its square.
+        table = results / "table.md"
+        is_large = table.exists() and table.stat().st_size + len(config_text) > _MOST_COPIED
+        keepers = {
+            run.case: run.name for run in reversed(runs) if is_large and "table.md" in run.artifacts
+        }
+        return [
+            LoggedRun(run, self.folder_name, config_text, keepers.get(run.case)) for run in runs
+        ]
 
 
 @dataclass
