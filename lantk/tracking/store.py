@@ -53,7 +53,9 @@ class Store:
 
     def exists(self) -> bool:
         """Return whether there may be runs: a file of SQLite is there only after the first sync."""
-        return self.database is None or _size(self.database) > 0
+        return self.database is None or (
+            self.database.exists() and self.database.stat().st_size > 0
+        )
 
 
 def locate_store(results: Path, uri: str | None) -> Store:
@@ -104,7 +106,8 @@ def _sqlite_uri(database: Path) -> str:
 @contextmanager
 def using(store: Store) -> Iterator[None]:
     """Be the one who works with a store, quietly; what fails becomes one clear `TrackingError`."""
-    with _quiet_mlflow(), _reporting_failures(store), _locked(store.database):
+    _import_quiet_mlflow()
+    with _reporting_failures(store), _locked(store.database):
         yield
 
 
@@ -132,10 +135,6 @@ def connect(store: Store) -> Any:
     return client
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def _check_opens(database: Path) -> None:
     """Open the file once: where that fails, MLflow would try for minutes before it says so."""
     with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True)) as connection:
@@ -144,13 +143,9 @@ def _check_opens(database: Path) -> None:
 
 def _check_answers(uri: str) -> None:
     """Connect to a database once, for the same reason."""
-    from sqlalchemy import create_engine
+    from sqlalchemy import NullPool, create_engine
 
-    engine = create_engine(uri)
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()
+    create_engine(uri, poolclass=NullPool).connect().close()
 
 
 def find_experiment(client: Any, name: str, store: Store) -> str | None:
@@ -263,22 +258,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             del os.environ[key]
 
 
-@contextmanager
-def _quiet_mlflow() -> Iterator[None]:
+def _import_quiet_mlflow() -> None:
     """Import MLflow without telemetry; keep its progress notes and links off the terminal."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow  # noqa: F401  sets up its loggers on import
 
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with _environment({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager
