@@ -135,7 +135,7 @@ def test_digits_are_those_of_scikit_learn():
 def test_describing_and_splitting_digits_imports_nothing_heavy():
     """Neither torch nor scikit-learn nor Pillow is imported to describe and split the digits."""
     code = (
-        "import sys; from lantk.data.splits import *; d = describe('digits');"
+        "import sys; from lantk.data import *; d = describe('digits');"
         "split_pair('digits', None, resolve_pair(d, [3, 8]), 4, 4, 66);"
         "print(sorted({'torch', 'sklearn', 'scipy', 'PIL', 'pandas', 'mlflow'} & set(sys.modules)))"
     )
