@@ -15,17 +15,9 @@ _MOST_LINES = 20
 def find_drift(client: Any, existing: Sequence[Any], wanted: Sequence[LoggedRun]) -> dict[str, str]:
     """Return name of a run -> what is wrong with it, in the order of the results.
 
-    Everything is read back: parameters, metrics (but those that a clock decides), the last values
-    of curves, tags, status, and names and sizes of files.
-
-    Parameters
-    ----------
-    client : mlflow.MlflowClient
-        Of the store.
-    existing : sequence of mlflow.entities.Run
-        The runs of the results folder that are not superseded.
-    wanted : sequence of LoggedRun
-        The runs that should be there.
+    Everything of the runs that exist, superseded ones left out, is read back: parameters, metrics
+    (but those that a clock decides), the last values of curves, tags, status, and names and sizes
+    of files.
     """
     found = match_runs(existing, wanted)
     drift = {_describe(run): "unfinished" for run in found.unfinished}

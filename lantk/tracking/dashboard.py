@@ -29,8 +29,6 @@ _SETTINGS = {
 }
 _UVICORN = "--log-level warning --timeout-graceful-shutdown 5"
 _STOP_SECONDS = 10.0
-# Without this a fresh browser opens its view for language models, which shows no runs.
-_VIEW = {"workflowType": "machine_learning"}
 
 
 def is_server(uri: str) -> bool:
@@ -53,27 +51,25 @@ def links(
 ) -> dict[str, str]:
     """Return label -> address: all runs as charts and as a list, then one comparison a case.
 
-    Parameters
-    ----------
-    base : str
-        Address of the dashboard.
-    experiment_id : str
-        MLflow's number of the experiment.
-    results_id : str
-        The tag that the runs of one results folder share.
-    run_ids : mapping
-        Case -> the runs to compare.
+    `run_ids` maps a case to the runs to compare.
     """
+
+    def address(page: str, **values: str) -> str:
+        # Without a type a fresh browser opens its view for language models, which has no runs.
+        query = urlencode(values | {"workflowType": "machine_learning"}, quote_via=quote)
+        return f"{base}/#/{page}?{query}"
+
     found = {}
     for label, view, mode in (
         ("all runs as charts", CHARTS, "CHART"),
         ("list of runs", LIST, "TABLE"),
     ):
-        shown = {"compareRunsMode": mode, "viewStateShareKey": view_key(results_id, view)}
-        found[label] = f"{base}/#/experiments/{experiment_id}/runs?{_query(shown | _VIEW)}"
+        key = view_key(results_id, view)
+        page = f"experiments/{experiment_id}/runs"
+        found[label] = address(page, compareRunsMode=mode, viewStateShareKey=key)
     for case, ids in run_ids.items():
-        chosen = {"runs": json.dumps(list(ids)), "experiments": json.dumps([experiment_id])}
-        found[case] = f"{base}/#/compare-runs?{_query(chosen | _VIEW)}"
+        chosen = json.dumps(list(ids))
+        found[case] = address("compare-runs", runs=chosen, experiments=json.dumps([experiment_id]))
     return found
 
 
@@ -99,16 +95,9 @@ def dashboard_hint(results: Path, n_runs: int, n_failed: int, experiment: str, u
 
 
 def links_text(record: Mapping[str, Any], results: Path, base: str | None = None) -> str:
-    """Return how to open the dashboard and every link of a ``tracking.json``.
+    """Return every link of a ``tracking.json``, for a dashboard that runs at `base`.
 
-    Parameters
-    ----------
-    record : mapping
-        Content of ``tracking.json``.
-    results : Path
-        The results folder, as the user wrote it.
-    base : str, optional
-        Address of a dashboard that runs already; if absent, how to start one is said.
+    If that is absent, how to start one comes first.
     """
     lines = []
     if base is None and not is_server(record["uri"]):
@@ -165,7 +154,3 @@ def serve(uri: str, port: int) -> None:
         psutil.wait_procs(started, _STOP_SECONDS)
     shown = without_password(uri)
     raise LantkError(f"the MLflow server of {shown} ended with status {status}; see above why")
-
-
-def _query(values: Mapping[str, str]) -> str:
-    return urlencode(values, quote_via=quote)

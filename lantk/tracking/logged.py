@@ -89,17 +89,7 @@ def results_id(folder_name: str) -> str:
 
 
 def find_runs(client: Any, experiment_id: str, folder_name: str, *, all_states: bool) -> list[Any]:
-    """Return the runs of one results folder, unfinished ones included.
-
-    Parameters
-    ----------
-    client : mlflow.MlflowClient
-        Of the store.
-    experiment_id, folder_name : str
-        Which runs.
-    all_states : bool
-        Whether superseded runs count.
-    """
+    """Return the runs of one results folder: unfinished ones, and superseded ones if asked for."""
     wanted = f"tags.results_id = '{results_id(folder_name)}'"
     wanted += "" if all_states else " and tags.state != 'superseded'"
     runs, token = [], None

@@ -185,34 +185,30 @@ def make_experiment(client: Any, name: str, store: Store) -> str:
     return str(found)
 
 
-def find_damage(store: Store, experiment: str) -> str | None:
-    """Return why an SQLite store cannot be used and never will be, or None.
+def is_damaged(store: Store, experiment: str) -> bool:
+    """Return whether an SQLite store cannot be used and never will be.
 
     A full disk, a missing permission or a server out of reach are no damage, and raise.
     """
-    if store.database is None or not store.exists():
-        return None
-    try:
-        with closing(sqlite3.connect(store.database)) as connection:
-            (first, *_), *_ = connection.execute("PRAGMA quick_check(1)").fetchall()
-    except sqlite3.OperationalError:
-        raise  # locked, not readable, a folder
-    except sqlite3.DatabaseError as error:
-        return str(error)
-    if first != "ok":
-        return str(first)
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
 
+    if store.database is None or not store.exists():
+        return False
     try:
-        find_experiment(connect(store), experiment, store)
-    except MovedStoreError as error:
-        return str(error).partition(". Move it back")[0]
-    except (MlflowException, CommandError) as error:
-        if "schema" not in str(error) and not isinstance(error, CommandError):
+        with closing(sqlite3.connect(store.database)) as connection:
+            (first,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if first == "ok":
+            find_experiment(connect(store), experiment, store)
+    except sqlite3.OperationalError:
+        raise  # locked, not readable, a folder
+    except (sqlite3.DatabaseError, MovedStoreError, CommandError):
+        return True
+    except MlflowException as error:
+        if "schema" not in str(error):
             raise
-        return f"it was written by another version of MLflow ({_in_one_line(error, store.uri)})"
-    return None
+        return True
+    return bool(first != "ok")
 
 
 def put_aside(database: Path) -> Path:

@@ -34,8 +34,8 @@ from lantk.tracking.run import Listing, TrackingError
 from lantk.tracking.store import (
     Store,
     connect,
-    find_damage,
     find_experiment,
+    is_damaged,
     locate_store,
     make_experiment,
     put_aside,
@@ -165,7 +165,7 @@ def rebuild(target: Target) -> tuple[SyncReport, Path | None]:
     wanted, store = target.read(), target.store
     with using(store):
         aside = None
-        if find_damage(store, target.experiment) is not None and store.database is not None:
+        if store.database is not None and is_damaged(store, target.experiment):
             aside = put_aside(store.database)
         else:
             client = connect(store)
