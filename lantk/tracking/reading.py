@@ -183,17 +183,12 @@ def _derived_run(case: str, variant: str, rows: _Rows, siblings: Sequence[Run]) 
 
 def _failed_runs(results: Path, listing: Listing, finished: Sequence[Run]) -> list[Run]:
     """Return a run for each result that is not there because a job failed."""
-    is_there = {(run.case, run.variant, run.seed) for run in finished}
-    runs: dict[str, Run] = {}
-    for job in find_failed_jobs(results, listing.cases, list(listing.stems)):
-        for case, stem in job.results:
-            variant, seed = listing.stems[stem]
-            if (case, variant, seed) in is_there:
-                continue
-            sibling = next((run for run in finished if run.case == case), None)
-            run = _failed_run(results, case, variant, seed, job, sibling)
-            runs.setdefault(run.name, run)
-    return list(runs.values())
+    siblings = {run.case: run for run in reversed(finished)}
+    return [
+        _failed_run(results, case, *listing.stems[stem], job, siblings.get(case))
+        for job in find_failed_jobs(results, listing.cases, list(listing.stems))
+        for case, stem in job.results
+    ]
 
 
 def _failed_run(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from lantk.experiment.timings import JobCost
@@ -45,14 +46,7 @@ def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
 
     ``kind`` is ``network``, ``network kernel``, ``kernel`` or ``label term``; ``control`` is
     ``shuffled``, ``diagonal``, ``offdiagonal`` or ``none``. The seed of a network is
-    ``network_seed``, that of permuted labels ``permutation_seed``.
-
-    Parameters
-    ----------
-    variant : str
-        As records name it.
-    seed : int or None
-        None where the variant has one result.
+    ``network_seed``, that of permuted labels ``permutation_seed``; None where there is one result.
     """
     parent, control = split_control(variant)
     is_plain = variant in PLAIN_VARIANTS
@@ -96,12 +90,7 @@ def record_metrics(
 ) -> dict[str, float]:
     """Return the metrics of an evaluation, those of a protocol with its name at the end.
 
-    Parameters
-    ----------
-    record : mapping
-        The evaluation.
-    rows : mapping
-        Protocol -> row of the leaderboard, where this run is the one that shows it.
+    `rows` maps a protocol to a row of the leaderboard, where this run is the one that shows it.
     """
     metrics: dict[str, Any] = dict(record.get("diagnostics") or {})
     for protocol, values in record["protocols"].items():
@@ -120,11 +109,10 @@ def derived_metrics(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 def cost_metrics(job: JobCost | None, gram: JobCost | None) -> dict[str, float]:
     """Return what the job of a run took, and the Gram matrices that it stands on."""
-    metrics: dict[str, Any] = {}
-    for name, cost in (("job", job), ("gram", gram)):
-        if cost is not None:
-            metrics |= {f"{name}_{key}": value for key, value in cost._asdict().items()}
-    return finite(metrics)
+    known = {name: cost for name, cost in (("job", job), ("gram", gram)) if cost is not None}
+    return finite(
+        {f"{name}_{k}": v for name, cost in known.items() for k, v in cost._asdict().items()}
+    )
 
 
 def curves(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[tuple[int, float], ...]]:
@@ -139,12 +127,4 @@ def curves(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[tuple[int, fl
 
 def finite(values: Mapping[str, Any]) -> dict[str, float]:
     """Return what is a finite number, as float; None, text and NaN are left out."""
-    numbers = {}
-    for key, value in values.items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(number):
-            numbers[key] = number
-    return numbers
+    return {k: float(v) for k, v in values.items() if isinstance(v, Real) and math.isfinite(v)}
