@@ -126,7 +126,9 @@ def _target(args: argparse.Namespace) -> Any:
     settings = config.get("tracking") or {}
     return Target(
         results=args.results,
-        listing=Listing(*found[1:]),
+        listing=Listing(
+            tuple(found.cases), tuple(found.variants), found.permutations, tuple(found.seeds)
+        ),
         config=config,
         uri=settings.get("uri") or os.environ.get("MLFLOW_TRACKING_URI") or uri,
         experiment=settings.get("experiment") or "lantk",

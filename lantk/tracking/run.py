@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ class TrackingError(LantkError):
 class Listing:
     """What a results folder should hold; anything else in it is left over."""
 
-    cases: Sequence[str]
-    variants: Sequence[str]
+    cases: tuple[str, ...]
+    variants: tuple[str, ...]
     permutations: int
     """Label permutations of each shuffled control, numbered from 0."""
-    seeds: Sequence[int]
+    seeds: tuple[int, ...]
     """Of the networks."""
 
     @property

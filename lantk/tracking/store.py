@@ -59,14 +59,9 @@ class Store:
 
 
 def locate_store(results: Path, uri: str | None) -> Store:
-    """Return the store for a results folder.
+    """Return the store for a results folder, an absolute path.
 
-    Parameters
-    ----------
-    results : Path
-        Absolute.
-    uri : str, optional
-        If absent, ``MLFLOW_TRACKING_URI``; if that is absent too, ``mlflow.db`` beside `results`.
+    Without `uri` it is ``MLFLOW_TRACKING_URI``; without that, ``mlflow.db`` beside the folder.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     scheme = re.split("[:+]", uri)[0].lower() if uri else "sqlite"
@@ -214,10 +209,7 @@ def is_damaged(store: Store, experiment: str) -> bool:
 def put_aside(database: Path) -> Path:
     """Rename an SQLite file to a name that says when, and return that; nothing is deleted."""
     stamp = time.strftime("%Y-%m-%dT%H%M%S")
-    aside, number = database.with_name(f"{database.name}.unusable-{stamp}"), 1
-    while aside.exists():
-        number += 1
-        aside = database.with_name(f"{database.name}.unusable-{stamp}-{number}")
+    aside = database.with_name(f"{database.name}.unusable-{stamp}")
     for ending in ("", *_SIDECARS):
         old = database.with_name(database.name + ending)
         if old.exists():

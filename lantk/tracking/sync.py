@@ -155,12 +155,7 @@ def rebuild(target: Target) -> tuple[SyncReport, Path | None]:
     is put aside and never deleted. In a usable store the runs of this folder are deleted first, as
     MLflow deletes: they stay in its bin.
 
-    Returns
-    -------
-    report : SyncReport
-        As of `sync`.
-    aside : Path or None
-        The file that could not be used, under its new name.
+    Returns what `sync` does, and the file that could not be used under its new name, if any.
     """
     wanted, store = target.read(), target.store
     with using(store):
@@ -177,17 +172,7 @@ def rebuild(target: Target) -> tuple[SyncReport, Path | None]:
 def verify(target: Target) -> tuple[int, dict[str, str]]:
     """Compare a store with the results; nothing is written.
 
-    Returns
-    -------
-    n_runs : int
-        How many runs the results describe.
-    drift : dict
-        Name of a run -> what is wrong with it; empty where store and results agree.
-
-    Raises
-    ------
-    TrackingError
-        If the results or the store cannot be read, or there is no store.
+    Returns how many runs the results describe, and name of a run -> what is wrong with it.
     """
     wanted, store = target.read(), target.store
     if not store.exists():

@@ -46,7 +46,14 @@ def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
 
     ``kind`` is ``network``, ``network kernel``, ``kernel`` or ``label term``; ``control`` is
     ``shuffled``, ``diagonal``, ``offdiagonal`` or ``none``. The seed of a network is
-    ``network_seed``, that of permuted labels ``permutation_seed``; None where there is one result.
+    ``network_seed``, that of permuted labels ``permutation_seed``.
+
+    Parameters
+    ----------
+    variant : str
+        As records name it.
+    seed : int or None
+        None where the variant has one result.
     """
     parent, control = split_control(variant)
     is_plain = variant in PLAIN_VARIANTS

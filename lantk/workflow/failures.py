@@ -80,19 +80,9 @@ def find_failed_jobs(results: Path, cases: Sequence[str], stems: Sequence[str]) 
     Of jobs that depend on each other, the first one that failed takes the blame for everything
     behind it. Jobs that were interrupted, or not reached, have not failed.
 
-    Parameters
-    ----------
-    results : pathlib.Path
-        Folder of the results.
-    cases : sequence of str
-        Cases of the experiment.
-    stems : sequence of str
-        Names of the results of each case, from `lantk.experiment.variants.stems`.
-
-    Notes
-    -----
     While jobs are running they cannot be told from those that were killed: both have a log that
-    says nothing of an end.
+    says nothing of an end. `stems` are the names of the results of each case, from
+    `lantk.experiment.variants.stems`.
     """
     # Log -> name and results that are missing: a job that writes several is met once for each.
     blamed: dict[Path, tuple[str, list[tuple[str, str]]]] = {}
@@ -116,14 +106,10 @@ def find_failed_jobs(results: Path, cases: Sequence[str], stems: Sequence[str]) 
 
 
 def resume_command(argv: Sequence[str], environment: str | None = None) -> str:
-    """Return the shell command that goes on with a workflow.
+    """Return the shell command that goes on with a workflow, by the words that started it.
 
-    Parameters
-    ----------
-    argv : sequence of str
-        The command that started it; options that compute finished jobs again are left out.
-    environment : str, optional
-        Folder of the virtual environment that has to be activated first.
+    Options that compute finished jobs again are left out. `environment` is the folder of a virtual
+    environment that has to be activated first.
 
     Examples
     --------

@@ -51,13 +51,6 @@ def hold_while_executing(workflow: Any, results: str | os.PathLike[str]) -> None
 
     Only the process that a user started holds it, and not for a dry run, a report, a list. Where
     the folder is held, Snakemake's own lock, which outlives a SIGKILL, is left out.
-
-    Parameters
-    ----------
-    workflow : snakemake.workflow.Workflow
-        As a Snakefile sees it.
-    results : path-like
-        Folder of the results; made where it is not there.
     """
     # Nothing that Snakemake calls before it takes its own lock can be written in a Snakefile.
     execute = workflow.execute
@@ -84,17 +77,9 @@ def hold_while_executing(workflow: Any, results: str | os.PathLike[str]) -> None
 def holding(results: str | os.PathLike[str], *, has_queue: bool = False) -> Iterator[bool]:
     """Hold a results folder for the length of a block; jobs that it starts end with it.
 
-    Parameters
-    ----------
-    results : path-like
-        Folder of the results; made where it is not there.
-    has_queue : bool
-        Whether jobs go to a scheduler, where they outlive a workflow that is killed.
-
-    Yields
-    ------
-    bool
-        Whether it is held: some shared file systems cannot lock, which is said on standard error.
+    Yields whether it is held: some shared file systems cannot lock, which is said on standard
+    error. The folder is made where it is not there. Where jobs go to a scheduler, which
+    `has_queue` says, they outlive a workflow that is killed.
 
     Raises
     ------
@@ -153,12 +138,7 @@ def end_with_workflow() -> threading.Event:
 
     It gets SIGTERM, so that it can unwind; if that takes too long it is ended at once, which
     leaves nothing half-written either. A process that no workflow of this machine started is left
-    alone.
-
-    Returns
-    -------
-    threading.Event
-        Set before the signal is sent where it was the workflow that ended.
+    alone. Returns an event, set before the signal is sent where it was the workflow that ended.
     """
     ended = threading.Event()
     machine, _, rest = os.environ.get(_VARIABLE, "").partition(":")
