@@ -73,6 +73,10 @@ def _option(text: str, **settings: Any) -> dict[str, Any]:
     return settings | {"help": text}
 
 
+def _choice(text: str, default: str, *others: str) -> dict[str, Any]:
+    return _option(text, choices=(default, *others), default=default)
+
+
 _KEPT = "default: those of the last run, as listing.json keeps them"
 _INSIDE_TRAIN = [0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3]
 _AS_IN_PAPER = [0.001, 0.01, 0.1, 1]
@@ -88,21 +92,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         nargs="+",
         **_CLASSES,
     ),
-    "scaling": _option(
+    "scaling": _choice(
         "pixels to [-1, 1] (range, the default), or to mean 0 and deviation 1 in each channel over"
         " the train images",
-        choices=("range", "standard"),
-        default="range",
+        *("range", "standard"),
     ),
     "n-train": _option("train images, or all (the default)", type=_number_or("all")),
     "n-test": _option("test images, or all (the default)", type=_number_or("all")),
     "plan-n-train": _option("train images", flag="--n-train", type=_number_or(None), required=True),
     "plan-n-test": _option("test images", flag="--n-test", type=_number_or(None), required=True),
     "image": _option(
-        "shape of an image",
-        nargs=3,
-        default=[3, 32, 32],
-        metavar=("CHANNELS", "HEIGHT", "WIDTH"),
+        "shape of an image", nargs=3, default=[3, 32, 32], metavar=("CHANNELS", "HEIGHT", "WIDTH")
     ),
     "table-bands": _option(
         "row bands whose times are listed", flag="--bands", nargs="*", default=["1-of-1"]
@@ -147,11 +147,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         nargs="+",
         default=["chen2020"],
     ),
-    "device": _option(
-        "auto (the default) takes a GPU where there is one",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-    ),
+    "device": _choice("auto takes a GPU where there is one", "auto", "cpu", "cuda"),
     "variant": _option("name of the variant, such as lantk-kr-v1", required=True),
     "family": _option(
         "a label term and its controls, such as lantk-kr-v1 lantk-kr-v1-shuffled, or cntk with"
@@ -180,10 +176,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         metavar=("LOW", "HIGH"),
     ),
     "permutations": _option("permutations of the labels of each shuffled control", default=3),
-    "estimator": _option(
-        "least squares by exact normal equations (the default), or on the published sketch",
-        choices=("exact", "fjlt"),
-        default="exact",
+    "estimator": _choice(
+        "least squares by exact normal equations, or on the published sketch", "exact", "fjlt"
     ),
     "protocols": _option(
         "how choices are made: inside train (honest), on the test set (oracle); default: both",
@@ -236,9 +230,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "learning-rate": _option(
         "of Adam; of several, validation inside train chooses one", nargs="+", default=[3e-4]
     ),
-    "loss": _option(
-        "what training lowers", choices=("squared", "cross-entropy"), default="squared"
-    ),
+    "loss": _choice("what training lowers", "squared", "cross-entropy"),
     "channels": _option("JSON list, one number a convolution, or null", type=json.loads),
     "results": _option("folder of the results", type=Path, required=True),
     "cases": _option("cases, as in the folder names", nargs="+", required=True),
@@ -253,12 +245,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         flag="--permutations",
         type=int,
     ),
-    "kind": _option(
+    "kind": _choice(
         "accuracy against label weight of one case (weight, the default); gains over CNTK and the"
         " gap to the CNN (gap); that gap in steps (decomposition); kernels of the network along its"
         " training (training); error against n (growth); kernel-target alignment",
-        choices=("weight", *OVERVIEWS),
-        default="weight",
+        *("weight", *OVERVIEWS),
     ),
     "config": _option(
         "the configuration as JSON; tracking.uri and tracking.experiment say where runs go,"
