@@ -23,7 +23,7 @@ import bench
 import numpy as np
 from memory import MIB, peak_bytes
 
-from lantk.data.splits import describe, resolve_pair, split_pair
+from lantk.data import describe, resolve_pair, split_pair
 from lantk.label_terms.base import image_vectors
 from lantk.label_terms.registry import label_term
 

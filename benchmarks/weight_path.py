@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from lantk.data.splits import describe, resolve_pair, split_pair
+from lantk.data import describe, resolve_pair, split_pair
 from lantk.kernel.gram import gram
 from lantk.label_terms.base import image_vectors
 from lantk.label_terms.registry import label_term

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,6 +115,19 @@ def writing_array(
             if np.isnan(written).any():
                 raise OSError(f"row {i} of {Path(path).name} was not computed: nothing is kept")
         array.flush()
+
+
+def lock_within(descriptor: int, seconds: float) -> bool:
+    """Lock an open file; return False where another process holds it for so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(0.1)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ _EXTRAS = {
     "network": {"torch"},
     "study": {
         *("PIL", "alembic", "jinja2", "jsonschema", "matplotlib", "mlflow", "pandas", "pooch"),
-        *("psutil", "pyarrow", "pydantic", "snakemake", "sqlalchemy", "tqdm", "yaml"),
+        *("psutil", "pyarrow", "pydantic", "requests", "snakemake", "sqlalchemy", "tqdm", "yaml"),
     },
 }
 
@@ -178,41 +178,35 @@ def _parser() -> argparse.ArgumentParser:
     program = "lantk" if Path(sys.argv[0]).name == "lantk" else "python -m lantk"
     parser = argparse.ArgumentParser(prog=program, usage=f"{program} VERB [options]")
     parser.add_argument("--version", action="version", version=f"lantk {__version__}")
-    verbs = parser.add_subparsers(
-        required=True, metavar="VERB", prog=program, help=argparse.SUPPRESS
-    )
-    _add_verbs(parser, verbs, _VERBS)
-    text = "Log results as MLflow runs, and look after them"
+    verbs, listed = _add_verbs(parser, _VERBS)
     mlflow = verbs.add_parser("mlflow", usage=f"{program} mlflow VERB [options]")
-    inner = mlflow.add_subparsers(
-        required=True, metavar="VERB", prog=f"{program} mlflow", help=argparse.SUPPRESS
-    )
-    _add_verbs(mlflow, inner, _MLFLOW_VERBS, "mlflow ")
-    mlflow.description = f"{text}.\n\n{mlflow.description}"
+    _, of_mlflow = _add_verbs(mlflow, _MLFLOW_VERBS, "mlflow ")
+    text = "Log results as MLflow runs, and look after them"
+    _, _, without_title = of_mlflow.partition("\n")
     parser.description = (
         "Exact neural tangent kernels, and what labels add to them. The workflow (snakemake) runs\n"
         "these verbs in this order; each works by hand as well. What one does and takes, with an\n"
-        f"example: {program} VERB --help\n\n{parser.description}\n\n{text}\n"
-        + "\n".join(
-            line for members in _MLFLOW_VERBS.values() for line in _list(members, "mlflow ")
-        )
+        f"example: {program} VERB --help\n\n{listed}\n\n{text}\n{without_title}"
     )
+    mlflow.description = f"{text}.\n\n{of_mlflow}"
     return parser
 
 
 def _add_verbs(
     parser: argparse.ArgumentParser,
-    verbs: Any,
     groups: dict[str, dict[_Verb, tuple[str, ...]]],
     start: str = "",
-) -> None:
-    """Add the verbs of some groups; their list becomes the description of the parser."""
+) -> tuple[Any, str]:
+    """Add the verbs of some groups to a parser; return what took them, and their list as text."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    verbs = parser.add_subparsers(
+        required=True, metavar="VERB", prog=parser.prog, help=argparse.SUPPRESS
+    )
     texts = []
     for title, members in groups.items():
-        texts.append("\n".join([title, *_list(members, start)]))
+        texts.append(title)
         for run, options in members.items():
-            name = _name(run)
+            name = run.__name__.replace("_", "-")
             paragraphs = (inspect.getdoc(run) or "").split("\n\n")
             sub = verbs.add_parser(
                 name,
@@ -224,21 +218,11 @@ def _add_verbs(
                 keywords = dict(OPTIONS[option])
                 sub.add_argument(keywords.pop("flag", f"--{option}"), **keywords)
             sub.set_defaults(run=run, called=start + name)
-    parser.description = "\n\n".join(texts)
-
-
-def _list(members: Iterable[_Verb], start: str) -> list[str]:
-    """Return what verbs are for: the name of each and the first line of what it does."""
-    return [
-        textwrap.fill(
-            (run.__doc__ or "").splitlines()[0],
-            _HELP_WIDTH,
-            initial_indent=f"  {start + _name(run):<16}  ",
-            subsequent_indent=" " * 20,
-        )
-        for run in members
-    ]
-
-
-def _name(run: _Verb) -> str:
-    return run.__name__.replace("_", "-")
+            line = textwrap.fill(
+                paragraphs[0],
+                _HELP_WIDTH,
+                initial_indent=f"  {start + name:<16}  ",
+                subsequent_indent=" " * 20,
+            )
+            texts[-1] += f"\n{line}"
+    return verbs, "\n\n".join(texts)

@@ -58,306 +58,230 @@ def _class_label(text: str) -> str | int:
     return int(text[1:]) if text.startswith("#") and text[1:].isdigit() else text
 
 
+def _option(text: str, **settings: Any) -> dict[str, Any]:
+    """Return what argparse is told of an option.
+
+    A default tells the type of a number, and ends the help unless `text` speaks of it.
+    """
+    default = settings.get("default")
+    values = default if isinstance(default, list) else [default]
+    for kind in (float, int):
+        if any(type(value) is kind for value in values):
+            settings.setdefault("type", kind)
+    if default is not None and "default" not in text:
+        text += f" (default: {' '.join(map(str, values))})"
+    return settings | {"help": text}
+
+
+def _choice(text: str, default: str, *others: str) -> dict[str, Any]:
+    return _option(text, choices=(default, *others), default=default)
+
+
 _KEPT = "default: those of the last run, as listing.json keeps them"
+_INSIDE_TRAIN = [0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3]
+_AS_IN_PAPER = [0.001, 0.01, 0.1, 1]
+_CLASSES = {"type": _class_label, "metavar": "CLASS"}
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "source": {"required": True, "help": "digits, cifar10, npz or images"},
-    "path": {"help": "file or folder of the source (digits has none)"},
-    "pair": {
-        "nargs": 2,
-        "type": _class_label,
-        "metavar": "CLASS",
-        "help": "two class names; #3 is class number 3",
-    },
-    "classes": {
-        "nargs": "+",
-        "type": _class_label,
-        "metavar": "CLASS",
-        "help": "instead of a pair: three or more classes, or all; the first images of each in file"
-        " order (--seed is not read)",
-    },
-    "scaling": {
-        "choices": ("range", "standard"),
-        "default": "range",
-        "help": "pixels to [-1, 1] (range, the default), or to mean 0 and deviation 1 in each"
-        " channel over the train images",
-    },
-    "n-train": {
-        "type": _number_or("all"),
-        "default": None,
-        "help": "train images, or all (the default)",
-    },
-    "n-test": {
-        "type": _number_or("all"),
-        "default": None,
-        "help": "test images, or all (the default)",
-    },
-    "plan-n-train": {
-        "flag": "--n-train",
-        "type": _number_or(None),
-        "required": True,
-        "help": "train images",
-    },
-    "plan-n-test": {
-        "flag": "--n-test",
-        "type": _number_or(None),
-        "required": True,
-        "help": "test images",
-    },
-    "image": {
-        "type": int,
-        "nargs": 3,
-        "default": [3, 32, 32],
-        "metavar": ("CHANNELS", "HEIGHT", "WIDTH"),
-        "help": "shape of an image (default: 3 32 32)",
-    },
-    "table-bands": {
-        "flag": "--bands",
-        "nargs": "*",
-        "default": ["1-of-1"],
-        "help": "row bands whose times are listed (default: 1-of-1)",
-    },
-    "rate": {"type": _rate, "help": "different entries per second (default: measured now)"},
-    "seed": {"type": int, "default": 66, "help": "seed of the random stream (default: 66)"},
-    "split": {"type": Path, "required": True, "help": "file written by the verb split"},
-    "gram": {
-        "type": Path,
-        "nargs": "+",
-        "required": True,
-        "metavar": "BAND.json",
-        "help": "all bands that gram wrote, such as FOLDER/*-of-3.json, or the first of them",
-    },
-    "bands": {
-        "type": _number_or("auto"),
-        "default": None,
-        "metavar": "N",
-        "help": "number of row bands to write, those that are there are kept (default: auto)",
-    },
-    "plan-bands": {
-        "flag": "--bands",
-        "type": _number_or("auto"),
-        "default": None,
-        "metavar": "N",
-        "help": "number of row bands (default: auto, one for every ten minutes of two cores)",
-    },
-    "band": {
-        "metavar": "I-of-N",
-        "help": "the only row band to write, such as 2-of-3, there or not; --bands is not read",
-    },
-    "memory-mb": {
-        "type": int,
-        "default": 0,
-        "help": "memory to work in beside images and result, in MiB (default: 256; on a GPU 4096"
-        " of its own)",
-    },
-    "architecture": {
-        "type": _name_or_json,
-        "default": "chen2020",
-        "help": "a name, or a JSON list of layers (default: chen2020)",
-    },
-    "architectures": {
-        "flag": "--architecture",
-        "type": _name_or_json,
-        "nargs": "+",
-        "default": ["chen2020"],
-        "help": "names, or JSON lists of layers, computed in one pass (default: chen2020)",
-    },
-    "device": {
-        "choices": ("auto", "cpu", "cuda"),
-        "default": "auto",
-        "help": "auto (the default) takes a GPU where there is one",
-    },
-    "variant": {"required": True, "help": "name of the variant, such as lantk-kr-v1"},
-    "family": {
-        "flag": "--variants",
-        "nargs": "+",
-        "required": True,
-        "help": "a label term and its controls, such as lantk-kr-v1 lantk-kr-v1-shuffled, or cntk"
-        " with cntk-ridge and oracle-label",
-    },
-    "label-term": {
-        "type": Path,
-        "help": "file written by the verb label-term, so that the term is not fitted again",
-    },
-    "case": {"required": True, "help": "name of the results, such as deer-dog"},
-    "evaluation": {
-        "type": Path,
-        "required": True,
-        "help": "record that evaluate wrote, which names the label weight",
-    },
-    "case-n-train": {
-        "flag": "--n-train",
-        "type": _number_or("all"),
-        "help": "take the first so many train images of the split (default: all)",
-    },
-    "targets": {
-        "type": float,
-        "nargs": 2,
-        "default": [0.0, 1.0],
-        "metavar": ("LOW", "HIGH"),
-        "help": "what squared loss trains on for the other classes and for the own one, for three"
-        " classes or more (default: 0 1); two have 0 and 1",
-    },
-    "permutations": {
-        "type": int,
-        "default": 3,
-        "help": "permutations of the labels of each shuffled control (default: 3)",
-    },
-    "first-permutation": {
-        "type": int,
-        "default": 0,
-        "help": "number of the first of them (default: 0)",
-    },
-    "estimator": {
-        "choices": ("exact", "fjlt"),
-        "default": "exact",
-        "help": "least squares by exact normal equations (the default), or on the published sketch",
-    },
-    "protocols": {
-        "nargs": "+",
-        "choices": ("honest", "oracle"),
-        "default": ["honest", "oracle"],
-        "help": "how choices are made: inside train (honest), on the test set (oracle); default:"
-        " both",
-    },
-    "honest-weights": {
-        "type": float,
-        "nargs": "+",
-        "default": [0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3],
-        "help": "label weights that validation inside train chooses from",
-    },
-    "oracle-weights": {
-        "type": float,
-        "nargs": "+",
-        "default": [0.001, 0.01, 0.1, 1],
-        "help": "label weights that the test set chooses from, as in the paper",
-    },
-    "honest-ridges": {
-        "type": float,
-        "nargs": "+",
-        "default": [0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3],
-        "help": "ridges that validation inside train chooses from, times K's mean diagonal",
-    },
-    "oracle-ridges": {
-        "type": float,
-        "nargs": "+",
-        "default": [0.001, 0.01, 0.1, 1],
-        "help": "ridges that the test set chooses from",
-    },
-    "folds": {"type": int, "default": 5, "help": "validation folds (default: 5)"},
-    "fold-seed": {"type": int, "default": 0, "help": "seed that shuffles the folds (default: 0)"},
-    "network-kernels": {
-        "flag": "--variants",
-        "nargs": "+",
-        "required": True,
-        "help": "kernels of the network in training: after-kernel (all layers), after-kernel-LAYER"
-        " (conv1 ... dense) and conjugate-kernel, with -EPOCH for one tap and -shuffled for a"
-        " network trained on permuted labels; +lantk-kr-v1, +lantk-kr-v2 or +lantk-plugin before"
-        " that adds a label term",
-    },
-    "taps": {
-        "type": int,
-        "nargs": "+",
-        "default": [0, 1, 3, 10, 30, 100],
-        "help": "epochs after which kernels without -EPOCH are taken (default: 0 1 3 10 30 100)",
-    },
-    "held-out": {
-        "type": int,
-        "default": 1,
-        "help": "how many of the folds are held out, each with networks of its own (default: 1)",
-    },
-    "one-learning-rate": {
-        "flag": "--learning-rate",
-        "type": float,
-        "default": 3e-4,
-        "help": "of Adam (default: 3e-4)",
-    },
-    "parameterization": {
-        "choices": ("standard", "he", "ntk"),
-        "help": "how networks start (default: what the architecture trains with)",
-    },
-    "epochs": {"type": int, "default": 300, "help": "passes over train (default: 300)"},
-    "batch-size": {"type": int, "default": 128, "help": "images in a step (default: 128)"},
-    "learning-rate": {
-        "type": float,
-        "nargs": "+",
-        "default": [3e-4],
-        "help": "of Adam; of several, validation inside train chooses one (default: 3e-4)",
-    },
-    "loss": {
-        "choices": ("squared", "cross-entropy"),
-        "default": "squared",
-        "help": "what training lowers (default: squared)",
-    },
-    "channels": {"type": json.loads, "help": "JSON list, one number a convolution, or null"},
-    "results": {"type": Path, "required": True, "help": "folder of the results"},
-    "cases": {"nargs": "+", "required": True, "help": "cases, as in the folder names"},
-    "variants": {"nargs": "+", "required": True, "help": "variants, in the order of the table"},
-    "seeds": {"nargs": "*", "type": int, "default": [0], "help": "seeds of the networks"},
+    "source": _option("digits, cifar10, npz or images", required=True),
+    "path": _option("file or folder of the source (digits has none)"),
+    "pair": _option("two class names; #3 is class number 3", nargs=2, **_CLASSES),
+    "classes": _option(
+        "instead of a pair: three or more classes, or all; the first images of each in file order"
+        " (--seed is not read)",
+        nargs="+",
+        **_CLASSES,
+    ),
+    "scaling": _choice(
+        "pixels to [-1, 1] (range, the default), or to mean 0 and deviation 1 in each channel over"
+        " the train images",
+        *("range", "standard"),
+    ),
+    "n-train": _option("train images, or all (the default)", type=_number_or("all")),
+    "n-test": _option("test images, or all (the default)", type=_number_or("all")),
+    "plan-n-train": _option("train images", flag="--n-train", type=_number_or(None), required=True),
+    "plan-n-test": _option("test images", flag="--n-test", type=_number_or(None), required=True),
+    "image": _option(
+        "shape of an image", nargs=3, default=[3, 32, 32], metavar=("CHANNELS", "HEIGHT", "WIDTH")
+    ),
+    "table-bands": _option(
+        "row bands whose times are listed", flag="--bands", nargs="*", default=["1-of-1"]
+    ),
+    "rate": _option("different entries per second (default: measured now)", type=_rate),
+    "seed": _option("seed of the random stream", default=66),
+    "split": _option("file written by the verb split", type=Path, required=True),
+    "gram": _option(
+        "all bands that gram wrote, such as FOLDER/*-of-3.json, or the first of them",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="BAND.json",
+    ),
+    "bands": _option(
+        "number of row bands to write, those that are there are kept (default: auto)",
+        type=_number_or("auto"),
+        metavar="N",
+    ),
+    "plan-bands": _option(
+        "number of row bands (default: auto, one for every ten minutes of two cores)",
+        flag="--bands",
+        type=_number_or("auto"),
+        metavar="N",
+    ),
+    "band": _option(
+        "the only row band to write, such as 2-of-3, there or not; --bands is not read",
+        metavar="I-of-N",
+    ),
+    "memory-mb": _option(
+        "memory to work in beside images and result, in MiB (default: 256; on a GPU 4096 of its"
+        " own)",
+        default=0,
+    ),
+    "architecture": _option(
+        "a name, or a JSON list of layers", type=_name_or_json, default="chen2020"
+    ),
+    "architectures": _option(
+        "names, or JSON lists of layers, computed in one pass",
+        flag="--architecture",
+        type=_name_or_json,
+        nargs="+",
+        default=["chen2020"],
+    ),
+    "device": _choice("auto takes a GPU where there is one", "auto", "cpu", "cuda"),
+    "variant": _option("name of the variant, such as lantk-kr-v1", required=True),
+    "family": _option(
+        "a label term and its controls, such as lantk-kr-v1 lantk-kr-v1-shuffled, or cntk with"
+        " cntk-ridge and oracle-label",
+        flag="--variants",
+        nargs="+",
+        required=True,
+    ),
+    "label-term": _option(
+        "file written by the verb label-term, so that the term is not fitted again", type=Path
+    ),
+    "case": _option("name of the results, such as deer-dog", required=True),
+    "evaluation": _option(
+        "record that evaluate wrote, which names the label weight", type=Path, required=True
+    ),
+    "case-n-train": _option(
+        "take the first so many train images of the split (default: all)",
+        flag="--n-train",
+        type=_number_or("all"),
+    ),
+    "targets": _option(
+        "what squared loss trains on for the other classes and for the own one, for three classes"
+        " or more (default: 0 1); two have 0 and 1",
+        nargs=2,
+        default=[0.0, 1.0],
+        metavar=("LOW", "HIGH"),
+    ),
+    "permutations": _option("permutations of the labels of each shuffled control", default=3),
+    "first-permutation": _option("number of the first of them", default=0),
+    "estimator": _choice(
+        "least squares by exact normal equations, or on the published sketch", "exact", "fjlt"
+    ),
+    "protocols": _option(
+        "how choices are made: inside train (honest), on the test set (oracle); default: both",
+        nargs="+",
+        choices=("honest", "oracle"),
+        default=["honest", "oracle"],
+    ),
+    "honest-weights": _option(
+        "label weights that validation inside train chooses from", nargs="+", default=_INSIDE_TRAIN
+    ),
+    "oracle-weights": _option(
+        "label weights that the test set chooses from, as in the paper",
+        nargs="+",
+        default=_AS_IN_PAPER,
+    ),
+    "honest-ridges": _option(
+        "ridges that validation inside train chooses from, times K's mean diagonal",
+        nargs="+",
+        default=_INSIDE_TRAIN,
+    ),
+    "oracle-ridges": _option(
+        "ridges that the test set chooses from", nargs="+", default=_AS_IN_PAPER
+    ),
+    "folds": _option("validation folds", default=5),
+    "fold-seed": _option("seed that shuffles the folds", default=0),
+    "network-kernels": _option(
+        "kernels of the network in training: after-kernel (all layers), after-kernel-LAYER (conv1"
+        " ... dense) and conjugate-kernel, with -EPOCH for one tap and -shuffled for a network"
+        " trained on permuted labels; +lantk-kr-v1, +lantk-kr-v2 or +lantk-plugin before that adds"
+        " a label term",
+        flag="--variants",
+        nargs="+",
+        required=True,
+    ),
+    "taps": _option(
+        "epochs after which kernels without -EPOCH are taken",
+        nargs="+",
+        default=[0, 1, 3, 10, 30, 100],
+    ),
+    "held-out": _option(
+        "how many of the folds are held out, each with networks of its own", default=1
+    ),
+    "one-learning-rate": _option("of Adam", flag="--learning-rate", default=3e-4),
+    "parameterization": _option(
+        "how networks start (default: what the architecture trains with)",
+        choices=("standard", "he", "ntk"),
+    ),
+    "epochs": _option("passes over train", default=300),
+    "batch-size": _option("images in a step", default=128),
+    "learning-rate": _option(
+        "of Adam; of several, validation inside train chooses one", nargs="+", default=[3e-4]
+    ),
+    "loss": _choice("what training lowers", "squared", "cross-entropy"),
+    "channels": _option("JSON list, one number a convolution, or null", type=json.loads),
+    "results": _option("folder of the results", type=Path, required=True),
+    "cases": _option("cases, as in the folder names", nargs="+", required=True),
+    "variants": _option("variants, in the order of the table", nargs="+", required=True),
+    "seeds": _option("seeds of the networks", nargs="*", default=[0]),
     # What may be left out: listing.json keeps it.
-    "kept-cases": {"flag": "--cases", "nargs": "+", "help": f"cases ({_KEPT})"},
-    "kept-variants": {"flag": "--variants", "nargs": "+", "help": f"variants ({_KEPT})"},
-    "kept-seeds": {
-        "flag": "--seeds",
-        "nargs": "*",
-        "type": int,
-        "help": f"seeds of the networks ({_KEPT})",
-    },
-    "kept-permutations": {
-        "flag": "--permutations",
-        "type": int,
-        "help": f"permutations of the labels of each shuffled control ({_KEPT})",
-    },
-    "kept-protocols": {
-        "flag": "--protocols",
-        "nargs": "+",
-        "choices": ("honest", "oracle"),
-        "help": f"protocols ({_KEPT})",
-    },
-    "kind": {
-        "choices": ("weight", *OVERVIEWS),
-        "default": "weight",
-        "help": "accuracy against label weight of one case (weight, the default); gains over CNTK"
-        " and the gap to the CNN (gap); that gap in steps (decomposition); kernels of the network"
-        " along its training (training); error against n (growth); kernel-target alignment",
-    },
-    "config": {
-        "type": json.loads,
-        "default": {},
-        "help": "the configuration as JSON; tracking.uri and tracking.experiment say where runs go,"
+    "kept-cases": _option(f"cases ({_KEPT})", flag="--cases", nargs="+"),
+    "kept-variants": _option(f"variants ({_KEPT})", flag="--variants", nargs="+"),
+    "kept-seeds": _option(f"seeds of the networks ({_KEPT})", flag="--seeds", nargs="*", type=int),
+    "kept-permutations": _option(
+        f"permutations of the labels of each shuffled control ({_KEPT})",
+        flag="--permutations",
+        type=int,
+    ),
+    "kept-protocols": _option(
+        f"protocols ({_KEPT})", flag="--protocols", nargs="+", choices=("honest", "oracle")
+    ),
+    "kind": _choice(
+        "accuracy against label weight of one case (weight, the default); gains over CNTK and the"
+        " gap to the CNN (gap); that gap in steps (decomposition); kernels of the network along its"
+        " training (training); error against n (growth); kernel-target alignment",
+        *("weight", *OVERVIEWS),
+    ),
+    "config": _option(
+        "the configuration as JSON; tracking.uri and tracking.experiment say where runs go,"
         f" without them mlflow.db beside the results folder, experiment lantk ({_KEPT})",
-    },
-    "short": {
-        "action": "store_true",
-        "help": "print only how many runs there are and the commands",
-    },
-    "resume": {"metavar": "COMMAND", "help": "command that goes on with the workflow"},
-    "port": {
-        "type": _port,
-        "default": 5000,
-        "help": "port of the dashboard on this machine (default: 5000)",
-    },
-    "threads": {"type": int, "help": "threads to use (default: what the libraries choose)"},
-    "out": {"type": Path, "required": True, "help": "file to write"},
-    "out-folder": {
-        "type": Path,
-        "required": True,
-        "flag": "--out",
-        "help": "folder to write to, VARIANT.json and .csv, or VARIANT-seedN for permuted labels",
-    },
-    "out-folders": {
-        "type": Path,
-        "nargs": "+",
-        "required": True,
-        "flag": "--out",
-        "help": "folder to write each band to, as I-of-N.npy and I-of-N.json; one for each"
-        " architecture",
-    },
-    "cost": {
-        "type": Path,
-        "metavar": "FILE",
-        "help": "file to write seconds and peak memory to (default: none)",
-    },
+        type=json.loads,
+        default={},
+    ),
+    "short": _option("print only how many runs there are and the commands", action="store_true"),
+    "resume": _option("command that goes on with the workflow", metavar="COMMAND"),
+    "port": _option("port of the dashboard on this machine", type=_port, default=5000),
+    "threads": _option("threads to use (default: what the libraries choose)", type=int),
+    "out": _option("file to write", type=Path, required=True),
+    "out-folder": _option(
+        "folder to write to, VARIANT.json and .csv, or VARIANT-seedN for permuted labels",
+        flag="--out",
+        type=Path,
+        required=True,
+    ),
+    "out-folders": _option(
+        "folder to write each band to, as I-of-N.npy and I-of-N.json; one for each architecture",
+        flag="--out",
+        type=Path,
+        nargs="+",
+        required=True,
+    ),
+    "cost": _option(
+        "file to write seconds and peak memory to (default: none)", type=Path, metavar="FILE"
+    ),
 }
 
 

@@ -12,6 +12,9 @@ from typing import Any
 from lantk.cli.files import read_kept, read_listing, write_json
 from lantk.errors import LantkError
 
+# What verbs but `sync` find in listing.json.
+_NOT_GIVEN = dict.fromkeys(("config", "cases", "variants", "permutations", "seeds"))
+
 
 def sync(args: argparse.Namespace) -> None:
     """Log every result as an MLflow run; runs that are there already are left alone."""
@@ -23,7 +26,7 @@ def sync(args: argparse.Namespace) -> None:
         report = tracking.sync(target)
     except LantkError as error:
         raise LantkError(f"{error}. To sync again: `{_sync_command(args.results)}`") from error
-    print(_keep_record(args.results, target, report)["hint"])
+    print(_keep_record(target, report)["hint"])
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -58,7 +61,7 @@ def rebuild(args: argparse.Namespace) -> None:
             f"The store could not be used and was put aside as {aside}. Where it held runs of other"
             " results folders, rebuild each of them too; their results are what counts"
         )
-    print(_keep_record(args.results, target, report)["hint"])
+    print(_keep_record(target, report)["hint"])
 
 
 def links(args: argparse.Namespace) -> None:
@@ -73,36 +76,35 @@ def dashboard(args: argparse.Namespace) -> None:
     """Start the MLflow server on this machine, with links to what there is to see."""
     import contextlib
 
-    from lantk.tracking.dashboard import is_server, links_at, links_text
-    from lantk.tracking.server import serving
+    import lantk.tracking.dashboard as board
 
     record = _read_record(args.results)
-    if is_server(record["uri"]):
-        print(links_text(record, args.results))
+    if board.is_server(record["uri"]):
+        print(board.links_text(record, args.results))
         return
     store = _target(args).store
     if not store.exists():
         raise LantkError(
             f"there is no MLflow store {store.shown}: `{_sync_command(args.results)}` makes it"
         )
-    print(f"Starting the dashboard of {store.shown} ...", flush=True)
-    # Ctrl-C is how a dashboard ends.
-    with contextlib.suppress(KeyboardInterrupt), serving(store.uri, args.port) as server:
-        print(links_text(record, args.results, server.address))
-        first = next(iter(links_at(record, server.address).values()))
-        # The bare address would open MLflow's pages for language models.
-        print(f"\nThe dashboard runs until Ctrl-C. To begin with:\n{first}", flush=True)
-        server.wait_until_it_ends()
-    print("The dashboard has ended.")
+    board.check_port(args.port)
+    address = board.local_address(args.port)
+    print(board.links_text(record, args.results, address))
+    print(f"\nThe dashboard of {store.shown} starts, in some seconds, and runs until Ctrl-C.")
+    # The bare address would open MLflow's pages for language models.
+    first = next(iter(board.links_at(record, address).values()))
+    print(f"To begin with:\n{first}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        board.serve(store.uri, args.port)
 
 
 def _target(args: argparse.Namespace) -> Any:
     """Return the results and the experiment; what is not given is what the last run was given."""
     from lantk.tracking.sync import Target
 
-    config = vars(args).get("config")
+    given = argparse.Namespace(**_NOT_GIVEN | vars(args))
+    config, uri = given.config, None
     # A configuration that is given says where runs go, even by saying nothing.
-    uri = None
     if not config:
         kept = read_kept(args.results)
         if kept is None or not kept["config"]:
@@ -114,7 +116,7 @@ def _target(args: argparse.Namespace) -> Any:
         # Where the last sync failed, nothing says where the runs went before it.
         if (args.results / "tracking.json").exists():
             uri = _recorded_uri(_read_record(args.results))
-    listing = read_listing(args)
+    listing = read_listing(given)
     if listing is None:
         raise LantkError(
             "wanted --cases, --variants, --permutations and --seeds: no listing.json of an earlier"
@@ -135,8 +137,7 @@ def _read_record(results: Path) -> dict[str, Any]:
     path = results / "tracking.json"
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-        for key in ("links", "uri"):
-            record[key]
+        _ = record["links"], record["uri"]
     except FileNotFoundError:
         raise LantkError(
             f"there is no {path}: run the workflow, whose last job `track` writes it"
@@ -173,12 +174,10 @@ def _keep_listing(target: Any) -> None:
 
 
 def _what_was_given(target: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"config": dict(target.config), "listing": asdict(target.listing)}
+    return {"config": dict(target.config), "listing": vars(target.listing)}
 
 
-def _keep_record(results: Path, target: Any, report: Any) -> dict[str, Any]:
+def _keep_record(target: Any, report: Any) -> dict[str, Any]:
     """Write and return tracking.json: where the runs are, and what was listed."""
     from lantk.tracking.dashboard import dashboard_hint
 
@@ -188,10 +187,12 @@ def _keep_record(results: Path, target: Any, report: Any) -> dict[str, Any]:
         "is_default_store": target.uri is None,
         "experiment": report.experiment,
         "experiment_id": report.experiment_id,
-        "links": dict(report.links),
-        "hint": dashboard_hint(results, n_runs, report.failed, report.experiment, report.uri),
+        "links": report.links,
+        "hint": dashboard_hint(
+            target.results, n_runs, report.failed, report.experiment, report.uri
+        ),
         "counts": report.counts,
         **_what_was_given(target),
     }
-    write_json(results / "tracking.json", record)
+    write_json(target.results / "tracking.json", record)
     return record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from collections.abc import Iterator
@@ -17,8 +16,6 @@ from lantk.data.base import DataError, OpenSource
 from lantk.errors import shorten
 from lantk.labels import Classes, LabelError
 
-# As NumPy's own limit.
-_LONGEST_HEADER = 10_000
 # Bytes of a label: text of 1,000 characters.
 _LONGEST_LABEL = 4_000
 
@@ -50,23 +47,15 @@ class NpzArchive:
             If there is none that can be read, or it is not as large as the header says.
         """
         with self._file.open(f"{name}.npy") as member:
-            start = member.read(12)
-            length_bytes = 2 if start[6:7] == b"\1" else 4
-            n_header = int.from_bytes(start[8 : 8 + length_bytes], "little")
-            # NumPy would read all of a header before it finds it too long.
-            if start[:6] != b"\x93NUMPY" or n_header > _LONGEST_HEADER:
-                raise ValueError(f"{name} is no array, or its header is too long")
-            n_header += 8 + length_bytes
-            header = io.BytesIO(start + member.read(n_header - len(start)))
-            version = np.lib.format.read_magic(header)
-            read = np.lib.format.read_array_header_1_0
-            if version != (1, 0):
-                read = np.lib.format.read_array_header_2_0
+            # Others could be of gigabytes, and NumPy writes them for nothing that is taken here.
+            if np.lib.format.read_magic(member) != (1, 0):
+                raise ValueError(f"the header of {name} is of another version than 1.0")
             try:
-                shape, _, dtype = read(header)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
             # Python's parser says so of text nested too deeply; a header is never that long.
             except MemoryError:
                 raise ValueError(f"the header of {name} is nested too deeply") from None
+            n_header = member.tell()
         n_bytes = self._file.getinfo(f"{name}.npy").file_size - n_header
         n_wanted = math.prod(shape) * dtype.itemsize
         is_wrong = any(isinstance(n, bool) or n < 0 for n in shape) or n_bytes != n_wanted

@@ -19,20 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.data.base import DataError, DataPath, OpenSource
-from lantk.data.download import DownloadError, fetch_archive
-from lantk.data.sources import (
-    CIFAR10_CLASSES,
-    CIFAR10_FILES,
-    CIFAR10_FOLDER,
-    CIFAR10_SHAPE,
-    cifar10_folder,
-    open_source,
-)
-from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
+from lantk.data.download import fetch
+from lantk.data.sources import CIFAR10_CLASSES, CIFAR10_SHAPE, cifar10_folder, open_source
+from lantk.data.tasks import Description, Task, resolve_sizes
 from lantk.labels import class_labels, count_outputs
-
-CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,28 +148,6 @@ def describe(source: str, path: DataPath = None) -> Description:
     return _described(source, open_source(source, path))
 
 
-def fetch(
-    source: str, path: DataPath = None, *, url: str = CIFAR10_URL, md5: str = CIFAR10_MD5
-) -> None:
-    """Download a source that is not there yet; do nothing for one that is, or cannot be.
-
-    Raises
-    ------
-    DataError
-        If the download fails or is not the archive wanted. Nothing is left behind.
-    """
-    if source != "cifar10" or (folder := cifar10_folder(path)).is_dir():
-        return
-    try:
-        fetch_archive(url, folder, CIFAR10_FILES, md5=md5, largest=2**28)
-    except DownloadError as error:
-        raise DataError(
-            f"{error}. Try again, or download {url} by hand and unpack it so that"
-            f" {folder / CIFAR10_FILES[0]} is there, or set data.path to a folder that holds"
-            f" {CIFAR10_FOLDER}"
-        ) from error
-
-
 def fingerprint(source: str, path: DataPath = None) -> str:
     """Return a text that changes when the user's files do: their names, sizes and times.
 
@@ -253,9 +221,6 @@ def split_pair(
     """
     if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise DataError(f"seed is {seed!r}: wanted a whole number from 0 to {2**32 - 1}")
-    fetch(source, path)
-    opened = open_source(source, path)
-    _check_task(_described(source, opened), pair)
     # The specification fixes the legacy stream, which NumPy promises never to change.
     stream = np.random.RandomState(seed)
 
@@ -264,7 +229,7 @@ def split_pair(
         stream.shuffle(order)
         return rows[order]
 
-    return _draw(source, opened, pair, n_train, n_test, scaling, shuffled)
+    return _draw(source, path, pair, n_train, n_test, scaling, shuffled)
 
 
 def split_classes(
@@ -293,25 +258,12 @@ def split_classes(
     DataError
         If the source, a size or the scaling cannot be used.
     """
-    fetch(source, path)
-    opened = open_source(source, path)
-    _check_task(_described(source, opened), task)
-    return _draw(source, opened, task, n_train, n_test, scaling, lambda rows: rows)
-
-
-def _check_task(description: Description, task: Task) -> None:
-    resolve = resolve_pair if len(task.names) == 2 else resolve_classes
-    is_known = set(task.names) <= set(description.class_names)
-    if not is_known or resolve(description, task.names) != task:
-        raise DataError(
-            f"{task} was not made for {description.source}, whose classes are"
-            f" {description.class_names}"
-        )
+    return _draw(source, path, task, n_train, n_test, scaling, lambda rows: rows)
 
 
 def _draw(
     source: str,
-    opened: OpenSource,
+    path: DataPath,
     task: Task,
     n_train: int | None,
     n_test: int | None,
@@ -321,6 +273,11 @@ def _draw(
     """Return the split of the first images of each class, in the order that `order` puts them."""
     if scaling not in SCALINGS:
         raise DataError(f"scaling is {scaling!r}: wanted {' or '.join(SCALINGS)}")
+    fetch(source, path)
+    opened = open_source(source, path)
+    names = opened.class_names
+    if [names[c] for c in task.numbers if c < len(names)] != list(task.names):
+        raise DataError(f"{task} was not made for {source}, whose classes are {names}")
     n_train, n_test = resolve_sizes(_described(source, opened), task, n_train, n_test)
     k = len(task.numbers)
 

@@ -66,24 +66,13 @@ def resolve_pair(description: Description, pair: Sequence[str | int]) -> Task:
         raise DataError(
             f"class pair {shorten(repr(pair))}: wanted two class names or numbers, such as [3, 8]"
         )
-    negative, positive = sorted(_class_number(description, entry) for entry in pair)
-    names = description.class_names
-    if negative == positive:
-        raise DataError(
-            f"class pair {list(pair)!r} is the class {names[negative]!r} twice: wanted two classes"
-        )
-    return _make_task(names, (negative, positive))
+    return _make_task(description, pair)
 
 
 def resolve_classes(description: Description, classes: str | Sequence[str | int]) -> Task:
     """Return the task that three or more class names or numbers mean, in any order.
 
-    Parameters
-    ----------
-    description : Description
-        The source.
-    classes : sequence of str and int, or "all"
-        The classes; ``"all"`` is every class of the source.
+    The word ``"all"`` means every class of the source.
 
     Raises
     ------
@@ -102,21 +91,24 @@ def resolve_classes(description: Description, classes: str | Sequence[str | int]
         raise DataError(
             f"classes is {shorten(repr(classes))}: wanted all, or a list of class names or numbers"
         )
-    numbers = tuple(range(len(names)))
-    if is_list:
-        numbers = tuple(sorted(_class_number(description, entry) for entry in classes))
-    twice = [names[a] for a, b in pairwise(numbers) if a == b]
-    if twice:
-        raise DataError(f"classes names the class {twice[0]!r} twice: wanted different classes")
-    if not 3 <= len(numbers) <= _MOST_CLASSES:
+    task = _make_task(description, classes if is_list else names)
+    if not 3 <= len(task.numbers) <= _MOST_CLASSES:
         raise DataError(
-            f"classes is {shorten(repr(classes))}, {len(numbers)} of the {len(names)} classes of"
-            f" {description.source}: wanted 3 to {_MOST_CLASSES} of them (two are a class pair)"
+            f"classes is {shorten(repr(classes))}, {len(task.numbers)} of the {len(names)} classes"
+            f" of {description.source}: wanted 3 to {_MOST_CLASSES} of them (two are a class pair)"
         )
-    return _make_task(names, numbers)
+    return task
 
 
-def _make_task(names: tuple[str, ...], numbers: tuple[int, ...]) -> Task:
+def _make_task(description: Description, classes: Sequence[str | int]) -> Task:
+    names = description.class_names
+    numbers = tuple(sorted(_class_number(description, entry) for entry in classes))
+    for one, next_one in pairwise(numbers):
+        if one == next_one:
+            raise DataError(
+                f"{shorten(repr(list(classes)))} names the class {names[one]!r} twice: wanted"
+                " different classes"
+            )
     is_all = 2 < len(numbers) == len(names)
     slug = "all" if is_all else "-".join(_class_slug(names, number) for number in numbers)
     if len(slug) > _LONGEST_SLUG:

@@ -47,11 +47,11 @@ def read_record(path: Path, protocols: Collection[str] | None = None) -> dict[st
 
     Raises
     ------
-    OSError, ValueError
-        If it cannot be read.
+    OSError, ValueError, KeyError, TypeError, AttributeError
+        If it cannot be read, or is no record.
     """
     record = json.loads(path.read_text(encoding="utf-8"))
-    if protocols is not None and isinstance(record, dict):
+    if protocols is not None:
         kept = {name: found for name, found in record["protocols"].items() if name in protocols}
         record["protocols"] = kept
     return record  # type: ignore[no-any-return]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lantk.tracking.logged import LoggedRun, damaged_files
+from lantk.tracking.logged import LoggedRun, damaged_files, match_runs
 from lantk.tracking.values import is_measured_by_clock
 
 _MOST_LINES = 20
@@ -16,41 +15,21 @@ _MOST_LINES = 20
 def find_drift(client: Any, existing: Sequence[Any], wanted: Sequence[LoggedRun]) -> dict[str, str]:
     """Return name of a run -> what is wrong with it, in the order of the results.
 
-    Everything is read back: parameters, metrics (but those that a clock decides), the last values
-    of curves, tags, status, and names and sizes of files.
-
-    Parameters
-    ----------
-    client : mlflow.MlflowClient
-        Of the store.
-    existing : sequence of mlflow.entities.Run
-        The runs of the results folder that are not superseded.
-    wanted : sequence of LoggedRun
-        The runs that should be there.
+    Everything of the runs that exist, superseded ones left out, is read back: parameters, metrics
+    (but those that a clock decides), the last values of curves, tags, status, and names and sizes
+    of files.
     """
-    drift: dict[str, str] = {}
-    by_identity: dict[str, list[Any]] = defaultdict(list)
-    for found in existing:
-        if "fingerprint" in found.data.tags:
-            by_identity[found.data.tags.get("identity", "")].append(found)
-        else:
-            drift[_describe(found)] = "unfinished"
-    for run in wanted:
-        of_run = by_identity.pop(run.identity, [])
-        # After an interrupt two may be current: the next sync retires the one that is not the same.
-        of_run.sort(key=lambda found: found.data.tags["fingerprint"] != run.run.fingerprint)
-        for more in of_run[1:]:
-            drift[_describe(more)] = "extra: the run is there twice"
+    found = match_runs(existing, wanted)
+    drift = {_describe(run): "unfinished" for run in found.unfinished}
+    for run, of_run in found.pairs:
+        drift |= {_describe(more): "extra: the run is there twice" for more in of_run[1:]}
+        differences = _differences(client, of_run[0], run) if of_run else []
         if not of_run:
             drift[run.run.name] = "missing"
-        else:
-            differences = _differences(client, of_run[0], run)
-            if differences:
-                more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
-                drift[run.run.name] = f"changed: {differences[0]}{more}"
-    for left in (found for runs in by_identity.values() for found in runs):
-        drift[_describe(left)] = "extra: the results do not have it"
-    return drift
+        elif differences:
+            more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+            drift[run.run.name] = f"changed: {differences[0]}{more}"
+    return drift | {_describe(run): "extra: the results do not have it" for run in found.others}
 
 
 def drift_text(drift: Mapping[str, str]) -> str:

@@ -1,22 +1,34 @@
-"""The MLflow dashboard: its address, links to what there is to see, how to start it."""
+"""The MLflow dashboard: its address, links to what there is to see, and its server."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from lantk.experiment.passwords import without_user
+from lantk.errors import LantkError
+from lantk.experiment.passwords import without_password, without_user
 from lantk.tracking.views import CHARTS, LIST, view_key
 
-DASHBOARD = "http://127.0.0.1:5000"
-"""Where `python -m lantk mlflow dashboard` listens unless it is told another port."""
-
-# Without this a fresh browser opens its view for language models, which shows no runs.
-_VIEW = {"workflowType": "machine_learning"}
+_HOST = "127.0.0.1"
+_PORT = 5000
+# Without job processes and with one worker there are 2 processes instead of 15.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "PYTHONWARNINGS": "ignore",  # of MLflow's own use of its libraries
+}
+_UVICORN = "--log-level warning --timeout-graceful-shutdown 5"
+_STOP_SECONDS = 10.0
 
 
 def is_server(uri: str) -> bool:
@@ -26,7 +38,12 @@ def is_server(uri: str) -> bool:
 
 def base_address(uri: str) -> str:
     """Return where the dashboard of a store is: the server itself, or this machine."""
-    return without_user(uri).rstrip("/") if is_server(uri) else DASHBOARD
+    return without_user(uri).rstrip("/") if is_server(uri) else local_address(_PORT)
+
+
+def local_address(port: int) -> str:
+    """Return where a dashboard on this machine is."""
+    return f"http://{_HOST}:{port}"
 
 
 def links(
@@ -34,27 +51,25 @@ def links(
 ) -> dict[str, str]:
     """Return label -> address: all runs as charts and as a list, then one comparison a case.
 
-    Parameters
-    ----------
-    base : str
-        Address of the dashboard, such as `DASHBOARD`.
-    experiment_id : str
-        MLflow's number of the experiment.
-    results_id : str
-        The tag that the runs of one results folder share.
-    run_ids : mapping
-        Case -> the runs to compare.
+    `run_ids` maps a case to the runs to compare.
     """
+
+    def address(page: str, **values: str) -> str:
+        # Without a type a fresh browser opens its view for language models, which has no runs.
+        query = urlencode(values | {"workflowType": "machine_learning"}, quote_via=quote)
+        return f"{base}/#/{page}?{query}"
+
     found = {}
     for label, view, mode in (
         ("all runs as charts", CHARTS, "CHART"),
         ("list of runs", LIST, "TABLE"),
     ):
-        shown = {"compareRunsMode": mode, "viewStateShareKey": view_key(results_id, view)}
-        found[label] = f"{base}/#/experiments/{experiment_id}/runs?{_query(shown | _VIEW)}"
+        key = view_key(results_id, view)
+        page = f"experiments/{experiment_id}/runs"
+        found[label] = address(page, compareRunsMode=mode, viewStateShareKey=key)
     for case, ids in run_ids.items():
-        chosen = {"runs": json.dumps(list(ids)), "experiments": json.dumps([experiment_id])}
-        found[case] = f"{base}/#/compare-runs?{_query(chosen | _VIEW)}"
+        chosen = json.dumps(list(ids))
+        found[case] = address("compare-runs", runs=chosen, experiments=json.dumps([experiment_id]))
     return found
 
 
@@ -80,16 +95,9 @@ def dashboard_hint(results: Path, n_runs: int, n_failed: int, experiment: str, u
 
 
 def links_text(record: Mapping[str, Any], results: Path, base: str | None = None) -> str:
-    """Return how to open the dashboard and every link of a ``tracking.json``.
+    """Return every link of a ``tracking.json``, for a dashboard that runs at `base`.
 
-    Parameters
-    ----------
-    record : mapping
-        Content of ``tracking.json``.
-    results : Path
-        The results folder, as the user wrote it.
-    base : str, optional
-        Address of a dashboard that runs already; if absent, how to start one is said.
+    If that is absent, how to start one comes first.
     """
     lines = []
     if base is None and not is_server(record["uri"]):
@@ -102,5 +110,47 @@ def links_text(record: Mapping[str, Any], results: Path, base: str | None = None
     return "\n".join(lines)
 
 
-def _query(values: Mapping[str, str]) -> str:
-    return urlencode(values, quote_via=quote)
+def check_port(port: int) -> None:
+    """Raise `LantkError` if no dashboard can listen on a port of this machine."""
+    with socket.socket() as probe:
+        # As the server does: a port that was closed a moment ago is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise LantkError(
+                f"port {port} of this machine cannot be used ({error}): perhaps another dashboard"
+                f" runs there. End it, or choose another port, such as --port {port % 60000 + 1}"
+            ) from error
+
+
+def serve(uri: str, port: int) -> None:
+    """Run ``mlflow server`` for this machine until something ends it, such as Ctrl-C.
+
+    Raises
+    ------
+    LantkError
+        If it ended by itself.
+    """
+    import psutil
+
+    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port)]
+    try:
+        # In a session of its own: Ctrl-C reaches this process alone, which ends all of the server.
+        # The address is no argument, which every user could read: it may hold a password.
+        status = subprocess.Popen(
+            [*command, "--workers", "1", "--uvicorn-opts", _UVICORN],
+            env=os.environ | _SETTINGS | {"MLFLOW_BACKEND_STORE_URI": uri},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        ).wait()
+    finally:
+        # Asked of the system, since a signal may come while `Popen` is at work. MLflow passes none
+        # on to the process that it starts.
+        started = psutil.Process().children(recursive=True)
+        for process in psutil.Process().children():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        psutil.wait_procs(started, _STOP_SECONDS)
+    shown = without_password(uri)
+    raise LantkError(f"the MLflow server of {shown} ended with status {status}; see above why")

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lantk.tracking.run import Run, text_digest
 
-# Limits of MLflow: a batch holds 1,000 things, 100 of them parameters; lengths in characters.
-_PARAMS_PER_BATCH, _METRICS_PER_BATCH, _RUNS_PER_PAGE = 100, 900, 1000
+# Limits of MLflow: a batch holds 1,000 metrics, or 100 parameters, which no run has; lengths in
+# characters.
+_METRICS_PER_BATCH, _RUNS_PER_PAGE = 1000, 1000
 _PARAM_LENGTH, _DIGEST_LENGTH = 6000, 36
 _SUPERSEDED = " (superseded)"
 
@@ -34,8 +34,8 @@ class LoggedRun:
     """The results folder, as the configuration names it."""
     config_text: str
     kept_with: str | None = None
-    """Name of the run that holds what is said of the whole folder, where that is too large for
-    every run to have a copy; None where this one has it."""
+    """Name of the run, perhaps this one, that alone of its case holds what is said of the whole
+    folder; None where every run has a copy."""
 
     @property
     def identity(self) -> str:
@@ -48,41 +48,27 @@ class LoggedRun:
         return {key: _param_text(value) for key, value in self.run.params.items()}
 
     @property
-    def texts(self) -> dict[str, str]:
-        """Name of an artifact -> its content, of those that are no files of the results."""
+    def contents(self) -> dict[str, bytes]:
+        """Name of an artifact -> its content, read anew."""
         run = self.run
         provenance = json.dumps(run.provenance, indent=2, sort_keys=True, default=str)
-        written = {"config.json": self.config_text, "provenance.json": provenance}
-        if self.kept_with is not None:
+        texts = {"config.json": self.config_text, "provenance.json": provenance}
+        if self.kept_with not in (None, run.name):
             # In place of the file, so that no older and smaller one is left in its place.
-            written["config.json"] = json.dumps({"kept with the run": self.kept_with})
+            texts["config.json"] = json.dumps({"kept with the run": self.kept_with})
             if "table.md" in run.artifacts:
-                written["table.md"] = f"Large, and kept with the run {self.kept_with!r} only."
-        return {name: f"{text}\n" for name, text in written.items()} | dict(run.texts)
-
-    @property
-    def _copied(self) -> dict[str, Path]:
-        """Name of an artifact -> the file of the results that it is a copy of."""
-        texts = self.texts
-        return {name: path for name, path in self.run.artifacts.items() if name not in texts}
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Name of an artifact -> first digits of the digest of its content."""
-        content = {name: path.read_bytes() for name, path in self._copied.items()}
-        content |= {name: text.encode() for name, text in self.texts.items()}
-        return {name: hashlib.sha256(data).hexdigest()[:8] for name, data in content.items()}
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Name of an artifact -> its bytes."""
-        sizes = {name: path.stat().st_size for name, path in self._copied.items()}
-        return sizes | {name: len(text.encode()) for name, text in self.texts.items()}
+                texts["table.md"] = f"Large, and kept with the run {self.kept_with!r} only."
+        texts = {name: f"{text}\n" for name, text in texts.items()} | dict(run.texts)
+        copied = {name: path for name, path in run.artifacts.items() if name not in texts}
+        return {name: path.read_bytes() for name, path in copied.items()} | {
+            name: text.encode() for name, text in texts.items()
+        }
 
     @property
     def tags(self) -> dict[str, str]:
         """All tags but the fingerprint."""
         tags = dict(self.run.tags)
+        digests = {name: _digest(content) for name, content in self.contents.items()}
         if "commit" in tags:
             tags["mlflow.source.git.commit"] = tags["commit"]
         return tags | {
@@ -90,7 +76,7 @@ class LoggedRun:
             "results_id": results_id(self.folder_name),
             "config": text_digest(self.config_text, 16),
             "identity": self.identity,
-            "files": json.dumps(self.files, sort_keys=True),
+            "files": json.dumps(digests, sort_keys=True),
             "state": "current",
             "mlflow.source.name": "lantk",
             "mlflow.runName": self.run.name,
@@ -103,17 +89,7 @@ def results_id(folder_name: str) -> str:
 
 
 def find_runs(client: Any, experiment_id: str, folder_name: str, *, all_states: bool) -> list[Any]:
-    """Return the runs of one results folder, unfinished ones included.
-
-    Parameters
-    ----------
-    client : mlflow.MlflowClient
-        Of the store.
-    experiment_id, folder_name : str
-        Which runs.
-    all_states : bool
-        Whether superseded runs count.
-    """
+    """Return the runs of one results folder: unfinished ones, and superseded ones if asked for."""
     wanted = f"tags.results_id = '{results_id(folder_name)}'"
     wanted += "" if all_states else " and tags.state != 'superseded'"
     runs, token = [], None
@@ -125,6 +101,32 @@ def find_runs(client: Any, experiment_id: str, folder_name: str, *, all_states: 
         token = page.token
         if not token:
             return runs
+
+
+class Matched(NamedTuple):
+    """Runs of a store beside those that it should hold."""
+
+    pairs: list[tuple[LoggedRun, list[Any]]]
+    """What should be there -> what is, the one with the same content first. After an interrupt
+    two may be current."""
+    unfinished: list[Any]
+    others: list[Any]
+    """Logged for a case, variant or seed that the results no longer have."""
+
+
+def match_runs(existing: Sequence[Any], wanted: Sequence[LoggedRun]) -> Matched:
+    """Find for each run that should be there those that are, superseded ones left out before."""
+    unfinished = [found for found in existing if "fingerprint" not in found.data.tags]
+    by_identity: dict[str, list[Any]] = defaultdict(list)
+    for found in existing:
+        if "fingerprint" in found.data.tags:
+            by_identity[found.data.tags["identity"]].append(found)
+    pairs = []
+    for run in wanted:
+        of_run = by_identity.pop(run.identity, [])
+        of_run.sort(key=lambda found: found.data.tags["fingerprint"] != run.run.fingerprint)
+        pairs.append((run, of_run))
+    return Matched(pairs, unfinished, [found for left in by_identity.values() for found in left])
 
 
 def log_run(client: Any, experiment_id: str, wanted: LoggedRun) -> str:
@@ -141,13 +143,12 @@ def log_run(client: Any, experiment_id: str, wanted: LoggedRun) -> str:
     params = [Param(key, text) for key, text in wanted.params.items()]
     metrics = [Metric(key, value, end, 0) for key, value in run.metrics.items()]
     metrics += [Metric(k, v, end, step) for k, curve in run.curves.items() for step, v in curve]
-    for some_metrics, some_params in zip_longest(
-        _batches(metrics, _METRICS_PER_BATCH), _batches(params, _PARAMS_PER_BATCH), fillvalue=()
-    ):
-        client.log_batch(run_id, some_metrics, some_params, synchronous=True)
+    client.log_batch(run_id, params=params, synchronous=True)
+    for first in range(0, len(metrics), _METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics[first : first + _METRICS_PER_BATCH], synchronous=True)
     if run.data:
         client.log_inputs(run_id, datasets=[_dataset_input(run)])
-    _log_files(client, run_id, wanted, wanted.files)
+    _log_files(client, run_id, wanted.contents)
     client.set_terminated(run_id, run.status, end_time=end)
     client.set_tag(run_id, "fingerprint", run.fingerprint)
     return run_id
@@ -167,9 +168,10 @@ def bring_up_to_date(client: Any, found: Any, wanted: LoggedRun) -> bool:
     changed = set(damaged_files(client, run_id, wanted))
     if "files" in stale:
         old = json.loads(logged.get("files", "{}"))
-        changed |= {name for name, digest in wanted.files.items() if old.get(name) != digest}
+        new = json.loads(stale["files"])
+        changed |= {name for name in new if old.get(name) != new[name]}
     if changed:
-        _log_files(client, run_id, wanted, sorted(changed))
+        _log_files(client, run_id, {name: wanted.contents[name] for name in sorted(changed)})
     if found.info.run_name != wanted.run.name:
         client.update_run(run_id, name=wanted.run.name)
     if stale or late:
@@ -185,11 +187,11 @@ def damaged_files(client: Any, run_id: str, wanted: LoggedRun) -> dict[str, str]
     """
     there = {file.path: file.file_size for file in client.list_artifacts(run_id)}
     damaged = {}
-    for name, size in wanted.sizes.items():
+    for name, content in wanted.contents.items():
         if name not in there:
             damaged[name] = "is not there"
-        elif there[name] not in (None, size):  # some stores do not tell
-            damaged[name] = f"has {there[name]} bytes, wanted {size}"
+        elif there[name] not in (None, len(content)):  # some stores do not tell
+            damaged[name] = f"has {there[name]} bytes, wanted {len(content)}"
     return damaged
 
 
@@ -207,10 +209,6 @@ def mark_superseded(client: Any, old: Any, successor: str | None) -> None:
     client.log_batch(
         old.info.run_id, tags=[RunTag(k, v) for k, v in tags.items()], synchronous=True
     )
-
-
-def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def _param_text(value: Any) -> str:
@@ -232,14 +230,12 @@ def _dataset_input(run: Run) -> Any:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "train and test")])
 
 
-def _log_files(
-    client: Any, run_id: str, wanted: LoggedRun, names: Mapping[str, str] | Sequence[str]
-) -> None:
+def _log_files(client: Any, run_id: str, contents: Mapping[str, bytes]) -> None:
     with tempfile.TemporaryDirectory(prefix="lantk-") as folder:
-        for name in names:
-            target = Path(folder, name)
-            if name in wanted.texts:
-                target.write_text(wanted.texts[name], encoding="utf-8")
-            else:
-                shutil.copyfile(wanted.run.artifacts[name], target)
+        for name, content in contents.items():
+            Path(folder, name).write_bytes(content)
         client.log_artifacts(run_id, folder)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]

@@ -6,8 +6,8 @@ only the leaderboard knows is a run too, and so is what failed, with the end of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,10 @@ from lantk.variant import Variant
 from lantk.workflow.failures import FailedJob, find_failed_jobs, task_of
 
 _LOG_LINES, _NOTE_LINES, _LINE_WIDTH = 200, 12, 300
+# Protocol -> row of the leaderboard.
 _Rows = dict[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """One result: its record, its predictions and where it lies."""
-
-    path: Path
-    record: dict[str, Any]
-    predictions: pd.DataFrame
+# File, record and predictions of a result.
+_Evaluation = tuple[Path, dict[str, Any], pd.DataFrame]
 
 
 def read_runs(results: Path, listing: Listing) -> list[Run]:
@@ -77,60 +71,50 @@ def read_runs(results: Path, listing: Listing) -> list[Run]:
 
 def _case_runs(results: Path, case: str, listing: Listing) -> list[Run]:
     """Return the runs of one case: of the evaluations that are there, then the derived ones."""
-    found = []
-    for stem, (variant, seed) in listing.stems.items():
+    found = {}
+    for stem, of_stem in listing.stems.items():
         path = results / "evaluations" / case / f"{stem}.json"
         if path.exists():
-            found.append((variant, seed, _read_evaluation(path, listing.protocols)))
-    if not found:
-        return []
-    rows = _leaderboard_rows([evaluation for _, _, evaluation in found])
-    runs, shown = [], set()
-    for variant, seed, evaluation in sorted(found, key=lambda f: f[1] or 0):
+            with _naming(path):
+                found[of_stem] = path, read_record(path, listing.protocols), read_predictions(path)
+    rows = _leaderboard_rows([*found.values()])
+    runs: list[Run] = []
+    for (variant, seed), (path, record, _) in sorted(found.items(), key=lambda f: f[0][1] or 0):
         # What the leaderboard says of several seeds is logged with the first.
-        own = {} if variant in shown else rows.get(variant, {})
-        shown.add(variant)
-        try:
-            runs.append(_finished_run(results, case, variant, seed, evaluation, own))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise _broken(evaluation.path, error) from error
+        own = rows.pop(variant, {})
+        with _naming(path):
+            runs.append(_finished_run(results, case, variant, seed, path, record, own))
     derived = [variant for variant in DERIVED if variant in rows]
     return runs + [_derived_run(case, variant, rows[variant], runs) for variant in derived]
 
 
-def _read_evaluation(path: Path, protocols: Sequence[str]) -> _Evaluation:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what an evaluation that is broken raises into an error that names it."""
     try:
-        record = read_record(path, protocols)
-        if not isinstance(record, dict):
-            raise _broken(path, f"it holds {type(record).__name__}, wanted a mapping")
-        return _Evaluation(path, record, read_predictions(path))
-    except (KeyError, AttributeError) as error:
-        raise _broken(path, error) from error
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TrackingError(
+            f"{path} is not an evaluation: {error!r}. Delete it and run the workflow again"
+        ) from error
     except (OSError, ValueError) as error:
-        if isinstance(error, TrackingError):
-            raise
         raise TrackingError(
             f"{path}, or the predictions beside it, cannot be read: {error}. Delete both and run"
             " the workflow again"
         ) from error
 
 
-def _broken(path: Path, error: object) -> TrackingError:
-    found = error if isinstance(error, str) else repr(error)
-    return TrackingError(
-        f"{path} is not an evaluation: {found}. Delete it and run the workflow again"
-    )
-
-
 def _leaderboard_rows(evaluations: Sequence[_Evaluation]) -> dict[str, _Rows]:
     """Return variant -> protocol -> row, of one case."""
+    if not evaluations:
+        return {}
     try:
-        board = leaderboard([(e.record, e.predictions) for e in evaluations])
-    except (KeyError, TypeError, AttributeError) as error:
-        if len(evaluations) > 1:
-            for evaluation in evaluations:
-                _leaderboard_rows([evaluation])  # names the one that is to blame
-        raise _broken(evaluations[0].path, error) from error
+        board = leaderboard([(record, predictions) for _, record, predictions in evaluations])
+    except (KeyError, TypeError, AttributeError):
+        for path, record, predictions in evaluations:
+            with _naming(path):
+                leaderboard([(record, predictions)])
+        raise
     rows: dict[str, _Rows] = {}
     for row in board.to_dict("records"):
         rows.setdefault(row["variant"], {})[row["protocol"]] = row
@@ -142,10 +126,10 @@ def _finished_run(
     case: str,
     variant: str,
     seed: int | None,
-    evaluation: _Evaluation,
-    rows: Mapping[str, Mapping[str, Any]],
+    path: Path,
+    record: Mapping[str, Any],
+    rows: _Rows,
 ) -> Run:
-    record, path = evaluation.record, evaluation.path
     provenance = record.get("provenance") or {}
     params = variant_params(variant, seed) | case_params(record) | setting_params(record)
     benchmarks = results / "benchmarks"
@@ -163,94 +147,70 @@ def _finished_run(
         "table.md": results / "table.md",
     }
     return Run(
-        name=_run_name(case, variant, seed),
         case=case,
         variant=variant,
         seed=seed,
         params=params,
-        metrics=metrics | cost_metrics(job, gram),
-        curves=curves(record.get("curve") or []),
         tags=_tags(case, record["task"], variant, seed)
         | {"source": params["source"], "commit": str(provenance.get("commit") or "unknown")},
-        artifacts={name: file for name, file in files.items() if file.exists()},
         data={key: str(record["data"][key]) for key in ("source", "digest")},
-        provenance=provenance,
         ended=path.stat().st_mtime,
+        metrics=metrics | cost_metrics(job, gram),
+        curves=curves(record.get("curve") or []),
+        artifacts={name: file for name, file in files.items() if file.exists()},
+        provenance=provenance,
         seconds=job.seconds if job else metrics.get("seconds", 0.0),
     )
 
 
-def _derived_run(
-    case: str, variant: str, rows: Mapping[str, Mapping[str, Any]], siblings: Sequence[Run]
-) -> Run:
+def _derived_run(case: str, variant: str, rows: _Rows, siblings: Sequence[Run]) -> Run:
     """Return the run of a variant that only the leaderboard has; the rest is its siblings'."""
     first = siblings[0]
-    task = first.params["task"]
     without = ("evaluation.json", "predictions.csv")
     return Run(
-        name=_run_name(case, variant, None),
         case=case,
         variant=variant,
         seed=None,
         params=_shared_params(first) | variant_params(variant, None),
-        metrics=derived_metrics(rows),
-        curves={},
-        tags=_tags(case, task, variant, None)
-        | {key: first.tags[key] for key in ("source", "commit")},
-        artifacts={k: v for k, v in first.artifacts.items() if k not in without},
+        tags=_tags(case, first.params["task"], variant, None) | _shared_tags(first),
         data=first.data,
-        provenance={k: v for k, v in first.provenance.items() if k != "code"},
         ended=max(run.ended for run in siblings),
+        metrics=derived_metrics(rows),
+        artifacts={k: v for k, v in first.artifacts.items() if k not in without},
+        provenance={k: v for k, v in first.provenance.items() if k != "code"},
     )
 
 
 def _failed_runs(results: Path, listing: Listing, finished: Sequence[Run]) -> list[Run]:
     """Return a run for each result that is not there because a job failed."""
-    is_there = {(run.case, run.variant, run.seed) for run in finished}
-    runs: dict[str, Run] = {}
-    for job in find_failed_jobs(results, listing.cases, list(listing.stems)):
-        for case, stem in job.results:
-            variant, seed = listing.stems[stem]
-            if (case, variant, seed) in is_there:
-                continue
-            sibling = next((run for run in finished if run.case == case), None)
-            run = _failed_run(results, case, variant, seed, job, sibling)
-            runs.setdefault(run.name, run)
-    return list(runs.values())
+    siblings = {run.case: run for run in reversed(finished)}
+    return [
+        _failed_run(results, case, *listing.stems[stem], job, siblings.get(case))
+        for job in find_failed_jobs(results, listing.cases, list(listing.stems))
+        for case, stem in job.results
+    ]
 
 
 def _failed_run(
-    results: Path,
-    case: str,
-    variant: str,
-    seed: int | None,
-    job: FailedJob,
-    sibling: Run | None,
+    results: Path, case: str, variant: str, seed: int | None, job: FailedJob, sibling: Run | None
 ) -> Run:
-    params = variant_params(variant, seed)
-    task = sibling.params["task"] if sibling else task_of(results, case)
-    params |= {"task": task} if sibling is None else _shared_params(sibling)
+    shared = _shared_params(sibling) if sibling else {"task": task_of(results, case)}
     log = job.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
     # MLflow cuts long tags, so that they would never agree: a few lines of some width.
     lines = [line[:_LINE_WIDTH] for line in job.last_lines[-_NOTE_LINES:]]
     note = "\n".join([f"The job **{job.name}** failed:", "", "```", *lines, "```"])
-    tags = {"failed_job": job.name, "mlflow.note.content": note}
-    if sibling is not None:
-        tags |= {key: sibling.tags[key] for key in ("source", "commit")}
     return Run(
-        name=_run_name(case, variant, seed),
         case=case,
         variant=variant,
         seed=seed,
-        params=params,
-        metrics={},
-        curves={},
-        tags=_tags(case, task, variant, seed) | tags,
-        artifacts={},
+        params=variant_params(variant, seed) | shared,
+        tags=_tags(case, shared["task"], variant, seed)
+        | {"failed_job": job.name, "mlflow.note.content": note}
+        | (_shared_tags(sibling) if sibling else {}),
         data=sibling.data if sibling else {},
+        ended=job.log.stat().st_mtime,
         status="FAILED",
         texts={"failure.log": "\n".join([*log, ""])},
-        ended=job.log.stat().st_mtime,
     )
 
 
@@ -260,8 +220,8 @@ def _shared_params(run: Run) -> dict[str, Any]:
     return {k: v for k, v in run.params.items() if k not in own and not k.startswith("setting_")}
 
 
-def _run_name(case: str, variant: str, seed: int | None) -> str:
-    return f"{case} {variant}" + ("" if seed is None else f" seed {seed}")
+def _shared_tags(run: Run) -> dict[str, str]:
+    return {key: run.tags[key] for key in ("source", "commit")}
 
 
 def _tags(case: str, task: str, variant: str, seed: int | None) -> dict[str, str]:

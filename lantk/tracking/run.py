@@ -25,29 +25,33 @@ class TrackingError(LantkError):
 class Run:
     """What one MLflow run holds, read from the files of one (case, variant, seed)."""
 
-    name: str
     case: str
     """Task, architecture and n, as far as the results hold several."""
     variant: str
     seed: int | None
     params: Mapping[str, Any]
     """Few and typed; MLflow keeps their text."""
-    metrics: Mapping[str, float]
-    curves: Mapping[str, tuple[tuple[int, float], ...]]
-    """Metric name -> (step, value) pairs."""
     tags: Mapping[str, str]
-    artifacts: Mapping[str, Path]
-    """Name in the run -> file."""
     data: Mapping[str, str]
     """``source`` and ``digest`` of the images; nothing where they are not known."""
+    ended: float
+    """When the result, or the last line of a failed job's log, was written: seconds since 1970."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    """Metric name -> (step, value) pairs."""
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+    """Name in the run -> file."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     status: str = "FINISHED"
     texts: Mapping[str, str] = field(default_factory=dict)
     """Name of an artifact -> its content."""
-    ended: float = 0.0
-    """When the result, or the last line of a failed job's log, was written: seconds since 1970."""
     seconds: float = 0.0
     """How long the job took that made it; a family of variants is one job."""
+
+    @property
+    def name(self) -> str:
+        """Case and variant, and the seed where there is one."""
+        return f"{self.case} {self.variant}" + ("" if self.seed is None else f" seed {self.seed}")
 
     @property
     def fingerprint(self) -> str:

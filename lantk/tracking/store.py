@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from lantk.experiment.passwords import find_passwords, is_clear, without_password, without_passwords
-from lantk.files import writing
+from lantk.files import lock_within, writing
 from lantk.tracking.run import TrackingError
 
 # Schemes of stores that this process opens itself: here the client says where artifacts go.
@@ -54,18 +53,15 @@ class Store:
 
     def exists(self) -> bool:
         """Return whether there may be runs: a file of SQLite is there only after the first sync."""
-        return self.database is None or _size(self.database) > 0
+        return self.database is None or (
+            self.database.exists() and self.database.stat().st_size > 0
+        )
 
 
 def locate_store(results: Path, uri: str | None) -> Store:
-    """Return the store for a results folder.
+    """Return the store for a results folder, an absolute path.
 
-    Parameters
-    ----------
-    results : Path
-        Absolute.
-    uri : str, optional
-        If absent, ``MLFLOW_TRACKING_URI``; if that is absent too, ``mlflow.db`` beside `results`.
+    Without `uri` it is ``MLFLOW_TRACKING_URI``; without that, ``mlflow.db`` beside the folder.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     scheme = re.split("[:+]", uri)[0].lower() if uri else "sqlite"
@@ -105,7 +101,8 @@ def _sqlite_uri(database: Path) -> str:
 @contextmanager
 def using(store: Store) -> Iterator[None]:
     """Be the one who works with a store, quietly; what fails becomes one clear `TrackingError`."""
-    with _quiet_mlflow(), _reporting_failures(store), _locked(store.database):
+    _import_quiet_mlflow()
+    with _reporting_failures(store), _locked(store.database):
         yield
 
 
@@ -133,10 +130,6 @@ def connect(store: Store) -> Any:
     return client
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def _check_opens(database: Path) -> None:
     """Open the file once: where that fails, MLflow would try for minutes before it says so."""
     with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True)) as connection:
@@ -145,13 +138,9 @@ def _check_opens(database: Path) -> None:
 
 def _check_answers(uri: str) -> None:
     """Connect to a database once, for the same reason."""
-    from sqlalchemy import create_engine
+    from sqlalchemy import NullPool, create_engine
 
-    engine = create_engine(uri)
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()
+    create_engine(uri, poolclass=NullPool).connect().close()
 
 
 def find_experiment(client: Any, name: str, store: Store) -> str | None:
@@ -191,43 +180,36 @@ def make_experiment(client: Any, name: str, store: Store) -> str:
     return str(found)
 
 
-def find_damage(store: Store, experiment: str) -> str | None:
-    """Return why an SQLite store cannot be used and never will be, or None.
+def is_damaged(store: Store, experiment: str) -> bool:
+    """Return whether an SQLite store cannot be used and never will be.
 
     A full disk, a missing permission or a server out of reach are no damage, and raise.
     """
-    if store.database is None or not store.exists():
-        return None
-    try:
-        with closing(sqlite3.connect(store.database)) as connection:
-            (first, *_), *_ = connection.execute("PRAGMA quick_check(1)").fetchall()
-    except sqlite3.OperationalError:
-        raise  # locked, not readable, a folder
-    except sqlite3.DatabaseError as error:
-        return str(error)
-    if first != "ok":
-        return str(first)
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
 
+    if store.database is None or not store.exists():
+        return False
     try:
-        find_experiment(connect(store), experiment, store)
-    except MovedStoreError as error:
-        return str(error).partition(". Move it back")[0]
-    except (MlflowException, CommandError) as error:
-        if "schema" not in str(error) and not isinstance(error, CommandError):
+        with closing(sqlite3.connect(store.database)) as connection:
+            (first,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if first == "ok":
+            find_experiment(connect(store), experiment, store)
+    except sqlite3.OperationalError:
+        raise  # locked, not readable, a folder
+    except (sqlite3.DatabaseError, MovedStoreError, CommandError):
+        return True
+    except MlflowException as error:
+        if "schema" not in str(error):
             raise
-        return f"it was written by another version of MLflow ({_in_one_line(error, store.uri)})"
-    return None
+        return True
+    return bool(first != "ok")
 
 
 def put_aside(database: Path) -> Path:
     """Rename an SQLite file to a name that says when, and return that; nothing is deleted."""
     stamp = time.strftime("%Y-%m-%dT%H%M%S")
-    aside, number = database.with_name(f"{database.name}.unusable-{stamp}"), 1
-    while aside.exists():
-        number += 1
-        aside = database.with_name(f"{database.name}.unusable-{stamp}-{number}")
+    aside = database.with_name(f"{database.name}.unusable-{stamp}")
     for ending in ("", *_SIDECARS):
         old = database.with_name(database.name + ending)
         if old.exists():
@@ -244,18 +226,11 @@ def _locked(database: Path | None) -> Iterator[None]:
     lock = database.with_name(f".{database.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
-        deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TrackingError(
-                        f"another process has held {lock} for {_LOCK_TIMEOUT_SECONDS:.0f} s. See"
-                        " whether a workflow hangs or is stopped there, end it, and sync again"
-                    ) from None
-                time.sleep(0.1)
+        if not lock_within(file.fileno(), _LOCK_TIMEOUT_SECONDS):
+            raise TrackingError(
+                f"another process has held {lock} for {_LOCK_TIMEOUT_SECONDS:.0f} s. See whether a"
+                " workflow hangs or is stopped there, end it, and sync again"
+            )
         yield
 
 
@@ -271,22 +246,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             del os.environ[key]
 
 
-@contextmanager
-def _quiet_mlflow() -> Iterator[None]:
+def _import_quiet_mlflow() -> None:
     """Import MLflow without telemetry; keep its progress notes and links off the terminal."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow  # noqa: F401  sets up its loggers on import
 
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with _environment({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

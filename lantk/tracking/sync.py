@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,16 @@ from lantk.tracking.logged import (
     find_runs,
     log_run,
     mark_superseded,
+    match_runs,
     results_id,
 )
 from lantk.tracking.reading import read_runs
-from lantk.tracking.run import Run, TrackingError
+from lantk.tracking.run import TrackingError
 from lantk.tracking.store import (
     Store,
     connect,
-    find_damage,
     find_experiment,
+    is_damaged,
     locate_store,
     make_experiment,
     put_aside,
@@ -66,12 +67,12 @@ class Target:
     @property
     def folder_name(self) -> str:
         """The results folder as runs name it."""
-        return str(self.config.get("results") or Path(self.results).resolve())
+        return str(self.config.get("results") or self.results.resolve())
 
     @property
     def store(self) -> Store:
         """Where the runs go."""
-        return locate_store(Path(self.results).resolve(), self.uri)
+        return locate_store(self.results.resolve(), self.uri)
 
     def check(self) -> None:
         """Raise `TrackingError` if the configuration holds a password."""
@@ -86,59 +87,46 @@ class Target:
     def read(self) -> list[LoggedRun]:
         """Return what the store should hold."""
         self.check()
+        results = self.results.resolve()
         config_text = json.dumps(self.config, indent=2, sort_keys=True, default=str)
-        runs = read_runs(Path(self.results).resolve(), self.listing)
-        keepers = _find_keepers(runs, len(config_text))
-        found = []
-        for run in runs:
-            keeper = keepers.get(run.case, run.name)
-            kept_with = None if keeper == run.name else keeper
-            found.append(LoggedRun(run, self.folder_name, config_text, kept_with))
-        return found
+        runs = read_runs(results, self.listing)
+        # Both grow with the number of runs, so that copies in all would grow with its square.
+        table = results / "table.md"
+        is_large = table.exists() and table.stat().st_size + len(config_text) > _MOST_COPIED
+        keepers = {
+            run.case: run.name for run in reversed(runs) if is_large and "table.md" in run.artifacts
+        }
+        return [
+            LoggedRun(run, self.folder_name, config_text, keepers.get(run.case)) for run in runs
+        ]
 
 
-def _find_keepers(runs: Sequence[Run], n_bytes: int) -> dict[str, str]:
-    """Return case -> the run that keeps table and configuration; nothing where all runs do.
-
-    Both grow with the number of runs, so that copies in all would grow with its square.
-    """
-    keepers: dict[str, str] = {}
-    for run in runs:
-        table = run.artifacts.get("table.md")
-        if table is not None and table.stat().st_size + n_bytes > _MOST_COPIED:
-            keepers.setdefault(run.case, run.name)
-    return keepers
-
-
-@dataclass(frozen=True)
+@dataclass
 class SyncReport:
     """What `sync` did and where the runs are."""
 
-    created: int
-    unchanged: int
-    updated: int
-    """Of the unchanged, those whose tags or files were brought up to date."""
-    superseded: int
-    interrupted: int
-    """Unfinished runs of an earlier call that were removed."""
-    failed: int
-    """Of all current runs, those of results that are missing because a job failed."""
     experiment: str
     experiment_id: str
     uri: str
     """Without password."""
-    run_ids: Mapping[str, tuple[str, ...]]
+    run_ids: dict[str, list[str]]
     """Case -> ids of its current runs that did not fail."""
-    links: Mapping[str, str]
+    links: Mapping[str, str] = field(default_factory=dict)
     """What is shown -> address in the dashboard."""
+    created: int = 0
+    unchanged: int = 0
+    updated: int = 0
+    """Of the unchanged, those whose tags or files were brought up to date."""
+    superseded: int = 0
+    interrupted: int = 0
+    """Unfinished runs of an earlier call that were removed."""
+    failed: int = 0
+    """Of all current runs, those of results that are missing because a job failed."""
 
     @property
     def counts(self) -> dict[str, int]:
         """How many runs were treated how."""
-        return {name: getattr(self, name) for name in _COUNTS}
-
-
-_COUNTS = ("created", "unchanged", "updated", "superseded", "interrupted", "failed")
+        return {name: value for name, value in vars(self).items() if isinstance(value, int)}
 
 
 def sync(target: Target) -> SyncReport:
@@ -168,41 +156,24 @@ def rebuild(target: Target) -> tuple[SyncReport, Path | None]:
     is put aside and never deleted. In a usable store the runs of this folder are deleted first, as
     MLflow deletes: they stay in its bin.
 
-    Returns
-    -------
-    report : SyncReport
-        As of `sync`.
-    aside : Path or None
-        The file that could not be used, under its new name.
+    Returns what `sync` does, and the file that could not be used under its new name, if any.
     """
     wanted, store = target.read(), target.store
     with using(store):
         aside = None
-        if find_damage(store, target.experiment) is not None and store.database is not None:
+        if store.database is not None and is_damaged(store, target.experiment):
             aside = put_aside(store.database)
         else:
             client = connect(store)
-            experiment_id = find_experiment(client, target.experiment, store)
-            if experiment_id is not None:
-                for found in find_runs(client, experiment_id, target.folder_name, all_states=True):
-                    client.delete_run(found.info.run_id)
+            for found in _find_runs(client, target, all_states=True):
+                client.delete_run(found.info.run_id)
         return _write(target, wanted, store), aside
 
 
 def verify(target: Target) -> tuple[int, dict[str, str]]:
     """Compare a store with the results; nothing is written.
 
-    Returns
-    -------
-    n_runs : int
-        How many runs the results describe.
-    drift : dict
-        Name of a run -> what is wrong with it; empty where store and results agree.
-
-    Raises
-    ------
-    TrackingError
-        If the results or the store cannot be read, or there is no store.
+    Returns how many runs the results describe, and name of a run -> what is wrong with it.
     """
     wanted, store = target.read(), target.store
     if not store.exists():
@@ -212,65 +183,54 @@ def verify(target: Target) -> tuple[int, dict[str, str]]:
         )
     with using(store):
         client = connect(store)
-        experiment_id = find_experiment(client, target.experiment, store)
-        existing = []
-        if experiment_id is not None:
-            existing = find_runs(client, experiment_id, target.folder_name, all_states=False)
+        existing = _find_runs(client, target, all_states=False)
         return len(wanted), find_drift(client, existing, wanted)
+
+
+def _find_runs(client: Any, target: Target, *, all_states: bool) -> list[Any]:
+    experiment_id = find_experiment(client, target.experiment, target.store)
+    if experiment_id is None:
+        return []
+    return find_runs(client, experiment_id, target.folder_name, all_states=all_states)
 
 
 def _write(target: Target, wanted: list[LoggedRun], store: Store) -> SyncReport:
     client = connect(store)
     experiment_id = make_experiment(client, target.experiment, store)
-    counts = dict.fromkeys(_COUNTS, 0)
-    existing: dict[str, list[Any]] = defaultdict(list)
-    for found in find_runs(client, experiment_id, target.folder_name, all_states=False):
-        if "fingerprint" in found.data.tags:
-            existing[found.data.tags["identity"]].append(found)
-        else:
-            client.delete_run(found.info.run_id)
-            counts["interrupted"] += 1
-
-    run_ids: dict[str, tuple[str, ...]] = defaultdict(tuple)
-    for run in wanted:
-        run_id = _write_run(client, experiment_id, run, existing.pop(run.identity, []), counts)
+    existing = find_runs(client, experiment_id, target.folder_name, all_states=False)
+    found = match_runs(existing, wanted)
+    report = SyncReport(target.experiment, experiment_id, store.shown, defaultdict(list))
+    for unfinished in found.unfinished:
+        client.delete_run(unfinished.info.run_id)
+        report.interrupted += 1
+    for run, earlier in found.pairs:
+        run_id = _write_run(client, run, earlier, report)
         if run.run.status == "FAILED":
-            counts["failed"] += 1  # a comparison shows what all its runs have: not this one
+            report.failed += 1  # a comparison shows what all its runs have: not this one
         else:
-            run_ids[run.run.case] += (run_id,)
-    # What is left was logged for a case, variant or seed that the results no longer have.
-    for old in (run for runs_left in existing.values() for run in runs_left):
+            report.run_ids[run.run.case].append(run_id)
+    for old in found.others:
         mark_superseded(client, old, None)
-        counts["superseded"] += 1
+        report.superseded += 1
     base, shared = base_address(store.uri), results_id(target.folder_name)
     for key, view in view_tags(shared).items():
         client.set_experiment_tag(experiment_id, key, view)
-    return SyncReport(
-        **counts,
-        experiment=target.experiment,
-        experiment_id=experiment_id,
-        uri=store.shown,
-        run_ids=dict(run_ids),
-        links=links(base, experiment_id, shared, run_ids),
-    )
+    report.links = links(base, experiment_id, shared, report.run_ids)
+    return report
 
 
-def _write_run(
-    client: Any, experiment_id: str, run: LoggedRun, earlier: list[Any], counts: dict[str, int]
-) -> str:
+def _write_run(client: Any, run: LoggedRun, earlier: list[Any], report: SyncReport) -> str:
     """Make sure that one run is there, and only once, and return its id."""
-    fingerprint = run.run.fingerprint
-    same = [found for found in earlier if found.data.tags["fingerprint"] == fingerprint]
-    if same:
-        run_id = str(same[0].info.run_id)
-        counts["unchanged"] += 1
-        counts["updated"] += bring_up_to_date(client, same[0], run)
+    if earlier and earlier[0].data.tags["fingerprint"] == run.run.fingerprint:
+        same, *earlier = earlier
+        run_id = str(same.info.run_id)
+        report.unchanged += 1
+        report.updated += bring_up_to_date(client, same, run)
     else:
-        run_id = log_run(client, experiment_id, run)
-        counts["created"] += 1
+        run_id = log_run(client, report.experiment_id, run)
+        report.created += 1
     # Only after the new run is whole: an interrupt in between is mended by the next call.
     for old in earlier:
-        if old.info.run_id != run_id:
-            mark_superseded(client, old, run_id)
-            counts["superseded"] += 1
+        mark_superseded(client, old, run_id)
+        report.superseded += 1
     return run_id

@@ -1,9 +1,10 @@
 """What an MLflow run says of a result: its parameters, metrics and curves, named in one place.
 
-Every run has the parameters `CORE_PARAMS`, every finished one the metrics ``accuracy``, ``ci_low``
-and ``ci_high`` with the ending of each protocol, so that charts and comparisons of MLflow hold all
-runs. MLflow's comparison begins with the first three parameters that differ, by name: within a case
-these are ``control``, ``family`` and ``kind``, which is why settings carry a prefix.
+Every run has the parameters of `variant_params` and, where its case is known, of `case_params`,
+every finished one the metrics ``accuracy``, ``ci_low`` and ``ci_high`` with the ending of each
+protocol, so that charts and comparisons of MLflow hold all runs. MLflow's comparison begins with
+the first three parameters that differ, by name: within a case these are ``control``, ``family`` and
+``kind``, which is why settings carry a prefix.
 """
 
 from __future__ import annotations
@@ -11,27 +12,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from lantk.experiment.timings import JobCost
 from lantk.experiment.variants import PLAIN_VARIANTS, case_key, family_of
 from lantk.variant import Variant
 
-CORE_PARAMS = {
-    "control": str,
-    "family": str,
-    "kind": str,
-    "variant": str,
-    "task": str,
-    "n_train": int,
-    "n_test": int,
-    "n_classes": int,
-    "architecture": str,
-    "architecture_digest": str,
-    "source": str,
-    "scaling": str,
-}
-"""Parameters of every run and their types; of a failed one, those that are known."""
 OF_TABLE = (
     *("p_value", "spread", "label_gain", "label_gain_half_width"),
     *("alignment", "relative_ratio_train", "relative_ratio_test"),
@@ -101,12 +88,7 @@ def record_metrics(
 ) -> dict[str, float]:
     """Return the metrics of an evaluation, those of a protocol with its name at the end.
 
-    Parameters
-    ----------
-    record : mapping
-        The evaluation.
-    rows : mapping
-        Protocol -> row of the leaderboard, where this run is the one that shows it.
+    `rows` maps a protocol to a row of the leaderboard, where this run is the one that shows it.
     """
     metrics: dict[str, Any] = dict(record.get("diagnostics") or {})
     for protocol, values in record["protocols"].items():
@@ -125,11 +107,10 @@ def derived_metrics(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 def cost_metrics(job: JobCost | None, gram: JobCost | None) -> dict[str, float]:
     """Return what the job of a run took, and the Gram matrices that it stands on."""
-    metrics: dict[str, Any] = {}
-    for name, cost in (("job", job), ("gram", gram)):
-        if cost is not None:
-            metrics |= {f"{name}_{key}": value for key, value in cost._asdict().items()}
-    return finite(metrics)
+    known = {name: cost for name, cost in (("job", job), ("gram", gram)) if cost is not None}
+    return finite(
+        {f"{name}_{k}": v for name, cost in known.items() for k, v in cost._asdict().items()}
+    )
 
 
 def curves(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[tuple[int, float], ...]]:
@@ -144,12 +125,4 @@ def curves(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple[tuple[int, fl
 
 def finite(values: Mapping[str, Any]) -> dict[str, float]:
     """Return what is a finite number, as float; None, text and NaN are left out."""
-    numbers = {}
-    for key, value in values.items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(number):
-            numbers[key] = number
-    return numbers
+    return {k: float(v) for k, v in values.items() if isinstance(v, Real) and math.isfinite(v)}

@@ -21,14 +21,14 @@ _CHARTED = (
     "job_seconds",
 )
 _COLUMNS = (
-    ("params", "task"),
-    ("params", "variant"),
-    ("metrics", "accuracy_honest"),
-    ("metrics", "ci_low_honest"),
-    ("metrics", "ci_high_honest"),
-    ("metrics", "accuracy_oracle"),
-    ("metrics", "label_gain_honest"),
-    ("metrics", "job_seconds"),
+    "params.`task`",
+    "params.`variant`",
+    "metrics.`accuracy_honest`",
+    "metrics.`ci_low_honest`",
+    "metrics.`ci_high_honest`",
+    "metrics.`accuracy_oracle`",
+    "metrics.`label_gain_honest`",
+    "metrics.`job_seconds`",
 )
 
 
@@ -42,18 +42,13 @@ def view_tags(results_id: str) -> dict[str, str]:
 
     The charts have a bar for each variant, the mean over cases and seeds; the list has a row for
     each run. The best honest accuracy comes first in both.
-
-    Parameters
-    ----------
-    results_id : str
-        The tag that the runs of one results folder share.
     """
     shown = {
         "searchFilter": f'tags.state = "current" and tags.results_id = "{results_id}"',
-        "orderByKey": _column("metrics", "accuracy_honest"),
+        "orderByKey": "metrics.`accuracy_honest`",
         "orderByAsc": False,
         "runsHiddenMode": "SHOW_ALL",
-        "selectedColumns": [_column(*names) for names in _COLUMNS],
+        "selectedColumns": _COLUMNS,
     }
     charts = shown | {
         "groupBy": {
@@ -69,10 +64,6 @@ def view_tags(results_id: str) -> dict[str, str]:
         _TAG + view_key(results_id, view): json.dumps(state)
         for view, state in ((CHARTS, charts), (LIST, shown))
     }
-
-
-def _column(kind: str, name: str) -> str:
-    return f"{kind}.`{name}`"
 
 
 def _bars(metric: str) -> dict[str, Any]:

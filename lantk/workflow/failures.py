@@ -71,9 +71,12 @@ class _Job:
             return False
         if self.benchmark is None:
             return bool(lines)
-        # A benchmark is written after a job that went well: its results were deleted since.
-        went_well = os.path.lexists(self.benchmark) and _is_older(self.log, self.benchmark)
-        return not went_well
+        # A benchmark is written after a job that went well: its results were deleted since. What
+        # came from a shared cache is a link, made after the log.
+        return not (
+            os.path.lexists(self.benchmark)
+            and self.log.stat().st_mtime_ns <= self.benchmark.lstat().st_mtime_ns
+        )
 
 
 def find_failed_jobs(results: Path, cases: Sequence[str], stems: Sequence[str]) -> list[FailedJob]:
@@ -82,49 +85,36 @@ def find_failed_jobs(results: Path, cases: Sequence[str], stems: Sequence[str]) 
     Of jobs that depend on each other, the first one that failed takes the blame for everything
     behind it. Jobs that were interrupted, or not reached, have not failed.
 
-    Parameters
-    ----------
-    results : pathlib.Path
-        Folder of the results.
-    cases : sequence of str
-        Cases of the experiment.
-    stems : sequence of str
-        Names of the results of each case, from `lantk.experiment.variants.stems`.
-
-    Notes
-    -----
     While jobs are running they cannot be told from those that were killed: both have a log that
-    says nothing of an end.
+    says nothing of an end. `stems` are the names of the results of each case, from
+    `lantk.experiment.variants.stems`.
     """
-    # By log, since a job that writes several results is met once for each.
-    failed: dict[Path, _Job] = {}
-    blamed: dict[Path, list[tuple[str, str]]] = {}
+    # Log -> name and results that are missing: a job that writes several is met once for each.
+    blamed: dict[Path, tuple[str, list[tuple[str, str]]]] = {}
     # Hundreds of bands are behind each of thousands of results: each is looked at once.
     bands, has_failed = functools.cache(_bands), functools.cache(_Job.has_failed)
     for case in cases:
         for stem in stems:
             first = next(filter(has_failed, _jobs_behind(results, case, stem, bands)), None)
             if first is not None:
-                failed.setdefault(first.log, first)
-                missing = blamed.setdefault(first.log, [])
+                _, missing = blamed.setdefault(first.log, (first.name, []))
                 missing += [(case, stem)] * (not _record(results, case, stem).exists())
-    if not failed:
-        failed |= {job.log: job for job in _last_jobs(results, cases) if job.has_failed()}
+    if not blamed:
+        last = filter(_Job.has_failed, _last_jobs(results, cases))
+        blamed = {job.log: (job.name, []) for job in last}
     return [
-        FailedJob(job.name, job.log, _last_lines(job.log), tuple(blamed.get(job.log, ())))
-        for job in sorted(failed.values(), key=lambda job: _stage(results, job.log))
+        FailedJob(name, log, _last_lines(log), tuple(missing))
+        for log, (name, missing) in sorted(
+            blamed.items(), key=lambda item: _stage(results, item[0])
+        )
     ]
 
 
 def resume_command(argv: Sequence[str], environment: str | None = None) -> str:
-    """Return the shell command that goes on with a workflow.
+    """Return the shell command that goes on with a workflow, by the words that started it.
 
-    Parameters
-    ----------
-    argv : sequence of str
-        The command that started it; options that compute finished jobs again are left out.
-    environment : str, optional
-        Folder of the virtual environment that has to be activated first.
+    Options that compute finished jobs again are left out. `environment` is the folder of a virtual
+    environment that has to be activated first.
 
     Examples
     --------
@@ -228,11 +218,6 @@ def _bands(logs: Path, folder: Path) -> list[str]:
     last = found[-1].stem.rpartition("-")[2]
     names = [path.stem for path in found if path.stem.rpartition("-")[2] == last]
     return sorted(names, key=lambda name: int(name.partition("-")[0]))
-
-
-def _is_older(path: Path, other: Path) -> bool:
-    # What came from a shared cache is a link, made after the log.
-    return path.stat().st_mtime_ns <= other.lstat().st_mtime_ns
 
 
 def _stage(results: Path, log: Path) -> int:

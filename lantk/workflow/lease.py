@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
+from lantk.files import lock_within
 
 LOCK_NAME = ".workflow.lock"
 _JOBS_NAME = ".workflow-jobs.lock"
@@ -33,7 +34,6 @@ _VARIABLE = "LANTK_WORKFLOW_LOCK"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _PATIENCE_SECONDS = 60.0
-_POLL_SECONDS = 0.1
 _PROBE_SECONDS = 1.0
 _WATCH_SECONDS = 1.0
 # Compiled code hears of a signal when it returns to Python; after this it is not waited for.
@@ -51,13 +51,6 @@ def hold_while_executing(workflow: Any, results: str | os.PathLike[str]) -> None
 
     Only the process that a user started holds it, and not for a dry run, a report, a list. Where
     the folder is held, Snakemake's own lock, which outlives a SIGKILL, is left out.
-
-    Parameters
-    ----------
-    workflow : snakemake.workflow.Workflow
-        As a Snakefile sees it.
-    results : path-like
-        Folder of the results; made where it is not there.
     """
     # Nothing that Snakemake calls before it takes its own lock can be written in a Snakefile.
     execute = workflow.execute
@@ -84,17 +77,9 @@ def hold_while_executing(workflow: Any, results: str | os.PathLike[str]) -> None
 def holding(results: str | os.PathLike[str], *, has_queue: bool = False) -> Iterator[bool]:
     """Hold a results folder for the length of a block; jobs that it starts end with it.
 
-    Parameters
-    ----------
-    results : path-like
-        Folder of the results; made where it is not there.
-    has_queue : bool
-        Whether jobs go to a scheduler, where they outlive a workflow that is killed.
-
-    Yields
-    ------
-    bool
-        Whether it is held: some shared file systems cannot lock, which is said on standard error.
+    Yields whether it is held: some shared file systems cannot lock, which is said on standard
+    error. The folder is made where it is not there. Where jobs go to a scheduler, which
+    `has_queue` says, they outlive a workflow that is killed.
 
     Raises
     ------
@@ -119,27 +104,17 @@ def holding(results: str | os.PathLike[str], *, has_queue: bool = False) -> Iter
             _write_record(descriptor, record)
         try:
             # Jobs of a workflow that was killed now find the folder in other hands.
-            with _naming(lock.with_name(_JOBS_NAME)):
-                _wait_for_jobs(lock)
-            with _telling_jobs(f"{record['boot']}:{record['token']}:{lock}"):
-                yield True
+            jobs = lock.with_name(_JOBS_NAME)
+            with _naming(jobs):
+                _wait_for_jobs(jobs)
+            os.environ[_VARIABLE] = f"{record['boot']}:{record['token']}:{lock}"
+            yield True
         finally:
+            os.environ.pop(_VARIABLE, None)
             with suppress(OSError):  # a disk that fails turns read-only
                 _write_record(descriptor, None)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _telling_jobs(value: str) -> Iterator[None]:
-    before = os.environ.get(_VARIABLE)
-    os.environ[_VARIABLE] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(_VARIABLE)
-        if before is not None:
-            os.environ[_VARIABLE] = before
 
 
 def bring_back_from_the_future(results: str | os.PathLike[str]) -> None:
@@ -163,12 +138,7 @@ def end_with_workflow() -> threading.Event:
 
     It gets SIGTERM, so that it can unwind; if that takes too long it is ended at once, which
     leaves nothing half-written either. A process that no workflow of this machine started is left
-    alone.
-
-    Returns
-    -------
-    threading.Event
-        Set before the signal is sent where it was the workflow that ended.
+    alone. Returns an event, set before the signal is sent where it was the workflow that ended.
     """
     ended = threading.Event()
     machine, _, rest = os.environ.get(_VARIABLE, "").partition(":")
@@ -218,54 +188,39 @@ def _is_held(lock: Path, token: str) -> bool:
 
 def _take(descriptor: int, lock: Path) -> bool:
     """Lock a file, or say why not; return whether its file system can lock at all."""
-    deadline = time.monotonic() + _PROBE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            # A job that looks whether its workflow lives has it for a moment.
-            if time.monotonic() > deadline:
-                holder = _describe(_read_record(lock))
-                raise LeaseError(
-                    f"another workflow is writing to {lock.parent}: {holder}. Wait until it has"
-                    " ended, or end it with Ctrl-C where it was started; a workflow with another"
-                    " `results` folder may run beside it"
-                ) from None
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-            _say(
-                f"the file system of {lock.parent} cannot lock files ({error.strerror}): do not"
-                " start a second workflow on these results; jobs of a workflow that is killed go on"
-            )
-            return False
-        time.sleep(_POLL_SECONDS)
-
-
-def _wait_for_jobs(lock: Path) -> None:
-    """Wait until jobs of a workflow that was killed have ended."""
-    jobs = lock.with_name(_JOBS_NAME)
-    descriptor = os.open(jobs, os.O_RDWR | os.O_CREAT, 0o666)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    has_told = False
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                pass
-            if time.monotonic() > deadline:
-                raise LeaseError(
-                    "jobs of a workflow that was killed have not ended within"
-                    f" {_PATIENCE_SECONDS:.0f} s and may still write to {lock.parent}. See which"
-                    f" they are, `fuser -v {shlex.quote(str(jobs))}`, and end them"
-                )
-            if not has_told:
-                _say("waiting until the jobs of a workflow that was killed have ended")
-                has_told = True
-            time.sleep(_POLL_SECONDS)
+        # A job that looks whether its workflow lives has it for a moment.
+        is_free = lock_within(descriptor, _PROBE_SECONDS)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        _say(
+            f"the file system of {lock.parent} cannot lock files ({error.strerror}): do not start"
+            " a second workflow on these results; jobs of a workflow that is killed go on"
+        )
+        return False
+    if not is_free:
+        raise LeaseError(
+            f"another workflow is writing to {lock.parent}: {_describe(_read_record(lock))}. Wait"
+            " until it has ended, or end it with Ctrl-C where it was started; a workflow with"
+            " another `results` folder may run beside it"
+        )
+    return True
+
+
+def _wait_for_jobs(jobs: Path) -> None:
+    """Wait until jobs of a workflow that was killed have ended."""
+    descriptor = os.open(jobs, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if lock_within(descriptor, 0):
+            return
+        _say("waiting until the jobs of a workflow that was killed have ended")
+        if not lock_within(descriptor, _PATIENCE_SECONDS):
+            raise LeaseError(
+                "jobs of a workflow that was killed have not ended within"
+                f" {_PATIENCE_SECONDS:.0f} s and may still write to {jobs.parent}. See which they"
+                f" are, `fuser -v {shlex.quote(str(jobs))}`, and end them"
+            )
     finally:
         os.close(descriptor)
 
@@ -316,10 +271,9 @@ def _write_record(descriptor: int, record: dict[str, Any] | None) -> None:
 def _read_record(lock: Path) -> dict[str, Any]:
     """Return what the holder of a lock wrote, or nothing where it has ended in order."""
     try:
-        record = json.loads(lock.read_text())
+        return dict(json.loads(lock.read_text()))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _describe(record: dict[str, Any]) -> str:

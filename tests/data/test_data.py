@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from lantk.data import splits as data
+from lantk.data.download import CIFAR10_MD5
 from lantk.data.split_files import load_split, save_split
 from lantk.data.splits import (
     SPLIT_ARRAYS,
@@ -134,7 +135,7 @@ def test_digits_are_those_of_scikit_learn():
 def test_describing_and_splitting_digits_imports_nothing_heavy():
     """Neither torch nor scikit-learn nor Pillow is imported to describe and split the digits."""
     code = (
-        "import sys; from lantk.data.splits import *; d = describe('digits');"
+        "import sys; from lantk.data import *; d = describe('digits');"
         "split_pair('digits', None, resolve_pair(d, [3, 8]), 4, 4, 66);"
         "print(sorted({'torch', 'sklearn', 'scipy', 'PIL', 'pandas', 'mlflow'} & set(sys.modules)))"
     )
@@ -960,96 +961,20 @@ def test_network_failure_says_what_to_do_by_hand(server, tmp_path):
 def test_truncated_download_is_refused(server, tmp_path):
     """A connection that ends in the middle leaves nothing and is told from a whole file."""
     get = offer(server, archive(batch_members()), "/short.tar.gz")
-    assert_refused(get, tmp_path / "home", ["short.tar.gz", "cut short"])
+    assert_refused(get, tmp_path / "home", ["short.tar.gz", "could not be downloaded"])
 
 
 def test_tampered_archive_is_refused(server, tmp_path):
     """An archive with another MD5 than wanted is not unpacked."""
-    get = functools.partial(offer(server, archive(batch_members())), md5=data.CIFAR10_MD5)
-    assert_refused(get, tmp_path / "home", [f"wanted MD5 {data.CIFAR10_MD5}", "another file"])
+    get = functools.partial(offer(server, archive(batch_members())), md5=CIFAR10_MD5)
+    assert_refused(get, tmp_path / "home", [CIFAR10_MD5, "does not match"])
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        member("../outside.bin"),
-        member("cifar-10-batches-bin/../../outside.bin"),
-        member("cifar-10-batches-bin/link", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-        member("cifar-10-batches-bin/link", b"", type=tarfile.LNKTYPE, linkname="../../x"),
-        member("cifar-10-batches-bin/device", b"", type=tarfile.CHRTYPE),
-    ],
-    ids=["parent", "hidden parent", "symbolic link", "hard link", "device"],
-)
-def test_archive_that_leaves_its_folder_is_refused(server, tmp_path, bad):
-    """A member, wanted or not, that would reach outside the folder refuses the whole archive."""
-    get = offer(server, archive([*batch_members(), bad]))
-    assert_refused(get, tmp_path / "home", ["cannot be unpacked safely"])
-
-
-def test_absolute_member_stays_inside_or_out_of_the_disk(server, tmp_path):
-    """A member with an absolute name is not written anywhere."""
-    outside = tmp_path / "outside.bin"
-    offer(server, archive([*batch_members(), member(str(outside))]))(tmp_path / "home")
+def test_no_other_member_is_unpacked(server, tmp_path):
+    """Of an archive only the six batches are written, whatever else it holds."""
+    others = [member(str(tmp_path / "outside.bin")), member("../outside.bin"), member("home/a")]
+    offer(server, archive(others + batch_members()))(tmp_path / "home")
     assert len(everything(tmp_path)) == 2 + len(BATCHES)
-
-
-@pytest.mark.parametrize(
-    ("members", "words"),
-    [
-        (batch_members()[1:], ["lacks data_batch_1.bin"]),
-        (
-            [*batch_members()[:5], member("other/test_batch.bin", cifar10_bytes(5))],
-            ["lacks test_batch.bin"],
-        ),
-        (
-            [
-                *batch_members()[:5],
-                member(
-                    "cifar-10-batches-bin/test_batch.bin",
-                    b"",
-                    type=tarfile.SYMTYPE,
-                    linkname="data_batch_1.bin",
-                ),
-            ],
-            ["test_batch.bin", "no plain file"],
-        ),
-    ],
-    ids=["missing", "outside its folder", "a link"],
-)
-def test_archive_without_the_files_wanted_is_refused(server, tmp_path, members, words):
-    """All six batches must be plain files in the archive's folder."""
-    for _, content in members:
-        content.seek(0)
-    assert_refused(offer(server, archive(members)), tmp_path / "home", words)
-
-
-def test_archive_larger_than_it_may_be_is_refused(server, tmp_path):
-    """Neither a download nor a file that it holds may outgrow the limit."""
-    from lantk.data.download import DownloadError, fetch_archive
-
-    body = archive([member("home/a", bytes(100_000))])
-    get = functools.partial(
-        fetch_archive,
-        offer(server, body).keywords["url"],
-        tmp_path / "home",
-        ["a"],
-        md5=hashlib.md5(body).hexdigest(),
-    )
-    assert len(body) < 10_000
-    with pytest.raises(DownloadError, match="more than the 100 bytes"):
-        get(largest=100)
-    with pytest.raises(DownloadError, match=r"home/a .*no plain file of at most 10000 bytes"):
-        get(largest=10_000)
-    assert everything(tmp_path) == []
-    get(largest=200_000)
-    assert everything(tmp_path) == ["home", "home/a"]
-
-
-def test_broken_compression_is_refused(server, tmp_path):
-    """An archive that is no gzip file, or ends early, is refused even with the right MD5."""
-    whole = archive(batch_members())
-    for body in (b"not an archive" * 100, whole[: len(whole) // 2]):
-        assert_refused(offer(server, body), tmp_path / "home", ["cannot be unpacked"])
 
 
 def test_folder_that_appears_during_the_download_stays(server, tmp_path, monkeypatch):
@@ -1068,19 +993,14 @@ def test_folder_that_appears_during_the_download_stays(server, tmp_path, monkeyp
     assert everything(tmp_path) == ["cifar-10-batches-bin", "cifar-10-batches-bin/mark"]
 
 
-def test_full_disk_during_the_download_is_not_called_a_network_failure(
-    server, tmp_path, monkeypatch
-):
+def test_full_disk_is_not_called_a_network_failure(server, tmp_path, monkeypatch):
     """A disk without space is reported as that, and leaves nothing."""
     get = offer(server, archive(batch_members()))
-    real = Path.open
 
-    def on_a_full_disk(self, *args, **kwargs):
-        return real(Path("/dev/full") if self.name == "archive.tar.gz" else self, *args, **kwargs)
+    def on_a_full_disk(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full, a device of Linux")
-    monkeypatch.setattr(Path, "open", on_a_full_disk)
+    monkeypatch.setattr(tarfile.TarFile, "extract", on_a_full_disk)
     with pytest.raises(OSError, match="disk is full") as caught:
         get(tmp_path / "home")
     assert caught.value.errno == errno.ENOSPC
