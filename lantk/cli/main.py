@@ -34,8 +34,8 @@ _THREAD_VARIABLES = (
 _EXTRAS = {
     "network": {"torch"},
     "study": {
-        *("PIL", "alembic", "jinja2", "matplotlib", "mlflow", "pandas", "psutil", "pyarrow"),
-        *("pydantic", "snakemake", "sqlalchemy", "tqdm", "yaml"),
+        *("PIL", "alembic", "jinja2", "jsonschema", "matplotlib", "mlflow", "pandas", "pooch"),
+        *("psutil", "pyarrow", "pydantic", "snakemake", "sqlalchemy", "tqdm", "yaml"),
     },
 }
 
