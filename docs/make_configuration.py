@@ -7,21 +7,20 @@ while the reference is out of step.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lantk.experiment.checks import takes
-from lantk.experiment.settings import default_of, examples_of, is_section, meaning_of, type_of
+from lantk.experiment.settings import FIELDS, default_of, meaning_of
 
 TARGET = Path(__file__).parent / "configuration.md"
 # What an example needs beside its own key, so that it can be copied as it stands.
-_TOGETHER: dict[tuple[str, ...], dict[str, Any]] = {
-    ("data", "path"): {"source": "npz"},
-    ("task", "classes"): {"pairs": None},
-    ("task", "targets"): {"pairs": None, "classes": "all"},
+_TOGETHER: dict[str, dict[str, Any]] = {
+    "data.path": {"source": "npz"},
+    "task.classes": {"pairs": None},
+    "task.targets": {"pairs": None, "classes": "all"},
 }
 _HEAD = """\
 # Configuration
@@ -59,34 +58,29 @@ def main() -> None:
 
 def reference() -> str:
     """Return the Markdown text: a table of all keys, then a section for each."""
-    paths = list(_walk())
-    names = [(".".join(path), path) for path in paths if not is_section(*path)]
+    keys = [key for key in FIELDS if not dataclasses.is_dataclass(FIELDS[key].type)]
     # The anchor that GitHub gives the heading of a key has no points.
-    rows = [f"| [`{n}`](#{n.replace('.', '')}) | {_short(_default(p))} |" for n, p in names]
-    return _HEAD + "\n".join(rows) + "\n\n" + "\n".join(map(_section, paths))
+    rows = [f"| [`{k}`](#{k.replace('.', '')}) | {_short(_default(k))} |" for k in keys]
+    return _HEAD + "\n".join(rows) + "\n\n" + "\n".join(map(_section, FIELDS))
 
 
-def _walk(*section: str) -> Iterator[tuple[str, ...]]:
-    """Yield the path of every setting, that of a section before its own."""
-    for field in dataclasses.fields(type_of(*section)):
-        path = (*section, field.name)
-        yield path
-        if is_section(*path):
-            yield from _walk(*path)
-
-
-def _section(path: tuple[str, ...]) -> str:
-    text = meaning_of(*path).replace("*", "\\*")
-    lines = [f"{'#' * (len(path) + 1)} `{'.'.join(path)}`", "", text, ""]
-    if is_section(*path):
+def _section(key: str) -> str:
+    setting = FIELDS[key]
+    lines = [
+        f"{'###' if '.' in key else '##'} `{key}`",
+        "",
+        meaning_of(key).replace("*", "\\*"),
+        "",
+    ]
+    if dataclasses.is_dataclass(setting.type):
         return "\n".join(lines)
-    lines += [f"* Takes: {takes(type_of(*path))}.", f"* Default: {_default(path)}", ""]
-    examples = [_example(path, example) for example in examples_of(*path)]
+    lines += [f"* Takes: {takes(setting.type)}.", f"* Default: {_default(key)}", ""]
+    examples = [_example(key, example) for example in setting.metadata["examples"]]
     return "\n".join([*lines, "```yaml", "\n# or\n".join(examples), "```", ""])
 
 
-def _default(path: tuple[str, ...]) -> str:
-    return f"`{_yaml(default_of(*path))}`"
+def _default(key: str) -> str:
+    return f"`{_yaml(default_of(key))}`"
 
 
 def _short(text: str) -> str:
@@ -94,10 +88,10 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else "a list, see there"
 
 
-def _example(path: tuple[str, ...], value: Any) -> str:
+def _example(key: str, value: Any) -> str:
     """Return an example as YAML that can stand in a file of its own."""
-    *outer, name = path
-    whole: Any = {**_TOGETHER.get(path, {}), name: value}
+    *outer, name = key.split(".")
+    whole: Any = {**_TOGETHER.get(key, {}), name: value}
     for group in outer:
         whole = {group: whole}
     # One line where it fits, and one key a line at the top.

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lantk.errors import LantkError, shorten
 from lantk.experiment.passwords import find_passwords
-from lantk.experiment.settings import Limits, Section, Settings, is_section, meaning_of, type_of
+from lantk.experiment.settings import FIELDS, Limits, Settings, meaning_of
 
 _IN_WORDS = {int: "a whole number", float: "a number", dict: "a mapping", type(None): "`null`"}
 # Linux takes 131,072 bytes as one argument, which a command is to its shell; Snakemake adds a few.
@@ -102,7 +102,7 @@ def takes(kind: Any) -> str:
         return f"a list of {many}{unequal}, each {takes(members[0])}"
     if origin is str:
         return f"text of {extent} characters" if most else "text (not empty)" if least else "text"
-    if issubclass(origin, Section):
+    if dataclasses.is_dataclass(origin):
         return _IN_WORDS[dict]
     above = f" above {limits.above} and up to {most}" if limits.above is not None else ""
     return _IN_WORDS[origin] + (f" from {extent}" if least is not None else above)
@@ -137,7 +137,7 @@ def _explain(config: Any, errors: list[tuple[tuple[Any, ...], str]]) -> str:
     places = [_place(config, location) for location, _ in errors]
     keys = [part for part in places[0] if isinstance(part, str)]
     path = max((place for place in places if place[: len(keys)] == keys), key=len)
-    found, kind = config, type_of(*keys)
+    found, kind = config, FIELDS[".".join(keys)].type if keys else Settings
     for part in path:
         found = found[part]
     for _ in path[len(keys) :]:
@@ -147,22 +147,21 @@ def _explain(config: Any, errors: list[tuple[tuple[Any, ...], str]]) -> str:
     if isinstance(found, str) and "number" in wanted:
         text += " (YAML reads 1e-4 as text: write 1.0e-4; numbers inside the braces of --config"
         text += " arrive as text too: give them in a file, with --configfile)"
-    return f"{text}. {meaning_of(*keys)}" if keys else text
+    return f"{text}. {meaning_of('.'.join(keys))}" if keys else text
 
 
 def _explain_key(*path: Any) -> str:
     """Return what keys there are beside one that is none of them."""
-    *outer, unknown = map(str, path)
-    known = type_of(*outer).__dataclass_fields__
+    outer, unknown = "".join(f"{part}." for part in path[:-1]), str(path[-1])
+    inside = [key.removeprefix(outer) for key in FIELDS if key.startswith(outer)]
+    known = [key for key in inside if "." not in key]
     # A key that belongs one level deeper is the commoner mistake.
-    close = [
-        f"{key}.{unknown}"
-        for key in known
-        if is_section(*outer, key) and unknown in type_of(*outer, key).__dataclass_fields__
-    ]
+    close = [key for key in inside if key.endswith(f".{unknown}")]
     close = close or difflib.get_close_matches(unknown, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{_dotted(outer)} has no key {shorten(unknown)!r}: {hint}There are {', '.join(known)}"
+    return (
+        f"{_dotted(path[:-1])} has no key {shorten(unknown)!r}: {hint}There are {', '.join(known)}"
+    )
 
 
 def _place(config: Any, location: Iterable[Any]) -> list[Any]:

@@ -10,7 +10,8 @@ configurations (`experiment.checks`), reads these classes as they are.
 
 import ast
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -272,35 +273,29 @@ class Settings(Section):
     tracking: Tracking = setting(Tracking())
 
 
-def type_of(*path: str) -> Any:
-    """Return the type of a setting, such as ``"cnn", "epochs"``; of a section, its class."""
-    kind: Any = Settings
-    for name in path:
-        kind = kind.__dataclass_fields__[name].type
-    return kind
+def _walk(section: Any, outer: str = "") -> Iterator[tuple[str, Any]]:
+    for member in fields(section):
+        yield f"{outer}{member.name}", member
+        if is_dataclass(member.type):
+            yield from _walk(member.type, f"{member.name}.")
 
 
-def is_section(*path: str) -> bool:
-    """Return whether a path leads to a section, not to a setting."""
-    kind = type_of(*path)
-    return isinstance(kind, type) and issubclass(kind, Section)
+FIELDS = dict(_walk(Settings))
+"""Every section and setting, such as ``cnn`` and ``cnn.epochs``, a section before its settings."""
 
 
-def default_of(*path: str) -> Any:
+def default_of(key: str) -> Any:
     """Return the default of a setting."""
-    return type_of(*path[:-1]).__dataclass_fields__[path[-1]].default_factory()
+    return FIELDS[key].default_factory()
 
 
-def examples_of(*path: str) -> list[Any]:
-    """Return values that show how a setting is written."""
-    return type_of(*path[:-1]).__dataclass_fields__[path[-1]].metadata["examples"]
-
-
-def meaning_of(*path: str) -> str:
-    """Return what a setting or section means, in one line: the text that stands below its field."""
-    if is_section(*path):
-        return " ".join(type_of(*path).__doc__.split())
-    return _texts()[type_of(*path[:-1]).__name__, path[-1]]
+def meaning_of(key: str) -> str:
+    """Return what a section or setting means, in one line: what its class or its field says."""
+    outer, _, name = key.rpartition(".")
+    if is_dataclass(FIELDS[key].type):
+        return " ".join(FIELDS[key].type.__doc__.split())
+    section = FIELDS[outer].type if outer else Settings
+    return _texts()[section.__name__, name]
 
 
 @cache

@@ -14,7 +14,7 @@ from lantk.experiment.checks import check_settings, fill_in
 from lantk.experiment.config import ConfigError, resolve_experiment
 from lantk.experiment.job_options import after_kernel_options, evaluate_options
 from lantk.experiment.overviews import overview_kinds
-from lantk.experiment.settings import Settings, examples_of, meaning_of
+from lantk.experiment.settings import FIELDS, Settings, meaning_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -30,14 +30,6 @@ def edited(path, value, **others):
             inner = inner[parent]
         inner[key] = new
     return config
-
-
-PATHS = [
-    (*group, key)
-    for group, members in [((), CONFIG), *(((k,), v) for k, v in CONFIG.items())]
-    for key, value in (members.items() if isinstance(members, dict) else ())
-    if not isinstance(value, dict)
-]
 
 
 def names(prefix, ns, architectures=("",)):
@@ -173,14 +165,14 @@ def test_the_default_experiment_is_that_of_the_settings():
     assert config == CONFIG | {"task": CONFIG["task"] | {"pairs": [["a", "b"]]}, "folds": 2}
 
 
-@pytest.mark.parametrize("path", PATHS, ids=".".join)
-def test_every_setting_says_what_it_means_and_takes_its_examples(path):
-    """Each has a meaning and an example; its default and its examples are accepted."""
-    assert len(meaning_of(*path)) > 20
-    examples = examples_of(*path)
-    assert examples
-    for value in examples:
-        check_settings(edited(".".join(path), value))
+@pytest.mark.parametrize("key", FIELDS)
+def test_every_setting_says_what_it_means_and_takes_its_examples(key):
+    """A section or setting has a meaning; the examples of a setting are accepted."""
+    assert len(meaning_of(key)) > 20
+    if not dataclasses.is_dataclass(FIELDS[key].type):
+        assert FIELDS[key].metadata["examples"]
+    for value in FIELDS[key].metadata["examples"]:
+        check_settings(edited(key, value))
 
 
 @pytest.mark.parametrize(
