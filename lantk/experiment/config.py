@@ -86,22 +86,13 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     ConfigError, DataError, ArchitectureError, VariantError
         If keys do not fit together, or do not fit the data.
     """
-    check_folder("results", config["results"])
-    _check_store(config["tracking"]["uri"])
-    results, source = Path(config["results"]), config["data"]
-    if results == Path(results.root) or set("{}") & set(config["results"]):
-        raise ConfigError(
-            f"results is {config['results']!r}: wanted a folder of its own, with no braces in it"
-        )
-    if source["path"] is not None:
-        check_folder("data.path", source["path"])
-    if any(path.is_file() for path in (results, *results.parents)):
-        raise ConfigError(f"results is {config['results']!r}: a file is in the way of this folder")
+    _check_places(config)
     architectures = _resolve_architectures(config)
     variants = at_taps(config["variants"], _reached_taps(config))
     families = _resolve_families(config, variants)
     if NETWORK_FAMILY in families:
         _check_after_kernels(config, families[NETWORK_FAMILY], architectures)
+    source = config["data"]
     description = describe(source["source"], source["path"])
     tasks = _resolve_tasks(config["task"], description)
     sizes, cases = {}, {}
@@ -136,8 +127,22 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     )
 
 
+def _check_places(config: Mapping[str, Any]) -> None:
+    """Refuse folders and an address that the last job would be the first to stumble over."""
+    given, source = config["results"], config["data"]["path"]
+    check_folder("results", given)
+    if source is not None:
+        check_folder("data.path", source)
+    results = Path(given)
+    if results == Path(results.root) or set("{}") & set(given):
+        raise ConfigError(f"results is {given!r}: wanted a folder of its own, with no braces in it")
+    if any(path.is_file() for path in (results, *results.parents)):
+        raise ConfigError(f"results is {given!r}: a file is in the way of this folder")
+    _check_store(config["tracking"]["uri"])
+
+
 def _check_store(uri: str | None) -> None:
-    """Refuse an address that no store has, which the last job would be the first to notice."""
+    """Refuse an address that no store has."""
     if uri is None:
         return
     found = _STORE.fullmatch(uri)
