@@ -2,14 +2,12 @@
 import itertools
 import json
 import re
-from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
 from lantk.kernel.architecture import parse_architecture
 from lantk.errors import LantkError
+from lantk.experiment.checks import check_settings, fill_in
 from lantk.experiment.config import resolve_experiment
 from lantk.experiment.job_options import (
     after_kernel_options,
@@ -17,7 +15,6 @@ from lantk.experiment.job_options import (
     evaluate_options,
     target_option,
 )
-from lantk.experiment.schema import check_schema
 from lantk.experiment.overviews import OVERVIEWS, overview_kinds
 from lantk.workflow.code import code_of
 from lantk.workflow.resources import (
@@ -43,12 +40,8 @@ from lantk.experiment.variants import (
 from lantk.variant import Variant
 
 try:
-    # Our own check has the clearer messages, Snakemake's fills in the defaults.
-    check_schema(
-        config,
-        yaml.safe_load(Path(workflow.basedir, "rules/config.schema.yaml").read_text()),
-    )
-    validate(config, "config.schema.yaml")
+    check_settings(config)
+    fill_in(config)
     EXPERIMENT = resolve_experiment(config)
     for family in (f for f in EXPERIMENT.families if Variant.of(f).is_own_term):
         if not workflow.is_main_process:

@@ -15,7 +15,7 @@ from typing import Any
 from lantk.data.splits import describe, fingerprint
 from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 from lantk.errors import shorten
-from lantk.experiment.bounds import ConfigError, check_command, check_folder, is_finite
+from lantk.experiment.checks import ConfigError, check_command, check_folder
 from lantk.experiment.passwords import is_clear
 from lantk.experiment.variants import (
     BEST,
@@ -33,10 +33,8 @@ from lantk.variant import Variant
 
 # Stores of runs: a server, or a database that MLflow knows, with a driver or without.
 _STORE = re.compile(r"(https?|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S)
-# Names such as 4711-of-5000 in one command, beside those of variants.
+# Names such as 4711-of-5000 in one command, beside those of variants; settings take no more.
 _MOST_BANDS = 5_000
-# A name in paths, where more follows it.
-_LONGEST_TERM = 120
 # Images that the sketch of 20 features takes (Chen et al. 2020: epsilon = 0.01).
 _SKETCH_MIN_N = 175
 
@@ -80,28 +78,20 @@ class Experiment:
 
 
 def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
-    """Return tasks and cases of a configuration that the schema accepts, or say why it cannot run.
+    """Return tasks and cases of a checked configuration, or say why it cannot run.
 
     Raises
     ------
     ConfigError, DataError, ArchitectureError, VariantError
         If keys do not fit together, or do not fit the data.
     """
-    _check_numbers(config)
-    check_folder("results", config["results"])
-    _check_store(config["tracking"]["uri"])
-    results, source = Path(config["results"]), config["data"]
-    if results == Path(results.root):
-        raise ConfigError(f"results is {config['results']!r}: wanted a folder of its own")
-    if source["path"] is not None:
-        check_folder("data.path", source["path"])
-    if any(path.is_file() for path in (results, *results.parents)):
-        raise ConfigError(f"results is {config['results']!r}: a file is in the way of this folder")
+    _check_places(config)
     architectures = _resolve_architectures(config)
     variants = at_taps(config["variants"], _reached_taps(config))
     families = _resolve_families(config, variants)
     if NETWORK_FAMILY in families:
         _check_after_kernels(config, families[NETWORK_FAMILY], architectures)
+    source = config["data"]
     description = describe(source["source"], source["path"])
     tasks = _resolve_tasks(config["task"], description)
     sizes, cases = {}, {}
@@ -136,8 +126,22 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     )
 
 
+def _check_places(config: Mapping[str, Any]) -> None:
+    """Refuse folders and an address that the last job would be the first to stumble over."""
+    given, source = config["results"], config["data"]["path"]
+    check_folder("results", given)
+    if source is not None:
+        check_folder("data.path", source)
+    results = Path(given)
+    if results == Path(results.root) or set("{}") & set(given):
+        raise ConfigError(f"results is {given!r}: wanted a folder of its own, with no braces in it")
+    if any(path.is_file() for path in (results, *results.parents)):
+        raise ConfigError(f"results is {given!r}: a file is in the way of this folder")
+    _check_store(config["tracking"]["uri"])
+
+
 def _check_store(uri: str | None) -> None:
-    """Refuse an address that no store has, which the last job would be the first to notice."""
+    """Refuse an address that no store has."""
     if uri is None:
         return
     found = _STORE.fullmatch(uri)
@@ -175,22 +179,6 @@ def _check_filters(architectures: list[Any], image_shape: tuple[int, int, int]) 
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _check_numbers(config: Mapping[str, Any]) -> None:
-    """Refuse numbers that the schema cannot: not finite, or a first target not below the second."""
-    lists = {"cnn.learning_rate": _as_list(config["cnn"]["learning_rate"])}
-    for key in ("label_weights", "ridges"):
-        lists |= {f"{key}.{protocol}": values for protocol, values in config[key].items()}
-    lists["task.targets"] = low, high = config["task"]["targets"]
-    for key, values in lists.items():
-        if not all(map(is_finite, values)):
-            raise ConfigError(f"{key} is {shorten(str(values))}: wanted finite numbers")
-    if not low < high:
-        raise ConfigError(
-            f"task.targets is {[low, high]}: wanted the target of the wrong classes, then a larger"
-            " one of the right class, such as [0, 1]"
-        )
 
 
 def _resolve_architectures(config: Mapping[str, Any]) -> list[Any]:
@@ -233,12 +221,6 @@ def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dic
     names = [Variant.of(variant).name for variant in variants]
     own = [Variant.of(name).name for name in found if Variant.of(name).is_own_term]
     taken = [name for name in own if name in (*TERMS, BEST) or names.count(name) > 1]
-    long = [name for name in own if len(name) > _LONGEST_TERM]
-    if long:
-        raise ConfigError(
-            f"variants has a label term of your own whose class makes the name"
-            f" {shorten(long[0])!r}: wanted at most {_LONGEST_TERM} characters"
-        )
     if taken:
         raise ConfigError(
             f"variants has a label term of your own whose class makes the name {taken[0]!r}, which"
@@ -322,10 +304,16 @@ def _resolve_tasks(task: Mapping[str, Any], description: Description) -> dict[st
             " [[3, 8]], or all classes (or three or more) at once, and null for the other (a key"
             " that your file does not name keeps its value from config.yaml)"
         )
+    low, high = task["targets"]
+    if not low < high:
+        raise ConfigError(
+            f"task.targets is {[low, high]}: wanted the target of the wrong classes, then a larger"
+            " one of the right class, such as [0, 1]"
+        )
     if pairs is None:
         found = resolve_classes(description, classes)
         return {found.slug: found}
-    if list(task["targets"]) != [0, 1]:
+    if [low, high] != [0, 1]:
         raise ConfigError(
             f"task.targets is {task['targets']}, and task.pairs is given: pairs have the targets"
             " -1 and +1, so leave task.targets at [0, 1]"
@@ -349,11 +337,6 @@ def _resolve_bands(
         n_bands = config["kernel"]["bands"]
         if n_bands == "auto":
             n_bands = min(count_bands(n_train, n_test, visits, config["device"]), _MOST_BANDS)
-        elif n_bands > _MOST_BANDS:
-            raise ConfigError(
-                f"kernel.bands is {n_bands}, and a command names all of them: wanted at most"
-                f" {_MOST_BANDS:,}, or auto"
-            )
         elif n_bands > n_train:
             raise ConfigError(
                 f"kernel.bands is {n_bands}, and {slug} has {n_train} train images: wanted at most"

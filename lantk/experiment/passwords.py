@@ -17,6 +17,7 @@ _KEY = (
 )
 _SECRET_KEY = re.compile(f"{_KEY}$", re.I)
 _SECRET_INSIDE = re.compile(_KEY + r"=\s*(\{(?:[^}]|\}\})*\}|[^;]*)", re.I)
+_WEB = ("http", "https")
 _HIDDEN = "***"
 _SHORTEST = 3  # shorter words stand in every text
 
@@ -32,40 +33,31 @@ def find_passwords(uri: str) -> list[str]:
     >>> find_passwords("postgresql://me:a%20b@host/runs?sslpassword=c")
     ['a%20b', 'c']
     """
-    parts = _split(uri)
-    if parts is None:
-        return []
-    scheme, _, user, *_ = parts
+    scheme, _, user, *_ = _split(uri)
     name, _, password = user.partition(":")
-    found = [name, password] if _is_web(scheme) else [password]
+    found = [name, password] if scheme.lower() in _WEB else [password]
     # From the first question mark, which an @ in the query may have put into the user.
-    for query in re.split("[?#]", uri, maxsplit=1)[1:]:
-        for item in query.split("&"):
-            found += _secrets(item)
+    query = re.split("[?#]", uri, maxsplit=1)[1:] if scheme else []
+    found += [secret for text in query for item in text.split("&") for secret in _secrets(item)]
     return list(dict.fromkeys(filter(None, found)))
 
 
 def is_clear(uri: str) -> bool:
     """Return whether every reader of an address sees the same user, password, host and port."""
-    parts = _split(uri)
-    if parts is None:
-        return True
+    scheme, _, user, *_ = _split(uri)
     try:
-        _ = urlsplit(uri).port
+        _ = urlsplit(uri).port if scheme else None
     except ValueError:
         return False
-    return not _ENDS.search(parts[2])
+    return not _ENDS.search(user)
 
 
 def without_password(uri: str) -> str:
     """Return an address with ``***`` in the place of each password, and nothing else changed."""
-    parts = _split(uri)
-    if parts is None:
-        return uri
-    scheme, colon, user, place, mark, query = parts
+    scheme, colon, user, place, mark, query = _split(uri)
     if _ENDS.search(user):  # who knows where the password ends
         return f"{scheme}{colon}{_HIDDEN}"
-    if _is_web(scheme):
+    if scheme.lower() in _WEB:
         user = user and _HIDDEN
     elif ":" in user:
         user = f"{user.partition(':')[0]}:{_HIDDEN}"
@@ -98,24 +90,16 @@ def without_passwords(text: str, uri: str) -> str:
 
 def without_user(uri: str) -> str:
     """Return an address without user and password."""
-    shown = without_password(uri)
-    parts = _split(shown)
-    if parts is None:
-        return shown
-    scheme, colon, _, *place = parts
+    scheme, colon, _, *place = _split(without_password(uri))
     return "".join((scheme, colon, *place))
 
 
-def _split(uri: str) -> tuple[str, ...] | None:
-    """Return scheme, colon and slashes, user, place, mark, query; None for what is a file."""
+def _split(uri: str) -> tuple[str, ...]:
+    """Return scheme, colon and slashes, user, place, mark, query; of a file it is all place."""
     match = _ADDRESS.fullmatch(uri)
     if match is None or match[1].lower().startswith(("sqlite", "file")):
-        return None
+        return "", "", "", uri, "", ""
     return match.groups(default="")
-
-
-def _is_web(scheme: str) -> bool:
-    return scheme.lower() in ("http", "https")
 
 
 def _secrets(item: str) -> Iterator[str]:

@@ -10,13 +10,13 @@ import yaml
 
 from lantk.data.splits import DataError
 from lantk.errors import LantkError
+from lantk.experiment.checks import check_settings, fill_in
 from lantk.experiment.config import ConfigError, resolve_experiment
 from lantk.experiment.job_options import after_kernel_options, evaluate_options
 from lantk.experiment.overviews import overview_kinds
-from lantk.experiment.schema import check_schema
+from lantk.experiment.settings import FIELDS, Settings, meaning_of
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "rules" / "config.schema.yaml").read_text())
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
@@ -24,7 +24,7 @@ def edited(path, value, **others):
     """Return the default configuration with keys replaced; a.b is written a__b in keywords."""
     config = copy.deepcopy(CONFIG)
     for edit, new in ({path: value} | others).items():
-        *parents, key = edit.replace("__", ".").split(".")
+        *parents, key = edit.replace("__", ".").split(".") if isinstance(edit, str) else (edit,)
         inner = config
         for parent in parents:
             inner = inner[parent]
@@ -38,8 +38,8 @@ def names(prefix, ns, architectures=("",)):
 
 
 def test_default_experiment_is_accepted():
-    """config.yaml passes the schema, and resolves to its pairs and sizes."""
-    check_schema(CONFIG, SCHEMA)
+    """config.yaml passes the check, and resolves to its pairs and sizes."""
+    check_settings(CONFIG)
     experiment = resolve_experiment(CONFIG)
     assert list(experiment.tasks) == list(experiment.cases) == ["3-8", "1-8", "8-9"]
     assert all(case.n_train == 40 for case in experiment.cases.values())
@@ -155,28 +155,33 @@ def test_a_family_depends_on_what_it_reads():
     assert flags("lantk-fjlt-v1") == common | weights | {"--estimator"}
 
 
-def test_every_key_has_a_description_and_a_default():
-    """The schema describes every key, refuses unknown ones, and agrees with config.yaml's keys."""
+def test_the_default_experiment_is_that_of_the_settings():
+    """config.yaml names every setting, with the default that a missing key gets."""
+    assert dataclasses.asdict(Settings()) == CONFIG
+    for config in ({}, {"cnn": {"epochs": 30}}):
+        fill_in(config)
+        assert config == CONFIG
+    fill_in(config := {"task": {"pairs": [["a", "b"]]}, "folds": 2})
+    assert config == CONFIG | {"task": CONFIG["task"] | {"pairs": [["a", "b"]]}, "folds": 2}
 
-    def keys(schema, config):
-        assert schema["additionalProperties"] is False
-        assert set(schema["properties"]) == set(config)
-        for name, inner in schema["properties"].items():
-            assert "description" in inner, name
-            assert "default" in inner, name
-            if inner.get("type") == "object":
-                keys(inner, config[name])
 
-    keys(SCHEMA, CONFIG)
+@pytest.mark.parametrize("key", FIELDS)
+def test_every_setting_says_what_it_means_and_takes_its_examples(key):
+    """A section or setting has a meaning; the examples of a setting are accepted."""
+    assert len(meaning_of(key)) > 20
+    if not dataclasses.is_dataclass(FIELDS[key].type):
+        assert FIELDS[key].metadata["examples"]
+    for value in FIELDS[key].metadata["examples"]:
+        check_settings(edited(key, value))
 
 
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_presets_are_accepted(path):
-    """Every preset passes the schema, and resolves on CIFAR-10 as it will be downloaded."""
+    """Every preset passes the check, and resolves on CIFAR-10 as it will be downloaded."""
     config = CONFIG | yaml.safe_load(path.read_text())
-    check_schema(config, SCHEMA)
+    check_settings(config)
     config["data"]["path"] = "no such folder"
     resolve_experiment(config)
 
@@ -209,33 +214,48 @@ def test_presets_ask_for_the_published_tables():
         ("cnn.epochs", True, "cnn.epochs is True: wanted a whole number"),
         ("cnn.learning_rate", "1e-4", "write 1.0e-4"),
         ("cnn.learning_rate", ["1e-4"], "write 1.0e-4"),
-        ("cnn.seeds", [-1], "-1 is less than the minimum"),
-        ("cnn.seeds", [10**30], "greater than the maximum"),
+        ("cnn.seeds", [-1], "cnn.seeds.0 is -1: wanted a whole number from 0 to 4294967295"),
+        ("cnn.seeds", [10**30], "cnn.seeds.0 is 1000000000000000000000000000000: wanted"),
         ("label_weights.honest", ["1e-4"], "label_weights.honest.0 is '1e-4': wanted a number"),
-        ("label_weights.oracle", [-0.1], "-0.1 is less than the minimum"),
+        ("label_weights.oracle", [-0.1], "label_weights.oracle.0 is -0.1: wanted a number from 0"),
         ("variants", [3], "variants.0 is 3: wanted text"),
-        ("permutations", 0, "0 is less than the minimum"),
+        ("permutations", 0, "permutations is 0: wanted a whole number from 1 to 1000"),
         ("estimator", "exakt", "estimator is 'exakt': wanted exact, fjlt"),
-        ("ridges.oracle", [], "ridges.oracle"),
+        ("ridges.oracle", [], "ridges.oracle is []: wanted a list of 1 or more, no two equal"),
         ("data.scaling", "whiten", "data.scaling is 'whiten': wanted range, standard"),
         ("cnn.loss", "hinge", "cnn.loss is 'hinge': wanted squared, cross-entropy"),
-        ("cnn.learning_rate", [0.1, 0], "cnn.learning_rate"),
-        ("cnn.learning_rate", True, "wanted a number or a list"),
-        ("task.classes", "some", "task.classes is 'some': wanted null or all or a list"),
+        ("cnn.learning_rate", [0.1, 0], "cnn.learning_rate.1 is 0: wanted a number above 0"),
+        (
+            "cnn.learning_rate",
+            True,
+            "is True: wanted a number above 0 and up to 1000000; or a list",
+        ),
+        ("task.classes", "some", "task.classes is 'some': wanted all; or a list of 1 or more"),
         ("task.classes", [1.5, 2, 3], "task.classes.0 is 1.5: wanted text or a whole number"),
-        ("task.n_train", [], "task.n_train: [] should be non-empty"),
-        ("task.n_train", [40, 40], "task.n_train: [40, 40] has non-unique"),
-        ("task.targets", [0, 1, 2], "task.targets: [0, 1, 2] is too long"),
-        ("protocols", [], "protocols"),
-        ("task.n_train", "40", "task.n_train is '40': wanted a whole number or null or a list"),
-        ("results", "results/{x}", "no braces"),
+        ("task.n_train", [], "task.n_train is []: wanted a whole number; or a list of 1 or more"),
+        ("task.n_train", [40, 40], "no two equal, each a whole number; or null"),
+        ("task.targets", [0, 1, 2], "task.targets is [0, 1, 2]: wanted a list of 2, each a number"),
+        ("protocols", ["honest", "both"], "protocols.1 is 'both': wanted honest, oracle"),
+        ("task.n_train", "40", "task.n_train is '40': wanted a whole number; or a list"),
+        (
+            "kernel.bands",
+            5001,
+            "kernel.bands is 5001: wanted auto or a whole number from 1 to 5000",
+        ),
+        ("results", "", "results is '': wanted text (not empty)"),
+        ("epochs", 5, "has no key 'epochs': did you mean 'cnn.epochs'?"),
+        (1, 5, "the configuration has no key '1': There are data, task"),
         ("data.source", "mnist", "data.source is 'mnist': wanted digits, cifar10"),
+        ("ridges.honest", [float("nan")], "ridges.honest.0 is nan: wanted a number"),
+        ("cnn.learning_rate", float("inf"), "cnn.learning_rate is inf: wanted a number"),
+        ("label_weights.honest", [0.0, float("nan")], "label_weights.honest.1 is nan"),
+        ("label_weights.oracle", [float("inf")], "label_weights.oracle.0 is inf"),
     ],
 )
-def test_schema_messages(key, value, message):
-    """A value that the schema refuses is named in one line, with what was wanted."""
+def test_messages(key, value, message):
+    """A value that a setting does not take is named in one line, with what was wanted."""
     with pytest.raises(ConfigError) as caught:
-        check_schema(edited(key, value), SCHEMA)
+        check_settings(edited(key, value))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -261,12 +281,10 @@ def test_schema_messages(key, value, message):
         ("estimator", "fjlt", "sketch takes 175 or more"),
         ("variants", ["my:Best"], "the name 'lantk-best'"),
         ("variants", ["my:Term", "your:Term"], "the name 'lantk-term'"),
-        ("ridges.honest", [float("nan")], "wanted finite numbers"),
-        ("cnn.learning_rate", float("inf"), "wanted finite numbers"),
         ("architecture", "resnet", "unknown architecture 'resnet'"),
         ("cnn.channels", [16, 16], "cnn.channels has 2 numbers, and chen2020 7 convolutions"),
-        ("label_weights.honest", [0.0, float("nan")], "wanted finite numbers"),
-        ("label_weights.oracle", [float("inf")], "wanted finite numbers"),
+        ("results", "results/{x}", "no braces"),
+        ("results", "-rf", "Write './-rf'"),
         ("data", {"source": "npz", "path": "nowhere.npz"}, "nowhere.npz"),
         ("data", {"source": "images", "path": None}, "needs data.path"),
         ("results", f"{__file__}/results", "a file is in the way"),
@@ -362,7 +380,7 @@ def test_a_layer_has_to_be_trained_in_every_architecture():
         resolve_experiment(config)
 
 
-def test_the_largest_tap_of_the_schema_is_a_variant():
+def test_the_largest_tap_is_a_variant():
     """Seven digits, as many as cnn.epochs may have."""
     config = edited("after_kernels.taps", [0, 1_000_000], cnn__epochs=1_000_000)
     config["variants"] = ["cntk", "after-kernel"]

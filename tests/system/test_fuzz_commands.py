@@ -16,7 +16,7 @@ import yaml
 from planner import Planner
 from test_fuzz_config import LEAVES, changed, outcome
 
-from lantk.experiment.config import ConfigError, check_folder
+from lantk.experiment.checks import ConfigError, check_folder
 
 pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,14 @@ def write_npz(path, labels=("ant", "bee")):
         np.savez(file, **arrays)
 
 
-TEXTS = {".".join(path) for path, schema in LEAVES.items() if "string" in str(schema)}
+def takes_text(schema):
+    """Return whether a key takes a text, other than one of a few words."""
+    inner = [*schema.get("anyOf", []), *([schema["items"]] if "items" in schema else [])]
+    is_text = schema.get("type") == "string" and not {"enum", "const"} & set(schema)
+    return is_text or any(map(takes_text, inner))
+
+
+TEXTS = {".".join(path) for path, schema in LEAVES.items() if takes_text(schema)}
 # Where a key takes any text; of the others every value is refused that is not known.
 FREE = {"data.path", "results", "tracking.uri", "tracking.experiment", "task.pairs"}
 KNOWN = {"architecture", "variants", "task.classes"}

@@ -41,7 +41,7 @@ ONLY_IN = {
     },
     "cupy": {"lantk.kernel.cuda_launcher"},
     "argparse": {"lantk.cli."},
-    "jsonschema": {"lantk.experiment.schema"},
+    "pydantic": {"lantk.experiment.checks"},
     "jinja2": {"lantk.report.html_report"},
     "snakemake": {"lantk.workflow.lease", "lantk.workflow.progress"},
 }

@@ -20,12 +20,11 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
 import pytest
-import yaml
 from records import make_record, write_record
 
 import lantk.tracking.sync as tracking
 from lantk.cli.main import main
-from lantk.experiment.config import ConfigError
+from lantk.experiment.checks import ConfigError, check_settings
 from lantk.experiment.passwords import (
     find_passwords,
     without_password,
@@ -33,7 +32,6 @@ from lantk.experiment.passwords import (
     without_user,
 )
 from lantk.experiment.records import Listing
-from lantk.experiment.schema import check_schema
 from lantk.tracking import logged
 from lantk.tracking.dashboard import dashboard_hint, links_at, links_text
 from lantk.tracking.run import TrackingError
@@ -450,10 +448,9 @@ def test_password_in_the_configuration_is_refused(results, to):
         sync(results, **to, config=config)
     assert "Hush" not in str(failure.value)
     # The workflow refuses it before any job, whatever else is wrong with the configuration.
-    schema = yaml.safe_load((ROOT / "rules" / "config.schema.yaml").read_text())
     for given in (config, CONFIG | {"tracking": uri}):
         with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as refusal:
-            check_schema(given, schema)
+            check_settings(given)
         assert "Hush" not in str(refusal.value)
 
 
