@@ -199,6 +199,17 @@ def read_listing(args: argparse.Namespace) -> Listing | None:
     return Listing(**{k: v if isinstance(v, int) else tuple(v) for k, v in found.items()})  # type: ignore[arg-type]
 
 
+def require_listing(args: argparse.Namespace) -> Listing:
+    """Return what `read_listing` returns; raise LantkError where nothing names it."""
+    listing = read_listing(args)
+    if listing is None:
+        raise LantkError(
+            f"{args.results} has no listing.json that names its results: give --cases, --variants,"
+            " --permutations and --seeds"
+        )
+    return listing
+
+
 def read_kept(results: Path) -> dict[str, Any] | None:
     """Return the ``listing`` and ``config`` that the last sync was given, finished or not; or None.
 

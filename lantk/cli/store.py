@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from lantk.cli.files import read_kept, read_listing, write_json
+from lantk.cli.files import read_kept, require_listing, write_json
 from lantk.errors import LantkError
 
 # What verbs but `sync` find in listing.json.
@@ -116,12 +116,7 @@ def _target(args: argparse.Namespace) -> Any:
         # Where the last sync failed, nothing says where the runs went before it.
         if (args.results / "tracking.json").exists():
             uri = _recorded_uri(_read_record(args.results))
-    listing = read_listing(given)
-    if listing is None:
-        raise LantkError(
-            "wanted --cases, --variants, --permutations and --seeds: no listing.json of an earlier"
-            f" sync is in {args.results}"
-        )
+    listing = require_listing(given)
     settings = config.get("tracking") or {}
     return Target(
         results=args.results,

@@ -12,9 +12,11 @@ from lantk.cli.files import (
     read_evaluations,
     read_listing,
     read_timings,
+    require_listing,
 )
 from lantk.cli.progress import find_width
 from lantk.errors import LantkError
+from lantk.experiment.records import read_record
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -23,7 +25,8 @@ def collect(args: argparse.Namespace) -> None:
     from lantk.report.comparisons import table_markdown
     from lantk.report.leaderboard import error_exponents, leaderboard
 
-    frame = leaderboard(_read_listed(args))
+    listing = require_listing(args)
+    frame = leaderboard(read_evaluations(listing.paths(args.results), listing.protocols))
     exponents = error_exponents(frame)
     with writing(args.results / "timings.csv") as temporary:
         read_benchmarks(args).to_csv(temporary, index=False)
@@ -72,12 +75,7 @@ def failures(args: argparse.Namespace) -> int:
     from lantk.report.terminal import failures_text
     from lantk.workflow.failures import find_failed_jobs
 
-    listing = read_listing(args)
-    if listing is None:
-        raise LantkError(
-            f"{args.results} has no listing.json that names its results: give --cases, --variants,"
-            " --permutations and --seeds"
-        )
+    listing = require_listing(args)
     jobs = find_failed_jobs(args.results, listing.cases, list(listing.stems))
     print(failures_text(jobs, args.resume, find_width()))
     return int(any(job.log.stem != "track" for job in jobs))
@@ -146,20 +144,16 @@ def _read_figures(folder: Path, cases: list[str]) -> dict[str, bytes]:
 
 def figure(args: argparse.Namespace) -> None:
     """Draw accuracy against label weight of one case, or one of the figures of all cases."""
-    import pandas as pd
-
     from lantk.experiment.overviews import OVERVIEWS
     from lantk.report import figures, network_figures, weight_figure
 
     functions = vars(figures) | vars(network_figures) | vars(weight_figure)
     draw = functions[f"{args.kind}_figure"]
     if args.kind == "weight" or OVERVIEWS[args.kind].is_of_records:
-        draw([record for record, _ in _read_listed(args)], args.out)
+        listing = require_listing(args)
+        paths = listing.paths(args.results)
+        draw([read_record(path, listing.protocols) for path in paths], args.out)
     else:
+        import pandas as pd
+
         draw(pd.read_csv(args.results / "table.csv"), args.out)
-
-
-def _read_listed(args: argparse.Namespace) -> list[Any]:
-    """Return the results that the command line names, all of which must be there."""
-    listing = read_listing(args)
-    return read_evaluations(listing.paths(args.results), listing.protocols) if listing else []

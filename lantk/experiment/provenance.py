@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def collect_provenance() -> dict[str, Any]:
     }
 
 
+@cache
 def _commit() -> str | None:
     """Return the commit of the checkout, with ``-dirty`` where tracked files were changed."""
     command = ["git", "-C", str(_PACKAGE), "describe", "--always", "--dirty", "--abbrev=40"]
@@ -67,6 +69,7 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
+@cache
 def _digest(*paths: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
@@ -74,6 +77,7 @@ def _digest(*paths: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in _DEPENDENCIES:

@@ -37,7 +37,13 @@ def in_threads(
     function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]
 ) -> Iterator[_Result]:
     """Yield the results in the order of the pieces, whatever thread they come from."""
-    pool = ThreadPoolExecutor(numba.get_num_threads())
+    pieces = list(pieces)
+    n_threads = min(numba.get_num_threads(), len(pieces))
+    if n_threads < 2:
+        # Products of few images take less time than a thread does to start.
+        yield from map(function, pieces)
+        return
+    pool = ThreadPoolExecutor(n_threads)
     try:
         yield from pool.map(function, pieces)
     finally:
