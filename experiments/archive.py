@@ -11,16 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lantk.cli.files import read_evaluations
+from lantk.experiment.records import Record
 from lantk.files import writing
 
-Evaluation = tuple[dict[str, Any], pd.DataFrame]
+Evaluation = tuple[Record, pd.DataFrame]
 Evaluations = Mapping[tuple[str, str], Evaluation]
 """Case and name -> record and predictions."""
 _KEYS = ["case", "name"]

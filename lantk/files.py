@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -204,3 +205,9 @@ def _full_disk(number: int, path: Path) -> OSError:
         " another folder",
         str(path),
     )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all; numbers that are none (NaN, infinity) raise ValueError."""
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

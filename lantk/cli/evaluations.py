@@ -17,10 +17,10 @@ from lantk.cli.files import (
     load_gram,
     spell_out,
     with_name,
-    write_evaluation,
 )
 from lantk.cli.progress import showing_progress, showing_work
 from lantk.errors import LantkError
+from lantk.experiment.records import write_record
 
 # Images of a heat map: more would be points smaller than a pixel.
 _SHOWN_IMAGES = 500
@@ -128,7 +128,7 @@ def evaluate(args: argparse.Namespace) -> None:
         v = Variant.of(name)
         head = {"case": args.case, "variant": v.name, "seed": permutation}
         head["architecture"] = with_name(record["architecture"])
-        write_evaluation(
+        write_record(
             args.out / f"{v.stem(permutation)}.json", head, drawn, settings, results, scores
         )
 
@@ -198,7 +198,7 @@ def cnn(args: argparse.Namespace) -> None:
     head = {"case": args.case, "variant": args.variant, "seed": args.seed}
     head["architecture"] = with_name(spell_out(architecture))
     settings = drawing | schedule | choice
-    write_evaluation(args.out, head, drawn, settings, results, predictions)
+    write_record(args.out, head, drawn, settings, results, predictions)
     checkpoint.remove()
 
 
@@ -291,7 +291,7 @@ def after_kernels(args: argparse.Namespace) -> None:
         head = {"case": args.case, "variant": variant, "seed": args.seed}
         head["architecture"] = with_name(spell_out(architecture))
         file = args.out / f"{variant}-seed{args.seed}.json"
-        write_evaluation(file, head, drawn, drawing | settings, results, scores)
+        write_record(file, head, drawn, drawing | settings, results, scores)
     checkpoint.remove()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk.errors import LantkError
-from lantk.experiment.records import Listing, read_predictions, read_record
+from lantk.experiment.records import Listing, Record, read_predictions, read_record
 
 # What a listing must name; protocols are all without any.
 _NEEDED = {"cases", "variants", "permutations", "seeds"}
@@ -156,34 +156,6 @@ def find_term(variant: str, estimator: str) -> Callable[[], Any]:
     return functools.partial(label_term, variant, estimator=estimator)
 
 
-def write_evaluation(
-    path: Path,
-    head: dict[str, Any],
-    drawn: Any,
-    settings: dict[str, Any],
-    results: dict[str, Any],
-    predictions: dict[str, Any],
-) -> None:
-    """Write predictions, then the record that says they are whole; `head` names the result."""
-    from lantk.experiment.provenance import collect_provenance
-    from lantk.files import writing
-
-    columns = {"index": drawn.index_test, "label": drawn.y_test} | predictions
-    rows = zip(*(values.astype(str) for values in columns.values()), strict=True)
-    with writing(path.with_suffix(".csv")) as temporary:
-        lines = (",".join(row) for row in [tuple(columns), *rows])
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    record = head | {
-        "task": drawn.slug,
-        "classes": list(drawn.names),
-        "n_train": len(drawn.y_train),
-        "n_test": len(drawn.y_test),
-        "data": {"source": drawn.source, "digest": drawn.digest, "scaling": drawn.scaling},
-        "settings": settings,
-    }
-    write_json(path, record | results | {"provenance": collect_provenance()})
-
-
 def read_listing(args: argparse.Namespace) -> Listing | None:
     """Return what is named on the command line, the rest as listing.json keeps it; or None."""
     found: dict[str, Any] = {
@@ -245,7 +217,7 @@ def _not_kept(path: Path, why: str) -> LantkError:
 
 def read_evaluations(
     paths: Iterable[Path], protocols: Collection[str] | None = None
-) -> list[tuple[dict[str, Any], Any]]:
+) -> list[tuple[Record, Any]]:
     """Return records with their predictions, of all protocols or of those that are given."""
     return [(read_record(path, protocols), read_predictions(path)) for path in paths]
 
@@ -324,10 +296,3 @@ def _peak_mb() -> float:
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # in bytes on macOS
     return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:"))
-
-
-def write_json(path: Path, content: Any) -> None:
-    from lantk.files import writing
-
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

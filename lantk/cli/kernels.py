@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lantk.cli.files import digest_block, is_whole, spell_out, write_cost, write_json
+from lantk.cli.files import digest_block, is_whole, spell_out, write_cost
 from lantk.cli.progress import showing_progress, showing_work
 from lantk.errors import LantkError
+from lantk.files import write_json
 
 
 def fetch(args: argparse.Namespace) -> None:

@@ -9,8 +9,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from lantk.cli.files import read_kept, require_listing, write_json
+from lantk.cli.files import read_kept, require_listing
 from lantk.errors import LantkError
+from lantk.files import write_json
 
 # What verbs but `sync` find in listing.json.
 _NOT_GIVEN = dict.fromkeys(("config", "cases", "variants", "permutations", "seeds"))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from numpy.typing import NDArray
+
+from lantk.files import write_json, writing
 from lantk.variant import Variant
 
 if TYPE_CHECKING:
@@ -42,7 +45,91 @@ class Listing:
         return [folder / case / f"{stem}.json" for case in self.cases for stem in self.stems]
 
 
-def read_record(path: Path, protocols: Collection[str] | None = None) -> dict[str, Any]:
+class Choice(TypedDict):
+    """What one protocol chose, and its accuracy on the test images with a 95 % interval."""
+
+    accuracy: float
+    ci_low: float
+    ci_high: float
+    label_weight: float | None
+    ridge: float | None
+    epoch: int | None
+    validation_accuracy: float | None
+
+
+class Record(TypedDict):
+    """One result, as its JSON file holds it: what was evaluated, with what, and what came out."""
+
+    case: str
+    variant: str
+    """As in paths and tables."""
+    seed: int | None
+    """Of networks or of a label permutation."""
+    architecture: dict[str, Any]
+    """Name (or None), digest, layers."""
+    task: str
+    classes: list[str | int]
+    n_train: int
+    n_test: int
+    data: dict[str, Any]
+    """Source, digest, scaling."""
+    settings: dict[str, Any]
+    """What the result depends on, by the names of the configuration."""
+    protocols: dict[str, Choice]
+    curve: list[dict[str, Any]]
+    """One point for each label weight, ridge or epoch."""
+    diagnostics: dict[str, Any]
+    """Of K and Z, and the seconds that it took."""
+    provenance: dict[str, Any]
+
+
+def write_record(
+    path: Path,
+    head: Mapping[str, Any],
+    split: Any,
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    predictions: Mapping[str, NDArray],
+) -> None:
+    """Write predictions, then the record that says they are whole.
+
+    Parameters
+    ----------
+    path : Path
+        Of the record; predictions stand beside it as CSV.
+    head : mapping
+        The fields of `Record` up to `architecture`.
+    split : data.splits.Split
+        Its test images are the rows of the predictions.
+    settings : mapping
+        As in `Record`.
+    results : mapping
+        ``protocols``, ``curve`` and ``diagnostics`` of `Record`.
+    predictions : mapping
+        Protocol -> (n_test,) array: scores of two classes, numbers of more.
+    """
+    from lantk.experiment.provenance import collect_provenance
+
+    columns = {"index": split.index_test, "label": split.y_test} | dict(predictions)
+    rows = zip(*(values.astype(str) for values in columns.values()), strict=True)
+    with writing(path.with_suffix(".csv")) as temporary:
+        lines = (",".join(row) for row in [tuple(columns), *rows])
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    record = {
+        **head,
+        "task": split.slug,
+        "classes": list(split.names),
+        "n_train": len(split.y_train),
+        "n_test": len(split.y_test),
+        "data": {"source": split.source, "digest": split.digest, "scaling": split.scaling},
+        "settings": settings,
+        **results,
+        "provenance": collect_provenance(),
+    }
+    write_json(path, record)
+
+
+def read_record(path: Path, protocols: Collection[str] | None = None) -> Record:
     """Return a record, of the protocols that are asked for; of all without any.
 
     Raises
@@ -50,11 +137,11 @@ def read_record(path: Path, protocols: Collection[str] | None = None) -> dict[st
     OSError, ValueError, KeyError, TypeError, AttributeError
         If it cannot be read, or is no record.
     """
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record: Record = json.loads(path.read_text(encoding="utf-8"))
     if protocols is not None:
         kept = {name: found for name, found in record["protocols"].items() if name in protocols}
         record["protocols"] = kept
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

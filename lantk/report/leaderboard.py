@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ _OF_MATRIX = ["alignment", "relative_ratio_train", "relative_ratio_test"]
 _OF_EIGENVECTORS = ["top10_trace_share", "top10_label_share"]
 
 
-def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
+def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:
     """Return one row for every case, variant and protocol, with `TABLE_COLUMNS`.
 
     Several seeds of a variant make one row: mean and standard deviation of the accuracy, means of
@@ -102,7 +102,7 @@ def leaderboard(evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> p
 
 
 def _chosen_matrix(
-    curve: Sequence[dict[str, Any]], result: dict[str, Any]
+    curve: Sequence[Mapping[str, Any]], result: Mapping[str, Any]
 ) -> dict[str, float | None]:
     """Return what is known of K + lambda Z at the chosen weight; a ridge is no part of it."""
     weights = [result.get("label_weight"), result.get("ridge")]
@@ -112,14 +112,14 @@ def _chosen_matrix(
     return {key: found.get(key) for key in _OF_MATRIX}
 
 
-def _eigenvector_shares(record: dict[str, Any]) -> dict[str, float | None]:
+def _eigenvector_shares(record: Mapping[str, Any]) -> dict[str, float | None]:
     """Return what is known of the top eigenvectors of K, where nothing of a Z is added to it."""
     if Variant.of(record["variant"]).control == "diagonal":
         return dict.fromkeys(_OF_EIGENVECTORS)
     return {key: record.get("diagnostics", {}).get(key) for key in _OF_EIGENVECTORS}
 
 
-def _is_right(record: dict[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:
+def _is_right(record: Mapping[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:
     """Return where a prediction is right: the sign of a score, or the number of a class."""
     found, label = predictions[protocol].to_numpy(), predictions["label"].to_numpy()
     return (decide(found.astype(float)) if len(record["classes"]) == 2 else found) == label

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.records import Listing, read_predictions, read_record
+from lantk.experiment.records import Listing, Record, read_predictions, read_record
 from lantk.experiment.timings import read_gram_cost, read_job_cost
 from lantk.experiment.variants import DERIVED, evaluation_job, first_of_job
 from lantk.report.leaderboard import leaderboard
@@ -34,7 +34,7 @@ _LOG_LINES, _NOTE_LINES, _LINE_WIDTH = 200, 12, 300
 # Protocol -> row of the leaderboard.
 _Rows = dict[str, Mapping[str, Any]]
 # File, record and predictions of a result.
-_Evaluation = tuple[Path, dict[str, Any], pd.DataFrame]
+_Evaluation = tuple[Path, Record, pd.DataFrame]
 
 
 def read_runs(results: Path, listing: Listing) -> list[Run]:
