@@ -10,6 +10,9 @@ Every estimator shares one contract:
 
 `fit_together` fits several terms that differ in their labels only, for little more than one.
 
+A fit raises LabelTermError if labels or vectors have another form than asked for, or leave nothing
+to learn from, and SolveError or SpectrumError if a matrix cannot be solved with.
+
 `y` is (n,) of -1/+1 or (n, k) one-hot. ``needs_x`` says whether vectors are needed: the flattened
 images, in the binary task with a constant 1 appended (`image_vectors`). Test labels have no way in.
 
@@ -121,14 +124,7 @@ def fit_together(
 ) -> None:
     """Fit every term to its own labels; what does not depend on the labels is computed once.
 
-    Parameters
-    ----------
-    terms : sequence of LabelTerm
-        Unfitted.
-    k_train_train, x, solve
-        As for `LabelTerm.fit`.
-    ys : sequence of arrays
-        The labels of each.
+    The terms are unfitted, `ys` the labels of each; the rest is as for `LabelTerm.fit`.
     """
     for kind, chosen in _kinds(terms):
         kind.fit_all([terms[i] for i in chosen], k_train_train, [ys[i] for i in chosen], x, solve)

@@ -60,26 +60,14 @@ def solve_lyapunov(
     """Return U, V (n, k) with C = U V^T the solution of ``H C + C H = left right^T``.
 
     C = int_0^inf exp(-tH) left right^T exp(-tH) dt, by the trapezoidal rule in log t, which
-    converges exponentially; what of its rank the tolerance does not need is cut off.
-
-    Parameters
-    ----------
-    eigenvalues, eigenvectors : (n,), (n, n) arrays
-        Of H, ascending.
-    left, right : (n, c) arrays
-        Factors of the right-hand side.
-    tolerance : float
-        Truncation: singular values of C below this share of the largest are left out, and the
-        quadrature is as exact.
+    converges exponentially. H is given by its eigenvalues (n,), ascending, and eigenvectors (n, n);
+    left and right are (n, c). Singular values of C below `tolerance` times the largest are left
+    out, and the quadrature is as exact. Cost: 4 n^2 c operations and some hundred columns.
 
     Raises
     ------
     SpectrumError
         If an eigenvalue is not positive.
-
-    Notes
-    -----
-    Cost: 4 n^2 c operations and some hundred columns, beside the eigendecomposition.
     """
     low, high = eigenvalues[0], eigenvalues[-1]
     if low <= 0:
@@ -127,16 +115,13 @@ def sample_label_part(
 
     Parameters
     ----------
-    rows, columns : (m, d), (n, d) arrays
-        Vectors a and b.
-    x_train : (n_train, d) array
-        Vectors of the train images.
+    rows, columns, x_train : (m, d), (n, d), (n_train, d) arrays
+        Vectors a, b and x_i.
     factors : tuple of two (n_train, k) arrays
         U and V, from `solve_lyapunov`.
-    n_samples : int
-        Weights drawn, in runs of 32; at least two runs.
-    seed : int
-        Of the weights: blocks of the same seed are blocks of one matrix.
+    n_samples, seed : int
+        Weights drawn, in runs of 32, at least two runs; blocks of the same seed are blocks of one
+        matrix.
 
     Notes
     -----
@@ -201,9 +186,8 @@ def _first_name(blocks: dict[str, NDArray], name: str) -> str:
 class Hierarchy(LabelTerm):
     """The label part of the neural tangent hierarchy of a 2-layer ReLU network (LANTK-NTH).
 
-    Z = sum_ij K4(x, x', x_i, x_j) C_ij with ``H C + C H = (H^-1 y) y^T``, H the 2-layer NTK: what
-    the labels add to the kernel until the end of training, by Monte Carlo over the weights of a
-    neuron. Train and other rows share the weights drawn, so that all blocks are of one kernel.
+    By Monte Carlo over the weights of a neuron: train and other rows share the weights drawn, so
+    that all blocks are of one kernel. The module has the formulas.
 
     Parameters
     ----------
@@ -223,10 +207,6 @@ class Hierarchy(LabelTerm):
         `train_block` was called.
     x_train_ : (n, d) array
         The vectors fitted on.
-
-    References
-    ----------
-    Chen, He and Su (2020), LANTK-NTH; `lantk.label_terms.hierarchy` has the formulas.
     """
 
     needs_x = True
@@ -244,15 +224,7 @@ class Hierarchy(LabelTerm):
     def fit_all(
         terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
     ) -> None:
-        """Learn C of several: H, which is not `k_train_train`, has one eigendecomposition.
-
-        Raises
-        ------
-        LabelTermError
-            If `x` is missing or does not fit.
-        SpectrumError
-            If H is not positive definite.
-        """
+        """Learn C of several: H, which is not `k_train_train`, has one eigendecomposition."""
         n = len(k_train_train)
         factors = [label_product_factors(y, n) for y in ys]
         for term in terms:

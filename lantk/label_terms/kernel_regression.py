@@ -58,13 +58,6 @@ class KernelRegression(LabelTerm):
         """Learn the moments of several: the kernel matrix is visited once.
 
         `solve` maps right-hand sides to H^-1 times them (V2 only).
-
-        Raises
-        ------
-        LabelTermError
-            If all kernel values are equal, or shapes do not fit.
-        SolveError
-            If V2 must factor a singular Gram matrix.
         """
         h, n = k_train_train, len(k_train_train)
         factors = [label_product_factors(y, n) for y in ys]

@@ -79,13 +79,7 @@ class LeastSquares(LabelTerm):
     def fit_all(
         terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
     ) -> None:
-        """Learn feature constants and coefficients of several: the pairs are visited once.
-
-        Raises
-        ------
-        LabelTermError
-            If `x` is missing or does not fit, or all features are zero.
-        """
+        """Learn feature constants and coefficients of several: the pairs are visited once."""
         n = len(k_train_train)
         targets = [label_product_factors(y, n) for y in ys]
         first = terms[0]

@@ -49,11 +49,6 @@ class PlugIn(LabelTerm):
         """Learn the estimates of several: every Gram matrix is factored once.
 
         `solve` maps right-hand sides to K^-1 times them.
-
-        Raises
-        ------
-        SolveError
-            If a Gram matrix is singular to working accuracy.
         """
         k, n, first = k_train_train, len(k_train_train), terms[0]
         stacked = np.column_stack([target_columns(y, n) for y in ys])

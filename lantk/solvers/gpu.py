@@ -33,8 +33,7 @@ class DeviceSolver:
     Raises
     ------
     SolveError
-        If the matrix is not square or not finite; from `solve` and `solve_path`, if it is singular
-        to working accuracy.
+        As `GramFactor` does; for singular matrices from `solve` and `solve_path`.
 
     Notes
     -----
@@ -58,18 +57,7 @@ class DeviceSolver:
         y: NDArray,
         solved: Callable[[], None] = lambda: None,
     ) -> PathSolution:
-        """Solve (K + lambda Z) x = y for several Z and paths, as `solve.solve_path` does.
-
-        Parameters
-        ----------
-        terms, factors, y, solved
-            As there.
-
-        Raises
-        ------
-        SolveError
-            If a matrix is singular to working accuracy.
-        """
+        """Solve (K + lambda Z) x = y for several Z and paths, as `path.solve_path` does."""
         columns = np.asarray(y, np.float64).reshape(len(y), -1)
         dual = np.empty((len(terms), len(factors[0]), *columns.shape))
         residuals = np.empty(dual.shape[:2])
@@ -148,10 +136,7 @@ def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
 def find_device(name: str) -> str | None:
     """Return PyTorch's name of the GPU that `name` means, or None where it means the CPU.
 
-    Parameters
-    ----------
-    name : {"auto", "cpu", "cuda"}
-        ``"auto"`` is a GPU where PyTorch finds one.
+    ``"auto"`` is a GPU where PyTorch finds one.
 
     Raises
     ------
