@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.label_terms.feature_sets import Vectors
+from lantk.label_terms.feature_sets import Vectors, as_array
 from lantk.labels import are_targets
 
 Solve = Callable[[NDArray], NDArray]
@@ -185,8 +185,9 @@ def target_columns(y: NDArray, n: int) -> NDArray[np.float64]:
 
 def check_vectors(x: Vectors | None, n: int) -> Any:
     """Return the vectors of n rows, or raise `LabelTermError` if they are missing or others."""
-    if x is None or x.ndim != 2 or len(x) != n:
-        found = "none" if x is None else f"an array of shape {x.shape}"
+    vectors = None if x is None else as_array(x)
+    if vectors is None or vectors.ndim != 2 or len(vectors) != n:
+        found = "none" if vectors is None else f"an array of shape {vectors.shape}"
         raise LabelTermError(
             f"this label term needs one vector a row of the kernel: found {found}, wanted"
             f" shape ({n}, d); pass x=image_vectors(images)"

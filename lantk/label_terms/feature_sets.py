@@ -57,16 +57,6 @@ class PairedVectors:
     def __len__(self) -> int:
         return len(self.places)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of vectors and of coordinates."""
-        return self.x.shape
-
-    @property
-    def ndim(self) -> int:
-        """Two, as of an array of vectors."""
-        return 2
-
 
 class FeatureSet:
     """The interface of a feature set, built on the train vectors and what `fit` learned."""
@@ -118,7 +108,7 @@ class Global(FeatureSet):
     def __init__(self, x_train: Vectors, learned: Mapping[str, NDArray]) -> None:
         self._scale = float(learned["mean_squared_distance_"])
         self._store = x_train if isinstance(x_train, PairedVectors) else None
-        self._n_coordinates = x_train.shape[1]
+        self._n_coordinates = as_array(x_train).shape[1]
         self.columns = self.read(x_train)
 
     def read(self, x: Vectors) -> Samples:

@@ -152,7 +152,9 @@ def train(
             outputs = _outputs(network, x_held_out)
             _check_finite(mean_loss, outputs, f"epoch {epoch + 1} of {epochs}", learning_rate)
             run.train_loss[epoch] = mean_loss
-            run.predictions[epoch] = _predict(outputs, threshold).cpu().numpy()
+            is_score = network.n_outputs == 1
+            found = outputs[:, 0].sub(threshold) if is_score else outputs.argmax(1)
+            run.predictions[epoch] = found.cpu().numpy()
             if keep is not None:
                 keep(run.state(epoch + 1, time.perf_counter() - start))
             if progress is not None:
@@ -252,11 +254,6 @@ def _find_loss(loss: str, network: Network) -> Callable[[Tensor, Tensor], Tensor
 def _outputs(network: Network, x: Tensor) -> Tensor:
     """Return the outputs (n, n_outputs) of images (n, channels, height, width)."""
     return torch.cat([network(batch) for batch in x.split(_EVALUATION_BATCH)])
-
-
-def _predict(outputs: Tensor, threshold: float) -> Tensor:
-    """Return scores (n,) of one output, class numbers (n,) of several."""
-    return outputs[:, 0].sub(threshold) if outputs.shape[1] == 1 else outputs.argmax(1)
 
 
 def _as_targets(y: NDArray[Any], n: int, n_outputs: int, low: float, high: float) -> Tensor:

@@ -106,10 +106,8 @@ def assess(
 
     def weight_of(i: int) -> dict[str, float | None]:
         weight = float(path.weights[i])
-        return {
-            "label_weight": None if is_ridge else weight,
-            "ridge": weight if is_ridge else None,
-        }
+        ridge, label_weight = (weight, None) if is_ridge else (None, weight)
+        return {"label_weight": label_weight, "ridge": ridge}
 
     results = {
         "protocols": {
