@@ -12,10 +12,6 @@ C++, but it has no exchange of single values between the lanes of a warp, which 
 live on; its planes would go through shared memory between the layers. That is reasoning, not a
 measurement, and so is all that is said of speed: the code is tested in emulation and compiled for
 devices of compute capability 8.0 and 9.0, but has not been timed on one.
-
-References
-----------
-Arora et al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS 2019, section 4.
 """
 
 from __future__ import annotations

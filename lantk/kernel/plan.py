@@ -6,10 +6,6 @@ Architectures whose convolutions begin alike share one walk through the layers: 
 Inside an engine the weight variance is 2, so that a ReLU keeps the self variances, and the sum over
 a filter is divided by a power of two near its number of positions, so that no factor ever rounds
 and a tap gives the same bytes as a walk that ends there. Each `Readout` takes out what that added.
-
-References
-----------
-Arora et al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS 2019, section 4.
 """
 
 from __future__ import annotations

@@ -152,12 +152,7 @@ def label_product_factors(y: NDArray, n: int) -> tuple[NDArray, NDArray]:
     """Return U (n, m) and signs (m,) with label products ``L = U diag(signs) U^T``.
 
     Binary labels: ``L = y y^T``. One-hot labels: ``L = 2 Y Y^T - 1 1^T``, which is 1 for the same
-    class and -1 otherwise.
-
-    Raises
-    ------
-    LabelTermError
-        If `y` is neither (n,) of -1/+1 nor (n, k) one-hot.
+    class and -1 otherwise. Errors are those of `target_columns`.
     """
     columns = target_columns(y, n)
     if columns.shape[1] == 1:

@@ -175,27 +175,17 @@ def sample_label_part(
 class Hierarchy(LabelTerm):
     """The label part of the neural tangent hierarchy of a 2-layer ReLU network (LANTK-NTH).
 
-    By Monte Carlo over the weights of a neuron: train and other rows share the weights drawn, so
-    that all blocks are of one kernel. The module has the formulas.
-
-    Parameters
-    ----------
-    n_samples : int
-        Weights drawn.
-    tolerance : float
-        Truncation of the low rank of C.
-    seed : int
-        Of the weights.
+    By Monte Carlo over the weights of a neuron, `n_samples` of them, of one seed: train and other
+    rows share the weights drawn, so that all blocks are of one kernel. The rank of C is cut off at
+    `tolerance`. The module has the formulas.
 
     Attributes
     ----------
     left_, right_ : (n, k) arrays
         C = left_ right_^T.
     error_ : float
-        Standard error of Z on train, root mean square, as a share of that of Z; once
-        `train_block` was called.
-    x_train_ : (n, d) array
-        The vectors fitted on.
+        Standard error of Z on train, root mean square, as a share of that of Z; once `train_block`
+        was called.
     """
 
     needs_x = True

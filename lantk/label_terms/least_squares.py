@@ -29,19 +29,17 @@ class LeastSquares(LabelTerm):
     Parameters
     ----------
     feature_sets : tuple of str
-        Names out of `pair_features.FEATURE_SETS`; their columns stand side by side.
+        Names out of `FEATURE_SETS`; their columns stand side by side.
     with_diagonal : bool
         Whether the n entries of the diagonal, whose target is always 1, belong to the fit.
-    estimator : {"exact", "fjlt"}
-        Exact normal equations, or those of the published sketch (`lantk.label_terms.sketch`, with
-        its own seed).
+    estimator, seed
+        "exact" for exact normal equations, or "fjlt" for those of the published sketch of this
+        seed.
 
     Attributes
     ----------
     coefficients_ : (p,) array
         One a feature, on the features' own scale.
-    x_train_ : (n, d) array
-        The vectors fitted on.
 
     References
     ----------

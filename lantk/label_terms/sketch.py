@@ -100,17 +100,10 @@ def draw_projection(n_rows: int, n_columns: int, *, seed: int, epsilon: float = 
 
 
 def sketch(blocks: Iterable[NDArray], projection: Projection, n_columns: int) -> NDArray:
-    """Return the sketched columns, (n_columns, k).
+    """Return the sketched columns, (n_columns, k), by what `draw_projection` drew for a matrix.
 
-    Parameters
-    ----------
-    blocks : iterable of (n_columns, any) arrays
-        The matrix, consecutive rows of it in each; a column of the matrix is a row of a block. They
-        are read once, and not changed.
-    projection : Projection
-        What `draw_projection` returned for the matrix.
-    n_columns : int
-        Number m of columns.
+    Blocks (n_columns, any) hold consecutive rows of the matrix: a column of it is a row of a block.
+    They are read once, and not changed.
 
     Raises
     ------

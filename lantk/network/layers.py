@@ -1,11 +1,9 @@
 """The finite network of an architecture: the trained baseline, and the exact kernel's test.
 
-`Network` reads the `Architecture` that the exact kernel reads, with the same padding rule, and
-has three parameterizations. ``standard`` is the baseline of Chen et al. (2020): biases, PyTorch's
-default initialisation. ``he`` has no biases and keeps the size of the signal through any depth,
-for the networks of Arora et al. (2019). ``ntk`` has no biases, weights N(0, 1) and divides by
-sqrt(fan-in) in the forward pass: with many channels its tangent kernel (`tangent`) tends to the
-exact one. `training.train` trains it.
+`Network` reads the `Architecture` that the exact kernel reads, with the same padding rule, in three
+parameterizations: ``standard`` is the baseline of Chen et al. (2020), ``he`` keeps the size of the
+signal through any depth, for the networks of Arora et al. (2019), and the tangent kernel of ``ntk``
+tends, with many channels, to the exact one.
 
 References
 ----------

@@ -8,6 +8,7 @@ errors are those of `solve`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -113,13 +114,9 @@ class DeviceSolver:
 
         inverse_norm = np.inf
         if bool((torch.diagonal(lu) != 0).all()):
+            adjoint = partial(apply, adjoint=True)
             inverse = LinearOperator(
-                lu.shape,
-                matvec=apply,
-                rmatvec=lambda v: apply(v, adjoint=True),
-                matmat=apply,
-                rmatmat=lambda v: apply(v, adjoint=True),
-                dtype=np.float64,
+                lu.shape, apply, adjoint, apply, dtype=np.float64, rmatmat=adjoint
             )
             # One column: with more the estimate draws random numbers.
             inverse_norm = float(onenormest(inverse, t=1))
