@@ -105,17 +105,8 @@ def output_side(side: int, stride: int) -> int:
 def same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
     """Return the zeros before and after one side, as XLA's and TensorFlow's 'same' places them.
 
-    The total is ``max((ceil(side / stride) - 1) * stride + size - side, 0)``; an odd one puts the
-    extra zero after. PyTorch's ``padding=1`` differs from it at stride 2.
-
-    Parameters
-    ----------
-    side : int
-        Height or width of the input, in pixels.
-    size : int
-        Filter size, in pixels.
-    stride : int
-        Stride, in pixels.
+    The total is ``max((ceil(side / stride) - 1) * stride + size - side, 0)``, all in pixels; an odd
+    one puts the extra zero after. PyTorch's ``padding=1`` differs from it at stride 2.
     """
     total = max((output_side(side, stride) - 1) * stride + size - side, 0)
     return total // 2, total - total // 2

@@ -60,15 +60,8 @@ def count_visits(architectures: Sequence[Any], height: int, width: int) -> int:
 def count_bands(n_train: int, n_test: int, visits: int, device: str) -> int:
     """Return the number of bands that ``bands: auto`` means: one, unless a job is long.
 
-    Parameters
-    ----------
-    n_train, n_test : int
-        Size of the split.
-    visits : int
-        Cost of an entry, from `count_visits`.
-    device : {"auto", "cpu", "cuda"}
-        Where the bands are computed; ``"auto"`` counts as the CPU, so that the plan does not
-        depend on the machine that makes it.
+    `visits` is the cost of an entry, from `count_visits`. The device ``"auto"`` counts as the CPU,
+    so that the plan does not depend on the machine that makes it.
     """
     n_entries = n_train * (n_train + 1) // 2 + n_test * n_train
     per_band = _VISITS_PER_BAND["cuda" if device == "cuda" else "cpu"]
@@ -78,12 +71,7 @@ def count_bands(n_train: int, n_test: int, visits: int, device: str) -> int:
 def plan_bands(n_train: int, n_test: int, n_bands: int) -> list[Band]:
     """Cut the rows of a split into bands of about equal numbers of entries to compute.
 
-    Parameters
-    ----------
-    n_train, n_test : int
-        Size of the split.
-    n_bands : int
-        Number of bands. With two or more, no band holds both train and test rows.
+    With two or more, no band holds both train and test rows.
 
     Raises
     ------
@@ -153,17 +141,9 @@ def assemble(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the train x train and the test x train Gram matrix from all bands of a split.
 
-    A band that holds everything is not copied, so that a memory map stays one. Otherwise each
-    matrix is written into memory once, rows and their mirror images, whichever way it was cut.
-
-    Parameters
-    ----------
-    bands : sequence of Band
-        In any order.
-    blocks : sequence of ndarray
-        The array of each.
-    n_train, n_test : int
-        Size of the split.
+    Bands come in any order, each with its array. One that holds everything is not copied, so that a
+    memory map stays one. Otherwise each matrix is written into memory once, rows and their mirror
+    images, whichever way it was cut.
 
     Raises
     ------

@@ -38,18 +38,7 @@ class _Block(NamedTuple):
 def tile_side(plan: Plan, channels: int, dtype: str, threads: int, scratch_bytes: int) -> int:
     """Return the side of a tile, in images: a multiple of `cpu_loops.LANES`, by what memory allows.
 
-    Parameters
-    ----------
-    plan : Plan
-        The layers.
-    channels : int
-        Number of channels of an image.
-    dtype : str
-        Type of the computation.
-    threads : int
-        Number of threads, each with scratch of its own.
-    scratch_bytes : int
-        Memory to stay below, if two blocks of images fit into it.
+    Each thread has scratch of its own. Two blocks of images are taken even beyond `scratch_bytes`.
     """
     (height, width), size = plan.shape, int(plan.layers["size"].max())
     real, lanes = np.dtype(dtype).itemsize, cpu_loops.LANES
@@ -65,18 +54,7 @@ def tile_side(plan: Plan, channels: int, dtype: str, threads: int, scratch_bytes
 class CpuEngine:
     """Everything that the entries of one walk share, and the scratch of every thread.
 
-    Parameters
-    ----------
-    plan : Plan
-        The layers and the readouts.
-    dtype : {"float32", "float64"}
-        Type of the computation.
-    channels : int
-        Number of channels of an image.
-    threads : int
-        Number of threads.
-    scratch_bytes : int
-        Memory to stay below, see `tile_side`.
+    `dtype` is float32 or float64, the type of the computation; see `tile_side` for `scratch_bytes`.
     """
 
     def __init__(self, plan: Plan, dtype: str, channels: int, threads: int, scratch_bytes: int):

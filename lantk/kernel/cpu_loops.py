@@ -7,10 +7,6 @@ only, global average pooling every plane that the strides let through.
 
 Factors of the row image and of the column image always meet in one product of their own, so that
 K(x, x') and K(x', x) are the same bytes.
-
-References
-----------
-Arora et al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS 2019, section 4.
 """
 
 from __future__ import annotations
@@ -306,17 +302,8 @@ def compare(layers, unit, pools, start, stop, rows, columns, groups, others, pow
                 part[:] = 0
                 for k in range(2 if dy != 0 or dx != 0 else 1):
                     shift = unit - 2 * k * unit
-                    _add_plane(
-                        layers,
-                        shift * dy,
-                        shift * dx,
-                        i,
-                        rows,
-                        columns,
-                        powers,
-                        scratch,
-                        part[k],
-                    )
+                    y, x = shift * dy, shift * dx
+                    _add_plane(layers, y, x, i, rows, columns, powers, scratch, part[k])
                 for tap in range(out.shape[1]):
                     for z in range(2):
                         for b in range(LANES):

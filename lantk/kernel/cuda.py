@@ -12,10 +12,6 @@ C++, but it has no exchange of single values between the lanes of a warp, which 
 live on; its planes would go through shared memory between the layers. That is reasoning, not a
 measurement, and so is all that is said of speed: the code is tested in emulation and compiled for
 devices of compute capability 8.0 and 9.0, but has not been timed on one.
-
-References
-----------
-Arora et al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS 2019, section 4.
 """
 
 from __future__ import annotations
@@ -56,12 +52,9 @@ class CudaEngine:
 
     Parameters
     ----------
-    plan : Plan
-        The layers and the readouts.
-    dtype : {"float32", "float64"}
-        Type of the computation. float64 is for checking: correct, not fast.
-    channels : int
-        Number of channels of an image.
+    plan, dtype, channels
+        The layers and readouts, the type of the computation (float64 is for checking: correct, not
+        fast), and the channels of an image.
     scratch_bytes : int
         Memory of the device to stay below, see `share_memory`.
     launcher : CupyLauncher, optional
@@ -140,15 +133,7 @@ class CudaEngine:
     def fill(
         self, results: list[NDArray[Any]], side1: Side, side2: Side
     ) -> Generator[int, None, None]:
-        """Fill one (n1, n2) matrix for each readout, and yield numbers of entries that are done.
-
-        Where `side1` is `side2`, each unordered pair is computed once.
-
-        Raises
-        ------
-        KernelError
-            If a value overflows.
-        """
+        """Fill the matrices, yield numbers of entries that are done, as `CpuEngine.fill` does."""
         (n1, n2), tile = results[0].shape, self._shares.side
         is_symmetric = side1 is side2
         # The host writes one tile's values while the device computes the next.

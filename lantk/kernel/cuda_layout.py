@@ -46,15 +46,7 @@ class Path(NamedTuple):
 
 
 def choose_path(plan: Plan, dtype: str) -> Path:
-    """Return how the planes of a walk are run: by warps if they fit into registers.
-
-    Parameters
-    ----------
-    plan : Plan
-        The layers.
-    dtype : {"float32", "float64"}
-        Type of the computation.
-    """
+    """Return how the planes of a walk are run: by warps if they fit into registers."""
     height, width = plan.shape
     fitting = []
     for lanes_x in (8, 16, 4, 32, 2, 1):
@@ -164,12 +156,7 @@ def _correct(plan: Plan, layers: NDArray[np.void], channels: int, dtype: str) ->
 def list_displacements(plan: Plan, is_torus: tuple[bool, bool]) -> NDArray[np.void]:
     """Return the planes to run, one of each with its mirror image, those of a column together.
 
-    Parameters
-    ----------
-    plan : Plan
-        The layers.
-    is_torus : tuple of bool
-        For each axis, whether displacements d and d - side share a plane.
+    `is_torus` says for each axis whether displacements d and d - side share a plane.
     """
     if not plan.pools:
         return np.zeros(1, DISPLACEMENT)
@@ -234,18 +221,11 @@ class Shares(NamedTuple):
 def share_memory(
     image_bytes: int, entry_bytes: int, block_bytes: int, visits: int, blocks: int, budget: int
 ) -> Shares:
-    """Return the side of a tile and the number of blocks that stay below a budget.
+    """Return the side of a tile and the number of blocks that stay below a budget of bytes.
 
-    Parameters
-    ----------
-    image_bytes, entry_bytes, block_bytes : int
-        What an image of each side, an entry of the tile and a block of threads take.
-    visits : int
-        Positions that an entry visits; they bound the time that one launch takes.
-    blocks : int
-        Number of blocks that the device runs at once.
-    budget : int
-        Memory to stay below, if a tile of 4 x 4 and one block fit into it.
+    An image of each side, an entry of the tile and a block of threads take so many bytes. `visits`,
+    the positions that an entry visits, bounds the time that one launch takes; `blocks` are those
+    that the device runs at once. A tile of 4 x 4 and one block are taken even beyond the budget.
     """
     blocks = int(np.clip(budget // 4 // block_bytes, 1, blocks))
     rest = max(budget - blocks * block_bytes, 0)

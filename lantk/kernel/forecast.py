@@ -41,16 +41,8 @@ def measure_rate(
 ) -> float:
     """Return float32 entries per second, those of a symmetric matrix counted once.
 
-    Parameters
-    ----------
-    architecture : str, list or Architecture
-        What `parse_architecture` reads.
-    shape : (channels, height, width)
-        Of an image.
-    device, threads
-        As for `lantk.gram`.
-    seconds : float
-        How long the measurement should take at least; deep pooled networks take longer.
+    `shape` is (channels, height, width) of an image; device and threads are as for `lantk.gram`.
+    The measurement takes at least so many seconds; deep pooled networks take longer.
     """
     rng = np.random.default_rng(0)
     # Compilation is no part of the rate.
@@ -79,18 +71,8 @@ def forecast(
 ) -> list[Job]:
     """Return each band's cost.
 
-    Parameters
-    ----------
-    bands : sequence of Band
-        From `plan_bands`.
-    n_train, n_test : int
-        Size of the split.
-    shape : (channels, height, width)
-        Of an image.
-    rate : float
-        Different entries per second, from `measure_rate`.
-    scratch_bytes : int
-        As for `lantk.gram`.
+    `shape` is (channels, height, width) of an image, `rate` the different entries per second, from
+    `measure_rate`; `scratch_bytes` is as for `lantk.gram`.
     """
     # Bytes as they are stored, and float32 as they are computed with.
     images = (n_train + n_test) * math.prod(shape) * (1 + 4)

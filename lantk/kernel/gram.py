@@ -204,21 +204,9 @@ def gram_taps(
 
 
 def gram_diagonal(architecture: Any, x: ArrayLike, **options: Any) -> NDArray[Any]:
-    """Return K(x, x) of each image, which a block between other images does not hold.
+    """Return K(x, x) of each image, (n,), which a block between other images does not hold.
 
-    Parameters
-    ----------
-    architecture, x, **options
-        As for `gram`.
-
-    Returns
-    -------
-    ndarray, shape (n,)
-
-    Raises
-    ------
-    KernelError, ArchitectureError
-        As `gram` does.
+    Arguments and errors are those of `gram`.
     """
     images = np.asarray(x)
     # A few images at a time: fewer would be dearer, of more there are entries that nobody reads.
@@ -262,8 +250,8 @@ def gram_band(
 
     Parameters
     ----------
-    architectures : sequence of str, list or Architecture
-        What `parse_architecture` reads; layers that they share are walked once (`gram_taps`).
+    architectures, options
+        As for `gram_taps`; layers that they share are walked once.
     x_train, x_test : array_like of floats, (n_train or n_test, channels, height, width)
         All images of the split.
     band : Band
@@ -272,13 +260,6 @@ def gram_band(
         Where to write, one for each architecture.
     progress : callable, optional
         Called now and then as ``progress(n_done, n_total)``, numbers of different entries.
-    options
-        ``device``, ``threads``, ``scratch_bytes``, as for `gram`.
-
-    Raises
-    ------
-    KernelError, ArchitectureError
-        As `gram_taps` does.
     """
     x_train, x_test = np.asarray(x_train), np.asarray(x_test)
     n_train = len(x_train)

@@ -6,10 +6,6 @@ Architectures whose convolutions begin alike share one walk through the layers: 
 Inside an engine the weight variance is 2, so that a ReLU keeps the self variances, and the sum over
 a filter is divided by a power of two near its number of positions, so that no factor ever rounds
 and a tap gives the same bytes as a walk that ends there. Each `Readout` takes out what that added.
-
-References
-----------
-Arora et al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS 2019, section 4.
 """
 
 from __future__ import annotations
@@ -90,19 +86,10 @@ class Plan(NamedTuple):
 def make_plans(
     architectures: Sequence[Architecture], kernel: str, height: int, width: int
 ) -> list[Plan]:
-    """Return the fewest walks that read the kernels of all architectures.
+    """Return the fewest walks that read the `kernel`, ntk or nngp, of all architectures.
 
     Two share a walk if the convolutions of one (filter, stride, whether trained, ReLU) are the
-    first of the other and they have the same kind of readout.
-
-    Parameters
-    ----------
-    architectures : sequence of Architecture
-        The networks; they may repeat.
-    kernel : {"ntk", "nngp"}
-        Which kernel to read.
-    height, width : int
-        Size of the images, in pixels.
+    first of the other and they have the same kind of readout. Images are height x width pixels.
     """
     groups: list[list[int]] = []
     for i in sorted(range(len(architectures)), key=lambda i: -len(architectures[i].convs)):

@@ -34,20 +34,9 @@ Array = NDArray[np.float64]
 def gram(
     architecture: Any, x1: ArrayLike, x2: ArrayLike | None = None, *, kernel: str = "ntk"
 ) -> Array:
-    """Return the Gram matrix, entry by entry, as `lantk.gram` does fast.
+    """Return the Gram matrix (n1, n2) in float64, entry by entry, as `lantk.gram` does fast.
 
-    Parameters
-    ----------
-    architecture : str, list or Architecture
-        What `parse_architecture` reads.
-    x1, x2 : array_like, shape (n1 or n2, channels, height, width)
-        Images; ``x2=None`` stands for ``x1``.
-    kernel : {"ntk", "nngp"}
-        Which of the two kernels.
-
-    Returns
-    -------
-    ndarray, shape (n1, n2), float64
+    `kernel` is ntk or nngp.
     """
     x1 = np.asarray(x1, np.float64)
     x2 = x1 if x2 is None else np.asarray(x2, np.float64)

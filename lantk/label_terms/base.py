@@ -10,6 +10,9 @@ Every estimator shares one contract:
 
 `fit_together` fits several terms that differ in their labels only, for little more than one.
 
+A fit raises LabelTermError if labels or vectors have another form than asked for, or leave nothing
+to learn from, and SolveError or SpectrumError if a matrix cannot be solved with.
+
 `y` is (n,) of -1/+1 or (n, k) one-hot. ``needs_x`` says whether vectors are needed: the flattened
 images, in the binary task with a constant 1 appended (`image_vectors`). Test labels have no way in.
 
@@ -29,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.label_terms.feature_sets import Vectors
+from lantk.label_terms.feature_sets import Vectors, as_array
 from lantk.labels import are_targets
 
 Solve = Callable[[NDArray], NDArray]
@@ -121,14 +124,7 @@ def fit_together(
 ) -> None:
     """Fit every term to its own labels; what does not depend on the labels is computed once.
 
-    Parameters
-    ----------
-    terms : sequence of LabelTerm
-        Unfitted.
-    k_train_train, x, solve
-        As for `LabelTerm.fit`.
-    ys : sequence of arrays
-        The labels of each.
+    The terms are unfitted, `ys` the labels of each; the rest is as for `LabelTerm.fit`.
     """
     for kind, chosen in _kinds(terms):
         kind.fit_all([terms[i] for i in chosen], k_train_train, [ys[i] for i in chosen], x, solve)
@@ -156,12 +152,7 @@ def label_product_factors(y: NDArray, n: int) -> tuple[NDArray, NDArray]:
     """Return U (n, m) and signs (m,) with label products ``L = U diag(signs) U^T``.
 
     Binary labels: ``L = y y^T``. One-hot labels: ``L = 2 Y Y^T - 1 1^T``, which is 1 for the same
-    class and -1 otherwise.
-
-    Raises
-    ------
-    LabelTermError
-        If `y` is neither (n,) of -1/+1 nor (n, k) one-hot.
+    class and -1 otherwise. Errors are those of `target_columns`.
     """
     columns = target_columns(y, n)
     if columns.shape[1] == 1:
@@ -189,8 +180,9 @@ def target_columns(y: NDArray, n: int) -> NDArray[np.float64]:
 
 def check_vectors(x: Vectors | None, n: int) -> Any:
     """Return the vectors of n rows, or raise `LabelTermError` if they are missing or others."""
-    if x is None or x.ndim != 2 or len(x) != n:
-        found = "none" if x is None else f"an array of shape {x.shape}"
+    vectors = None if x is None else as_array(x)
+    if vectors is None or vectors.ndim != 2 or len(vectors) != n:
+        found = "none" if vectors is None else f"an array of shape {vectors.shape}"
         raise LabelTermError(
             f"this label term needs one vector a row of the kernel: found {found}, wanted"
             f" shape ({n}, d); pass x=image_vectors(images)"

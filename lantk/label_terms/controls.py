@@ -16,21 +16,19 @@ from lantk.label_terms.least_squares import LeastSquares
 class Ridge(LabelTerm):
     """The identity: K + lambda I sees no label. Its weight is the ridge, times K's mean diagonal.
 
-    Blocks are given as the diagonal (n,) on train, and as zeros elsewhere.
+    Blocks are given as the diagonal (n,) on train, and as (0,), which stands for zeros, elsewhere.
     """
 
     @staticmethod
     def fit_all(
         terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
     ) -> None:
-        """Learn nothing."""
+        pass
 
     def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
-        """Return zeros, as a (0,) array that stands for them."""
         return np.zeros(0)
 
     def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
-        """Return the diagonal of the identity, (n,)."""
         return np.ones(len(k_train_train))
 
     def weight_unit(self, mean_abs_k: float, k_diagonal: NDArray, mean_abs_z: float) -> float:
@@ -52,7 +50,6 @@ class Rbf(LeastSquares):
     def fit_all(
         terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
     ) -> None:
-        """Learn the scale of the Gaussian; labels are not looked at."""
         for term in terms:
             term.x_train_ = check_vectors(x, len(k_train_train))
             vars(term).update(FEATURE_SETS["global"].fit(term.x_train_))

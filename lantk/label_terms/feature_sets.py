@@ -24,19 +24,10 @@ Samples = tuple[NDArray[Any], ...]
 class PairedVectors:
     """Vectors of which inner products and L1 distances are computed once, and cut to any rows.
 
-    Validation fits the same features anew in every fold, and these two are most of their cost.
-    An instance stands wherever an array of vectors does: ``x[rows]`` is one with the same store.
-
-    Parameters
-    ----------
-    x_train : (n, d) array
-        Vectors on both sides of pairs.
-    x_others : (m, d) array
-        Vectors that are compared with `x_train` only.
-
-    Notes
-    -----
-    Memory: 16 n (n + m) bytes. The first n are the rows of `x_train`, then those of `x_others`.
+    Validation fits the same features anew in every fold, and these two are most of their cost. An
+    instance stands wherever an array of vectors does: ``x[rows]`` is one with the same store. The
+    first n are those of `x_train` (n, d), on both sides of pairs; then come those of `x_others` (m,
+    d), which are compared with them only. Memory: 16 n (n + m) bytes.
     """
 
     def __init__(self, x_train: NDArray, x_others: NDArray) -> None:
@@ -66,33 +57,16 @@ class PairedVectors:
     def __len__(self) -> int:
         return len(self.places)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of vectors and of coordinates."""
-        return self.x.shape
-
-    @property
-    def ndim(self) -> int:
-        """Two, as of an array of vectors."""
-        return 2
-
 
 class FeatureSet:
-    """The interface of a feature set, built on the train vectors and what `fit` learned.
-
-    Attributes
-    ----------
-    fitted_names : tuple of str
-        Names of what `fit` learns.
-    n_features : int
-        Number p of features.
-    columns : tuple of arrays
-        What `read` returns for the train vectors.
-    """
+    """The interface of a feature set, built on the train vectors and what `fit` learned."""
 
     fitted_names: tuple[str, ...]
+    """Names of what `fit` learns."""
     n_features = 10
+    """Number p of features."""
     columns: Samples
+    """What `read` returns for the train vectors."""
 
     @staticmethod
     def fit(x_train: Vectors) -> dict[str, NDArray]:
@@ -129,13 +103,12 @@ class Global(FeatureSet):
 
     @staticmethod
     def fit(x_train: Vectors) -> dict[str, NDArray]:
-        """Learn the scale of the Gaussian."""
         return {"mean_squared_distance_": _mean_squared_distance(as_array(x_train))}
 
     def __init__(self, x_train: Vectors, learned: Mapping[str, NDArray]) -> None:
         self._scale = float(learned["mean_squared_distance_"])
         self._store = x_train if isinstance(x_train, PairedVectors) else None
-        self._n_coordinates = x_train.shape[1]
+        self._n_coordinates = as_array(x_train).shape[1]
         self.columns = self.read(x_train)
 
     def read(self, x: Vectors) -> Samples:
@@ -145,7 +118,6 @@ class Global(FeatureSet):
         return (x.places if isinstance(x, PairedVectors) else vectors, *moments)
 
     def fill(self, out: NDArray, kernel: NDArray, rows: Samples, columns: Samples) -> None:
-        """Set the ten features, (10, m, n)."""
         out[0] = kernel
         if self._store is None:
             compare(rows[0], columns[0], out[1], out[9])
@@ -188,7 +160,6 @@ class _Pca(FeatureSet):
         self.columns = self.read(x_train)
 
     def read(self, x: Vectors) -> Samples:
-        """Return the components."""
         return (_project(as_array(x), self._learned),)
 
 
@@ -197,11 +168,9 @@ class PcaRelease(_Pca):
 
     @property
     def n_features(self) -> int:  # type: ignore[override]
-        """Two a component."""
         return 2 * len(self._learned["pca_components_"])
 
     def fill(self, out: NDArray, kernel: NDArray, rows: Samples, columns: Samples) -> None:
-        """Set five products, then five absolute differences, (10, m, n)."""
         products, differences = np.split(out, 2)
         np.multiply(rows[0].T[:, :, None], columns[0].T[:, None, :], out=products)
         np.subtract(rows[0].T[:, :, None], columns[0].T[:, None, :], out=differences)
@@ -218,17 +187,14 @@ class PcaText(_Pca):
 
     @staticmethod
     def fit(x_train: Vectors) -> dict[str, NDArray]:
-        """Learn the components, and the scale of the Gaussian between them."""
         learned = _Pca.fit(x_train)
         scale = _mean_squared_distance(_project(as_array(x_train), learned))
         return learned | {"pca_mean_squared_distance_": scale}
 
     def read(self, x: Vectors) -> Samples:
-        """Return the components and their moments."""
         return _read_vectors(*super().read(x))
 
     def fill(self, out: NDArray, kernel: NDArray, rows: Samples, columns: Samples) -> None:
-        """Set the ten features of the components, (10, m, n)."""
         scale, n_coordinates = float(self._learned["pca_mean_squared_distance_"]), rows[0].shape[1]
         compare(rows[0], columns[0], out[1], out[9])
         _fill_seven(out, rows[1:], columns[1:], scale, n_coordinates)

@@ -60,26 +60,14 @@ def solve_lyapunov(
     """Return U, V (n, k) with C = U V^T the solution of ``H C + C H = left right^T``.
 
     C = int_0^inf exp(-tH) left right^T exp(-tH) dt, by the trapezoidal rule in log t, which
-    converges exponentially; what of its rank the tolerance does not need is cut off.
-
-    Parameters
-    ----------
-    eigenvalues, eigenvectors : (n,), (n, n) arrays
-        Of H, ascending.
-    left, right : (n, c) arrays
-        Factors of the right-hand side.
-    tolerance : float
-        Truncation: singular values of C below this share of the largest are left out, and the
-        quadrature is as exact.
+    converges exponentially. H is given by its eigenvalues (n,), ascending, and eigenvectors (n, n);
+    left and right are (n, c). Singular values of C below `tolerance` times the largest are left
+    out, and the quadrature is as exact. Cost: 4 n^2 c operations and some hundred columns.
 
     Raises
     ------
     SpectrumError
         If an eigenvalue is not positive.
-
-    Notes
-    -----
-    Cost: 4 n^2 c operations and some hundred columns, beside the eigendecomposition.
     """
     low, high = eigenvalues[0], eigenvalues[-1]
     if low <= 0:
@@ -110,14 +98,13 @@ def solve_lyapunov(
 
 def sample_label_part(
     rows: NDArray,
-    columns: NDArray,
     x_train: NDArray,
     factors: tuple[NDArray, NDArray],
     *,
     n_samples: int,
     seed: int = 0,
 ) -> LabelPart:
-    """Return ``sum_ij K4(a, b, x_i, x_j) C_ij`` of images a, b, by samples of a neuron's weights.
+    """Return ``sum_ij K4(a, b, x_i, x_j) C_ij``, (m, n), by samples of a neuron's weights.
 
     With I = 1{w.x >= 0}, R = relu(w.x), and C = U V^T,
 
@@ -127,59 +114,51 @@ def sample_label_part(
 
     Parameters
     ----------
-    rows, columns : (m, d), (n, d) arrays
-        Vectors a and b.
-    x_train : (n_train, d) array
-        Vectors of the train images.
-    factors : tuple of two (n_train, k) arrays
+    rows, x_train : (m, d), (n, d) arrays
+        Vectors a, and those of the train images, b and x_i.
+    factors : tuple of two (n, k) arrays
         U and V, from `solve_lyapunov`.
-    n_samples : int
-        Weights drawn, in runs of 32; at least two runs.
-    seed : int
-        Of the weights: blocks of the same seed are blocks of one matrix.
+    n_samples, seed : int
+        Weights drawn, in runs of 32, at least two runs; blocks of the same seed are blocks of one
+        matrix.
 
     Notes
     -----
-    Computed in the precision of the vectors, summed in float64. Cost: 4 (m + n) n_train k + 4 m n k
+    Computed in the precision of the vectors, summed in float64. Cost: 4 (m + n) n k + 4 m n k
     operations a sample; memory: 8 times the block and three Gram matrices.
     """
     x = np.asarray(x_train)
     dtype = x.dtype
     sides = [np.asarray(side, dtype) for side in factors]
     k = sides[0].shape[1]
-    # Images that stand on both sides are visited once.
-    blocks = {"rows": rows, "columns": columns, "train": x}
-    distinct = {name: _first_name(blocks, name) for name in blocks}
-    grams = {name: blocks[name] @ x.T for name in dict.fromkeys(distinct.values())}
-    inner = grams[distinct["rows"]] if columns is x_train else rows @ columns.T
+    # Train images come first, and are visited once where they are the rows too.
+    blocks = [x] if rows is x_train else [x, rows]
+    grams = [block @ x.T for block in blocks]
+    inner = grams[-1]
     rng = np.random.default_rng(seed)
     total, squares = np.zeros(inner.shape), np.zeros(inner.shape)
     n_runs = max(-(-n_samples // _SAMPLES_AT_ONCE), 2)
     for _ in range(n_runs):
         w = rng.standard_normal((x.shape[1], _SAMPLES_AT_ONCE)).astype(dtype)
-        heights = {name: blocks[name] @ w for name in grams}
-        on_train = (heights[distinct["train"]] >= 0).astype(dtype)
+        heights = [block @ w for block in blocks]
+        on_train = (heights[0] >= 0).astype(dtype)
         # (n_train, samples x k): diag(I) U and diag(I) V of every sample.
         masked = [(on_train[:, :, None] * s[:, None, :]).reshape(len(x), -1) for s in sides]
-        h_u, h_v = (np.maximum(heights[distinct["train"]], 0).T @ s for s in sides)
-        own = {}
-        for name, gram in grams.items():
-            on = (heights[name] >= 0).astype(dtype)
+        h_u, h_v = (np.maximum(heights[0], 0).T @ s for s in sides)
+        own = []
+        for gram, height in zip(grams, heights, strict=True):
+            on = (height >= 0).astype(dtype)
             products = [(gram @ m).reshape(len(gram), -1, k) * on[:, :, None] for m in masked]
             mixed = np.einsum("isk,sk->is", products[0], h_v)
             flat = [p.reshape(len(gram), -1) for p in products]
-            own[name] = on, np.maximum(heights[name], 0), mixed, *flat
+            own.append((on, np.maximum(height, 0), mixed, *flat))
+        on_b, active_b, mixed_b, b_u, b_v = own[0]
         # Here diag(I) is in the product once and in the mask once, which is the same.
-        scalars = np.einsum(
-            "isk,isk->s",
-            own[distinct["train"]][3].reshape(len(x), -1, k),
-            masked[1].reshape(len(x), -1, k),
-        )
-        scalars += np.einsum("sk,sk->s", h_u, h_v)
-        on_b, active_b, mixed_b, b_u, b_v = own[distinct["columns"]]
+        both = (part.reshape(len(x), -1, k) for part in (b_u, masked[1]))
+        scalars = np.einsum("isk,isk->s", *both) + np.einsum("sk,sk->s", h_u, h_v)
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            on_a, active_a, mixed_a, a_u, a_v = (v[part] for v in own[distinct["rows"]])
+            on_a, active_a, mixed_a, a_u, a_v = (v[part] for v in own[-1])
             run = 2 * inner[part] * ((on_a * scalars) @ on_b.T)
             run += a_u @ b_v.T
             run += a_v @ b_u.T
@@ -193,40 +172,20 @@ def sample_label_part(
     return LabelPart(mean, np.sqrt(variance))
 
 
-def _first_name(blocks: dict[str, NDArray], name: str) -> str:
-    """Return the name under which the array of a block is met first."""
-    return next(other for other in blocks if blocks[other] is blocks[name])
-
-
 class Hierarchy(LabelTerm):
     """The label part of the neural tangent hierarchy of a 2-layer ReLU network (LANTK-NTH).
 
-    Z = sum_ij K4(x, x', x_i, x_j) C_ij with ``H C + C H = (H^-1 y) y^T``, H the 2-layer NTK: what
-    the labels add to the kernel until the end of training, by Monte Carlo over the weights of a
-    neuron. Train and other rows share the weights drawn, so that all blocks are of one kernel.
-
-    Parameters
-    ----------
-    n_samples : int
-        Weights drawn.
-    tolerance : float
-        Truncation of the low rank of C.
-    seed : int
-        Of the weights.
+    By Monte Carlo over the weights of a neuron, `n_samples` of them, of one seed: train and other
+    rows share the weights drawn, so that all blocks are of one kernel. The rank of C is cut off at
+    `tolerance`. The module has the formulas.
 
     Attributes
     ----------
     left_, right_ : (n, k) arrays
         C = left_ right_^T.
     error_ : float
-        Standard error of Z on train, root mean square, as a share of that of Z; once
-        `train_block` was called.
-    x_train_ : (n, d) array
-        The vectors fitted on.
-
-    References
-    ----------
-    Chen, He and Su (2020), LANTK-NTH; `lantk.label_terms.hierarchy` has the formulas.
+        Standard error of Z on train, root mean square, as a share of that of Z; once `train_block`
+        was called.
     """
 
     needs_x = True
@@ -244,15 +203,7 @@ class Hierarchy(LabelTerm):
     def fit_all(
         terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
     ) -> None:
-        """Learn C of several: H, which is not `k_train_train`, has one eigendecomposition.
-
-        Raises
-        ------
-        LabelTermError
-            If `x` is missing or does not fit.
-        SpectrumError
-            If H is not positive definite.
-        """
+        """Learn C of several: H, which is not `k_train_train`, has one eigendecomposition."""
         n = len(k_train_train)
         factors = [label_product_factors(y, n) for y in ys]
         for term in terms:
@@ -286,6 +237,6 @@ class Hierarchy(LabelTerm):
 
     def _sample(self, rows: NDArray) -> LabelPart:
         return sample_label_part(
-            rows, self.x_train_, self.x_train_, (self.left_, self.right_),
+            rows, self.x_train_, (self.left_, self.right_),
             n_samples=self.n_samples, seed=self.seed,
         )  # fmt: skip

@@ -21,21 +21,15 @@ class KernelRegression(LabelTerm):
         Z(phi) = sum_ij w_ij(phi) L_ij / sum_ij w_ij(phi)
                = [m0 (B - phi^2) + 2 m1 phi - m2] / [B - var - (phi - mu)^2],
 
-    mu and var being mean and variance of H, and m0, m1, m2 the means of L, H L, H H L over all
-    n^2 entries: a fixed elementwise transform of the kernel, into which the labels enter through
-    three numbers.
-
-    Parameters
-    ----------
-    targets : {"labels", "dual"}
-        L = y y^T (V1), or L = alpha alpha^T with alpha = H^-1 y (V2).
+    mu and var being mean and variance of H, and m0, m1, m2 the means of L, H L, H H L over all n^2
+    entries: a fixed elementwise transform of the kernel, into which the labels enter through three
+    numbers. `targets` are "labels" (V1), L = y y^T, or "dual" (V2), L = alpha alpha^T with alpha =
+    H^-1 y.
 
     Attributes
     ----------
-    spread_, mean_, variance_ : float
-        B, mu, var.
-    moments_ : (3,) array
-        m0, m1, m2.
+    spread_, mean_, variance_, moments_
+        B, mu, var and (m0, m1, m2).
 
     References
     ----------
@@ -58,13 +52,6 @@ class KernelRegression(LabelTerm):
         """Learn the moments of several: the kernel matrix is visited once.
 
         `solve` maps right-hand sides to H^-1 times them (V2 only).
-
-        Raises
-        ------
-        LabelTermError
-            If all kernel values are equal, or shapes do not fit.
-        SolveError
-            If V2 must factor a singular Gram matrix.
         """
         h, n = k_train_train, len(k_train_train)
         factors = [label_product_factors(y, n) for y in ys]

@@ -29,19 +29,17 @@ class LeastSquares(LabelTerm):
     Parameters
     ----------
     feature_sets : tuple of str
-        Names out of `pair_features.FEATURE_SETS`; their columns stand side by side.
+        Names out of `FEATURE_SETS`; their columns stand side by side.
     with_diagonal : bool
         Whether the n entries of the diagonal, whose target is always 1, belong to the fit.
-    estimator : {"exact", "fjlt"}
-        Exact normal equations, or those of the published sketch (`lantk.label_terms.sketch`, with
-        its own seed).
+    estimator, seed
+        "exact" for exact normal equations, or "fjlt" for those of the published sketch of this
+        seed.
 
     Attributes
     ----------
     coefficients_ : (p,) array
         One a feature, on the features' own scale.
-    x_train_ : (n, d) array
-        The vectors fitted on.
 
     References
     ----------
@@ -79,13 +77,7 @@ class LeastSquares(LabelTerm):
     def fit_all(
         terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
     ) -> None:
-        """Learn feature constants and coefficients of several: the pairs are visited once.
-
-        Raises
-        ------
-        LabelTermError
-            If `x` is missing or does not fit, or all features are zero.
-        """
+        """Learn feature constants and coefficients of several: the pairs are visited once."""
         n = len(k_train_train)
         targets = [label_product_factors(y, n) for y in ys]
         first = terms[0]

@@ -26,14 +26,8 @@ from lantk.solvers.tiles import SIDE, Tile, in_threads, lower_tiles, tiles
 class PairFeatures:
     """Feature sets side by side on the same train vectors, summed over tiles of entries.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Names out of `FEATURE_SETS`; p features in all.
-    x_train : (n, d) array
-        Train vectors.
-    learned : dict
-        What their `fit` learned.
+    `names` are out of `FEATURE_SETS`, with p features in all; `learned` is what their `fit`
+    learned.
 
     Notes
     -----

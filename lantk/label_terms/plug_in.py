@@ -19,19 +19,12 @@ class PlugIn(LabelTerm):
     Given independent samples E[y y' | x, x'] = eta(x) eta(x') with eta(x) = E[y | x]: the best
     regression of label products is of rank one (k classes: 2 sum_c p_c p'_c - 1). eta is estimated
     by kernel regression with K itself; on train rows out of fold, since a train row's own label
-    would be reproduced exactly.
-
-    Parameters
-    ----------
-    folds, seed : int
-        Number of folds of the estimate on train rows, and the seed that shuffles them.
+    would be reproduced exactly. `seed` shuffles the folds.
 
     Attributes
     ----------
-    dual_ : (n, c) array
-        K^-1 times the labels.
-    eta_train_ : (n, c) array
-        Estimates on train rows, out of fold.
+    dual_, eta_train_ : (n, c) arrays
+        K^-1 times the labels, and the estimates on train rows, out of fold.
     """
 
     fitted_names = ("dual_", "eta_train_")
@@ -49,11 +42,6 @@ class PlugIn(LabelTerm):
         """Learn the estimates of several: every Gram matrix is factored once.
 
         `solve` maps right-hand sides to K^-1 times them.
-
-        Raises
-        ------
-        SolveError
-            If a Gram matrix is singular to working accuracy.
         """
         k, n, first = k_train_train, len(k_train_train), terms[0]
         stacked = np.column_stack([target_columns(y, n) for y in ys])

@@ -47,20 +47,12 @@ class SketchError(LantkError):
 
 @dataclass(frozen=True)
 class Projection:
-    """The random part of a sketch: the nonzero entries of P, and the signs D.
-
-    Attributes
-    ----------
-    n_rows, n_sketched : int
-        Rows before and after, d and k.
-    rows, coordinates, values : (s,) arrays
-        The nonzero entries of P, row by row.
-    seed : int
-        Seed of P and of the signs.
-    """
+    """The random part of a sketch: the nonzero entries of P, row by row, and the signs D."""
 
     n_rows: int
+    """d, before the sketch."""
     n_sketched: int
+    """k, after it."""
     rows: NDArray[np.int64]
     coordinates: NDArray[np.int64]
     values: NDArray[np.float64]
@@ -108,17 +100,10 @@ def draw_projection(n_rows: int, n_columns: int, *, seed: int, epsilon: float = 
 
 
 def sketch(blocks: Iterable[NDArray], projection: Projection, n_columns: int) -> NDArray:
-    """Return the sketched columns, (n_columns, k).
+    """Return the sketched columns, (n_columns, k), by what `draw_projection` drew for a matrix.
 
-    Parameters
-    ----------
-    blocks : iterable of (n_columns, any) arrays
-        The matrix, consecutive rows of it in each; a column of the matrix is a row of a block. They
-        are read once, and not changed.
-    projection : Projection
-        What `draw_projection` returned for the matrix.
-    n_columns : int
-        Number m of columns.
+    Blocks (n_columns, any) hold consecutive rows of the matrix: a column of it is a row of a block.
+    They are read once, and not changed.
 
     Raises
     ------
@@ -160,31 +145,12 @@ def sketched_normal_equations(
     epsilon: float = 0.01,
     n_targets: int = 1,
 ) -> NDArray:
-    """Return [F t_1 t_2 ...]^T F of the sketch of features F and targets t.
+    """Return [F t_1 t_2 ...]^T F, (p + n_targets, p), of sketched features F and targets t.
 
-    Parameters
-    ----------
-    blocks : iterable of (p + n_targets, any) arrays
-        Features, and the targets last, of consecutive rows; see `sketch`.
-    n_rows, n_features : int
-        Rows d in all, and features p.
-    seed : int
-        Another seed, another sketch; the same seed, the same bytes.
-    epsilon : float
-        The sketch has ``floor(ln(p + 1) / epsilon^2)`` rows; see the module for how far its least
-        squares are from the exact ones.
-    n_targets : int
-        Targets, each fitted by itself, that share one sketch.
-
-    Returns
-    -------
-    (p + n_targets, p) array
-        F^T F, then F^T t, one row a target.
-
-    Raises
-    ------
-    SketchError
-        If there are too few rows for a sketch, or not as many as said.
+    Blocks are (p + n_targets, any), the targets last, of consecutive rows; `n_rows` in all. The
+    targets share one sketch of ``floor(ln(p + 1) / epsilon^2)`` rows, and each is fitted by itself;
+    see the module for how far its least squares are from the exact ones. Another seed, another
+    sketch; the same seed, the same bytes.
     """
     projection = draw_projection(n_rows, n_features + 1, seed=seed, epsilon=epsilon)
     columns = sketch(blocks, projection, n_features + n_targets)

@@ -1,11 +1,9 @@
 """The finite network of an architecture: the trained baseline, and the exact kernel's test.
 
-`Network` reads the `Architecture` that the exact kernel reads, with the same padding rule, and
-has three parameterizations. ``standard`` is the baseline of Chen et al. (2020): biases, PyTorch's
-default initialisation. ``he`` has no biases and keeps the size of the signal through any depth,
-for the networks of Arora et al. (2019). ``ntk`` has no biases, weights N(0, 1) and divides by
-sqrt(fan-in) in the forward pass: with many channels its tangent kernel (`tangent`) tends to the
-exact one. `training.train` trains it.
+`Network` reads the `Architecture` that the exact kernel reads, with the same padding rule, in three
+parameterizations: ``standard`` is the baseline of Chen et al. (2020), ``he`` keeps the size of the
+signal through any depth, for the networks of Arora et al. (2019), and the tangent kernel of ``ntk``
+tends, with many channels, to the exact one.
 
 References
 ----------
@@ -48,18 +46,13 @@ def default_channels(
     With strides, 16 for the first convolution, then 64 times the stride so far (128 times for
     several outputs), at most four times that: for ``chen2020`` the widths that Chen et al. (2020)
     train on class pairs and on ten classes. Without, 128 for every convolution, the first too,
-    because ``arora2019-gap-D`` does not train it and later layers see nothing but its features.
-    128 is a choice of cost: depth 21 takes 6 gigaflop for one 32 x 32 image (forward), and four
-    times that at twice the width.
+    because ``arora2019-gap-D`` does not train it and later layers see nothing but its features;
+    depth 21 then takes 6 gigaflop for one 32 x 32 image (forward).
 
     Examples
     --------
-    >>> default_channels("chen2020")
-    [16, 64, 64, 128, 128, 256, 256]
-    >>> default_channels("chen2020", 10)
-    [16, 128, 128, 256, 256, 512, 512]
-    >>> default_channels("arora2019-gap-4", 10)
-    [128, 128, 128]
+    >>> default_channels("chen2020"), default_channels("arora2019-gap-4", 10)
+    ([16, 64, 64, 128, 128, 256, 256], [128, 128, 128])
     """
     convs = parse_architecture(architecture).convs
     strides = [math.prod(conv.stride for conv in convs[: i + 1]) for i in range(len(convs))]

@@ -51,14 +51,14 @@ def train_at_best_rate(
     """Choose a learning rate by validation inside train, then train on all of train with it.
 
     Each rate trains a new network on the train images but those of `split_validation`; the best
-    accuracy on these after the last epoch wins, the smaller rate a tie. A rate that diverges
-    cannot win. With one learning rate there is nothing to choose, and no validation.
+    accuracy on these after the last epoch wins, the smaller rate a tie. A rate that diverges cannot
+    win. With one learning rate there is nothing to choose, and no validation.
 
     Parameters
     ----------
     make_network : callable
         Returns a new network, the same at each call.
-    x_train, y_train, x_test, epochs
+    x_train, y_train, x_test, epochs, **schedule
         As for `train`. No argument for test labels exists.
     learning_rates : sequence of float
         To choose from.
@@ -69,8 +69,6 @@ def train_at_best_rate(
         all trainings in this call, without those that it resumes from.
     resume, keep
         As for `train`; a state holds the finished trainings too.
-    **schedule
-        Other arguments of `train`.
 
     Raises
     ------
@@ -128,21 +126,9 @@ def train_at_best_rate(
 def split_validation(
     y: NDArray[Any], share: float = 0.1, seed: int = 0
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the rows to train on and the rows held out, a random `share` of each class.
+    """Return the rows to train on and those held out, a random share of each class, ascending.
 
-    Parameters
-    ----------
-    y : ndarray, shape (n,)
-        Labels of any two or more values.
-    share : float
-        Between 0 and 1; of each class at least one image is held out and one is not.
-    seed : int
-        Of its own random stream.
-
-    Returns
-    -------
-    rows, held_out : ndarray of int
-        Both ascending; together every row once.
+    The share is between 0 and 1; of each class at least one image is held out and one is not.
 
     Raises
     ------

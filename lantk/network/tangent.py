@@ -46,10 +46,10 @@ def tangent_blocks(
     memory_mb: int = 6144,
     progress: Progress | None = None,
 ) -> dict[str, Block]:
-    """Return what each trained layer adds to the network's tangent kernel; the NTK is their sum.
+    """Return what each trained layer adds to the network's tangent kernel, by name of the layer.
 
-    Of several outputs it is the mean over them (their kernel is block diagonal in the limit of
-    infinite width, with equal blocks).
+    The NTK is their sum. Of several outputs it is the mean over them (their kernel is block
+    diagonal in the limit of infinite width, with equal blocks).
 
     Parameters
     ----------
@@ -58,23 +58,17 @@ def tangent_blocks(
     x_train, x_test : ndarray, shape (n, channels, height, width)
         Scaled images; without `x_test` there are train rows only.
     memory_mb : int
-        For the gradients of train images that are held at once, in MiB. Where it holds those of
-        all train images, every image passes through the network once, else once for each time
-        that it is filled.
+        For the gradients of train images that are held at once, in MiB. Where it holds those of all
+        train images, every image passes through the network once, else once each time it is filled.
     progress : callable, optional
         Called with (gradients computed, gradients in all).
-
-    Returns
-    -------
-    dict
-        Name of the layer (of `Architecture.trained_layers`) -> its block.
 
     Notes
     -----
     Cost: n_train (n_train + 2 n_test) operations for each trained parameter, and a forward and
-    backward pass for each image and time. Weights that share a filter are treated together:
-    G_i = sum_p delta_i(p) a_i(p)^T with delta the derivative of the output by the layer's output
-    at position p and a the patch there; the block is <G_i, G_j>.
+    backward pass for each image and time. Weights that share a filter are treated together: G_i =
+    sum_p delta_i(p) a_i(p)^T with delta the derivative of the output by the layer's output at
+    position p and a the patch there; the block is <G_i, G_j>.
     """
     x, n_train = _stack(network, x_train, x_test), len(x_train)
     kernels = {

@@ -80,12 +80,10 @@ def train(
     ----------
     network : Network
         One output for two classes, k outputs for k. It stays on `device`.
-    x_train : ndarray, shape (n_train, channels, height, width)
-        Scaled images; computed with as float32.
+    x_train, x_test : ndarray, shape (n, channels, height, width)
+        Scaled images; computed with as float32. Test labels are not asked for.
     y_train : ndarray, shape (n_train,)
         Labels: -1 and +1 for one output, 0 ... k - 1 for k.
-    x_test : ndarray, shape (n_test, channels, height, width)
-        Images to predict. Their labels are not asked for.
     epochs, batch_size : int
         Passes over the train images; images per step.
     learning_rate : float
@@ -94,8 +92,8 @@ def train(
         Mean squared error over images and outputs, or cross-entropy (of a sigmoid for one output,
         of a softmax for k).
     targets : (float, float)
-        What the squared error wants of an output: the second where it stands for the image's
-        class, else the first. Cross-entropy does not read it.
+        What the squared error wants of an output: the second where it stands for the image's class,
+        else the first. Cross-entropy does not read it.
     seed : int
         Seed of the order of the images. Give `Network` one too.
     device : {"auto", "cpu", "cuda"}
@@ -124,10 +122,6 @@ def train(
     Notes
     -----
     The same seeds, device and number of threads give the same bytes, resumed or not.
-
-    References
-    ----------
-    Chen, He and Su, "Label-Aware Neural Tangent Kernel", NeurIPS 2020, section 4.
     """
     _check_schedule(epochs, batch_size, learning_rate, loss, targets)
     place = find_device(device)
@@ -152,7 +146,9 @@ def train(
             outputs = _outputs(network, x_held_out)
             _check_finite(mean_loss, outputs, f"epoch {epoch + 1} of {epochs}", learning_rate)
             run.train_loss[epoch] = mean_loss
-            run.predictions[epoch] = _predict(outputs, threshold).cpu().numpy()
+            is_score = network.n_outputs == 1
+            found = outputs[:, 0].sub(threshold) if is_score else outputs.argmax(1)
+            run.predictions[epoch] = found.cpu().numpy()
             if keep is not None:
                 keep(run.state(epoch + 1, time.perf_counter() - start))
             if progress is not None:
@@ -252,11 +248,6 @@ def _find_loss(loss: str, network: Network) -> Callable[[Tensor, Tensor], Tensor
 def _outputs(network: Network, x: Tensor) -> Tensor:
     """Return the outputs (n, n_outputs) of images (n, channels, height, width)."""
     return torch.cat([network(batch) for batch in x.split(_EVALUATION_BATCH)])
-
-
-def _predict(outputs: Tensor, threshold: float) -> Tensor:
-    """Return scores (n,) of one output, class numbers (n,) of several."""
-    return outputs[:, 0].sub(threshold) if outputs.shape[1] == 1 else outputs.argmax(1)
 
 
 def _as_targets(y: NDArray[Any], n: int, n_outputs: int, low: float, high: float) -> Tensor:

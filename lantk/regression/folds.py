@@ -20,21 +20,13 @@ def validation_folds(
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Return stratified folds inside train: for each, the rows to fit and those held out.
 
-    Parameters
-    ----------
-    y : (n,) array of -1/+1, or (n, k) one-hot
-        Train labels.
-    folds, seed : int
-        Number of folds, and the seed that shuffles them.
+    `y` are targets, -1/+1 or one-hot; the seed shuffles. The folds are those of scikit-learn's
+    `StratifiedKFold`, which takes a second to load.
 
     Raises
     ------
     ValidationError
         If there are fewer than two folds, or fewer train images of a class than folds.
-
-    Notes
-    -----
-    The folds are those of scikit-learn's `StratifiedKFold`, which takes a second to load.
     """
     if folds < 2:
         raise ValidationError(f"`folds` is {folds}: wanted 2 or more")

@@ -71,8 +71,8 @@ def class_sums(
     labels_columns : (n,) array
         Classes, of any type.
     diagonal_rows, diagonal_columns : (m,), (n,) arrays
-        K(x, x) of rows and columns. A label-aware kernel of a test image takes that of the kernel
-        without labels (Chen et al. 2020).
+        K(x, x). A label-aware kernel of a test image takes that of the kernel without labels (Chen
+        et al. 2020).
 
     Raises
     ------
@@ -94,23 +94,10 @@ def class_sums(
 
 
 def top_eigenvectors(k: NDArray, y: NDArray, n_vectors: int = 10) -> tuple[NDArray, NDArray]:
-    """Return the largest eigenvalues of a train Gram matrix, and the share of y along each vector.
+    """Return the largest eigenvalues of K (n, n), the largest first, and what of y lies along each.
 
-    Parameters
-    ----------
-    k : (n, n) array
-        Train Gram matrix.
-    y : (n,) array of -1/+1, or (n, c) one-hot
-        Labels.
-    n_vectors : int
-        How many, the largest first.
-
-    Returns
-    -------
-    eigenvalues : (n_vectors,) array
-        As shares of the trace.
-    shares : (n_vectors,) array
-        |v^T y|^2 / |y|^2: how much of the labels lies along each eigenvector.
+    The eigenvalues are shares of the trace; the others |v^T y|^2 / |y|^2 for each eigenvector v,
+    with targets y, -1/+1 or one-hot.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 

@@ -40,34 +40,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Member:
-    """A variant of a family: what is added to K, and the weights at which it is.
-
-    Attributes
-    ----------
-    name : str
-        Name of the variant.
-    weights : sequence of float
-        Label weights (of ``cntk-ridge``: ridges) to predict at.
-    validated : sequence of float
-        Those of `weights` to validate by stratified folds inside train.
-    make_term : callable or None
-        Returns a fresh, unfitted label term; None for the plain kernel, whose one weight is 0.
-    permutation : int or None
-        Seed that permutes the labels which the term is fitted to, in each fit anew; the solves
-        keep the true ones.
-    only_diagonal : bool
-        Whether only the diagonal of Z is added, with the lambda of all of Z.
-    fitted : LabelTerm or None
-        The term fitted on all of train, if it is at hand.
-    """
+    """A variant of a family: what is added to K, and the weights at which it is."""
 
     name: str
     weights: Sequence[float] = (0.0,)
+    """Label weights (of ``cntk-ridge``: ridges) to predict at."""
     validated: Sequence[float] = ()
+    """Those of `weights` to validate by stratified folds inside train."""
     make_term: Callable[[], LabelTerm] | None = None
+    """Returns a fresh, unfitted label term; None for the plain kernel, whose one weight is 0."""
     permutation: int | None = None
+    """Seed that permutes the labels which the term is fitted to, in each fit anew."""
     only_diagonal: bool = False
+    """Whether only the diagonal of Z is added, with the lambda of all of Z."""
     fitted: LabelTerm | None = None
+    """The term fitted on all of train, if it is at hand."""
     grid: NDArray = field(init=False)
     """Weights in ascending order."""
 
@@ -105,10 +92,8 @@ def predict(
 
     Parameters
     ----------
-    k_train_train : (n, n) array
-        Train Gram matrix.
-    k_test_train : (n_test, n) array
-        Test x train Gram matrix.
+    k_train_train, k_test_train : (n, n), (n_test, n) arrays
+        Gram matrices.
     y_train : (n,) array of -1/+1, or (n, k) one-hot
         Train labels. No argument takes test labels.
     members : sequence of Member

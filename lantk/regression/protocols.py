@@ -25,45 +25,30 @@ from lantk.regression.statistics import PROTOCOLS, accuracy_with_interval
 
 @dataclass(frozen=True)
 class WeightPath:
-    """Scores along a path of label weights.
-
-    Attributes
-    ----------
-    weights : (p,) array
-        Label weights r, ascending.
-    factors : (p,) array
-        lambda = r mean|K| / mean|Z|, on all of train.
-    scores : (p, n_test) or (p, n_test, k) array
-        f(x) on the test rows; `labels.decide` says what they predict.
-    relative_residuals : (p,) array
-        Of each train solve.
-    smallest_eigenvalues : (p,) array
-        Of K + lambda Z on train; NaN for n > 1,000.
-    validation_accuracy : (p,) array
-        Mean over folds inside train; NaN where not validated.
-    alignment : (p,) array
-        Kernel-target alignment of K + lambda Z on train, with the label product.
-    label_gram : (c, c) array or None
-        Of the plain kernel: U^T K^-1 U, with labels U, -1/+1 or one-hot.
-    diagnostics : dict
-        Scalars about K, Z and the solves.
-    relative_ratio : (p,) array or None
-        Local elasticity of K + lambda Z among the train images; NaN where it cannot be normalised.
-    test_class_sums : list of ClassSums or None
-        The same between test and train images, as far as it is known without test labels.
-    """
+    """Scores along a path of p label weights, and what is known of K + lambda Z on train."""
 
     weights: NDArray
+    """(p,): label weights r, ascending."""
     factors: NDArray
+    """(p,): lambda = r mean|K| / mean|Z|, on all of train."""
     scores: NDArray
+    """(p, n_test) or (p, n_test, k): f(x) on the test rows; `labels.decide` predicts from it."""
     relative_residuals: NDArray
+    """(p,): of each train solve."""
     smallest_eigenvalues: NDArray
+    """(p,): of K + lambda Z on train; NaN for n > 1,000."""
     validation_accuracy: NDArray
+    """(p,): mean over folds inside train; NaN where not validated."""
     alignment: NDArray
+    """(p,): kernel-target alignment of K + lambda Z on train, with the label product."""
     label_gram: NDArray | None = None
+    """(c, c), of the plain kernel: U^T K^-1 U, with labels U, -1/+1 or one-hot."""
     diagnostics: dict[str, float] = field(default_factory=dict)
+    """Scalars about K, Z and the solves."""
     relative_ratio: NDArray | None = None
+    """(p,): local elasticity of K + lambda Z on train; NaN where it cannot be normalised."""
     test_class_sums: Sequence[ClassSums | None] | None = None
+    """The same between test and train images, as far as it is known without test labels."""
 
 
 def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:
@@ -121,10 +106,8 @@ def assess(
 
     def weight_of(i: int) -> dict[str, float | None]:
         weight = float(path.weights[i])
-        return {
-            "label_weight": None if is_ridge else weight,
-            "ridge": weight if is_ridge else None,
-        }
+        ridge, label_weight = (weight, None) if is_ridge else (None, weight)
+        return {"label_weight": label_weight, "ridge": ridge}
 
     results = {
         "protocols": {
@@ -169,20 +152,11 @@ def _relative_ratios(path: WeightPath, i: int, y_test: NDArray) -> dict[str, flo
 def oracle_label_path(plain: WeightPath, y_test: NDArray, weights: Sequence[float]) -> WeightPath:
     """Return the path of K + lambda Z with Z the true label product, test labels included.
 
-    The ceiling of every label term, to be assessed under ``oracle`` only. With labels U (-1/+1,
-    or one-hot) the label product is U C U^T (C = 1, or 2 I - 1 1^T), so the solve follows from the
-    plain kernel's: with G = U^T K^-1 U,
+    The ceiling of every label term, to be assessed under ``oracle`` only; `weights` are label
+    weights, as mean|Z| is 1. With labels U (-1/+1, or one-hot) the label product is U C U^T (C = 1,
+    or 2 I - 1 1^T), so the solve follows from that of the `plain` kernel: with G = U^T K^-1 U,
 
         (K + lambda U C U^T)^-1 U = K^-1 U (I + lambda C G)^-1.
-
-    Parameters
-    ----------
-    plain : WeightPath
-        The plain kernel's, from `predict`.
-    y_test : (n_test,) array
-        Test labels -1/+1, or class numbers.
-    weights : sequence of float
-        Label weights; mean|Z| is 1.
     """
     grid = np.array(sorted(set(weights)), np.float64)
     factors = grid * plain.diagnostics["mean_abs_k"]
@@ -198,15 +172,9 @@ def oracle_label_path(plain: WeightPath, y_test: NDArray, weights: Sequence[floa
         inner = np.linalg.inv(np.eye(k) + factor * product @ gram)
         path.append((scores + factor * labels @ product @ gram) @ inner)
     stacked = np.stack(path)
-    unknown = np.full(len(grid), np.nan)
+    unknown = np.full((4, len(grid)), np.nan)
     return WeightPath(
-        grid,
-        factors,
-        stacked[..., 0] if plain.scores.ndim == 2 else stacked,
-        unknown,
-        unknown,
-        unknown,
-        unknown,
+        grid, factors, stacked[..., 0] if plain.scores.ndim == 2 else stacked, *unknown
     )
 
 
@@ -229,10 +197,8 @@ def assess_network(
         Of each epoch: floats are scores, integers are class numbers.
     train_loss : (epochs,) array
         Mean training loss of each epoch.
-    y_test : (n_test,) array
-        Test labels: -1/+1 for scores, else class numbers.
-    protocols : sequence of str
-        Out of `PROTOCOLS`.
+    y_test, protocols
+        As for `assess`.
     validation_accuracy : float, optional
         Of the learning rate, where validation inside train chose it; it belongs to `honest`.
     """

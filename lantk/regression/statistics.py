@@ -56,17 +56,8 @@ def mcnemar_p_value(correct_a: NDArray, correct_b: NDArray) -> float:
 def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Return a mean and half the width of Student's interval around it.
 
-    Parameters
-    ----------
-    values : (n,) array
-        One number a task, such as a paired difference. If one is NaN, so are both results.
-    confidence : float
-        Of the interval.
-
-    Returns
-    -------
-    mean, half_width : float
-        The half-width is NaN for fewer than two values.
+    Values (n,) are one number a task, such as a paired difference. If one is NaN, so are both
+    results; the half-width is NaN for fewer than two.
 
     Examples
     --------
@@ -86,12 +77,7 @@ def mean_with_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[flo
 def normal_half_width(values: ArrayLike, confidence: float = 0.95) -> float:
     """Return half the width of the normal interval around the mean of many values.
 
-    Parameters
-    ----------
-    values : (n,) array
-        One number a test image, such as a paired difference.
-    confidence : float
-        Of the interval.
+    They are one number a test image, such as a paired difference.
 
     Examples
     --------
@@ -103,20 +89,11 @@ def normal_half_width(values: ArrayLike, confidence: float = 0.95) -> float:
 
 
 def log_slope(n: ArrayLike, error: ArrayLike) -> tuple[float, float, float]:
-    """Return the slope b of log(error) = a + b log(n) by least squares, with its 95 % interval.
+    """Return b in log(error) = a + b log(n) by least squares, and its 95 % interval's ends.
 
-    Parameters
-    ----------
-    n : (p,) array
-        Numbers of train images.
-    error : (p,) array
-        Shares of wrong test images.
-
-    Returns
-    -------
-    slope, low, high : float
-        The interval is Student's, from the scatter around the line. All are NaN for fewer than
-        three points and where an error is 0, which has no logarithm.
+    `n` are numbers of train images, `error` shares of wrong test images, (p,) both. The interval is
+    Student's, from the scatter around the line. All are NaN for fewer than three points and where
+    an error is 0, which has no logarithm.
     """
     n, error = np.asarray(n, float), np.asarray(error, float)
     if n.size < FEWEST_POINTS or not (error > 0).all():

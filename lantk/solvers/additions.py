@@ -57,20 +57,16 @@ class Diagonal(Addition):
     """(n,), an array, or a tensor on a device."""
 
     def apply(self, vectors: NDArray) -> NDArray:
-        """Return Z v, row by row a multiple."""
         product: NDArray = self.values[:, None] * vectors
         return product
 
     def add_to(self, square: NDArray[np.float64], factor: float) -> None:
-        """Add to the diagonal."""
         square[np.diag_indices(len(square))] += factor * self.values
 
     def diagonal(self, n: int) -> NDArray[np.float64]:
-        """Return the values."""
         return np.asarray(self.values, np.float64)
 
     def inner_products(self, k: NDArray) -> tuple[float, float]:
-        """Return the sums over the diagonal."""
         k_z = z_z = 0.0
         for own, value in zip(np.diag(k).astype(np.float64), self.values, strict=True):
             k_z += own * value
@@ -88,24 +84,20 @@ class Dense(Addition):
     """(m, n); None where no other rows are predicted."""
 
     def apply(self, vectors: NDArray) -> NDArray:
-        """Return Z v in float64."""
         return multiply(self.train, vectors)
 
     def apply_rows(self, vectors: NDArray) -> NDArray:
-        """Return Z v of the other rows, (m, c) float64."""
         return super().apply_rows(vectors) if self.rows is None else multiply(self.rows, vectors)
 
     def add_to(self, square: NDArray[np.float64], factor: float) -> None:
-        """Add row by row, with no float64 copy of Z."""
+        # With no float64 copy of Z.
         for row, more in zip(square, self.train, strict=True):
             row += factor * np.asarray(more, np.float64)
 
     def diagonal(self, n: int) -> NDArray[np.float64]:
-        """Return the diagonal in float64."""
         return np.diag(self.train).astype(np.float64)
 
     def inner_products(self, k: NDArray) -> tuple[float, float]:
-        """Return the sums, row by row."""
         k_z = z_z = 0.0
         for own, other in zip(k, self.train, strict=True):
             wide = np.asarray(other, np.float64)

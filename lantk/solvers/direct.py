@@ -18,12 +18,7 @@ class SolveError(LantkError):
 
 
 class GramFactor:
-    """LU factors of a square Gram matrix, kept to solve for several right-hand sides.
-
-    Parameters
-    ----------
-    gram : (n, n) array
-        Train Gram matrix (not changed). Factored in float64.
+    """LU factors of a square Gram matrix (n, n), kept to solve for several right-hand sides.
 
     Attributes
     ----------
@@ -37,8 +32,8 @@ class GramFactor:
 
     Notes
     -----
-    Cost: 2/3 n^3 operations and one float64 copy of the matrix. Each solve costs 4 n^2 more: the
-    residual is measured and one step of iterative refinement taken.
+    The matrix is not changed. Cost: 2/3 n^3 operations and one float64 copy of it. Each solve costs
+    4 n^2 more: the residual is measured and one step of iterative refinement taken.
 
     References
     ----------
@@ -114,13 +109,7 @@ class IndefiniteError(SolveError):
 
 
 def factorize(gram: NDArray) -> GramFactor:
-    """Return the Cholesky factor of a Gram matrix, or its LU factors where rounding forbids one.
-
-    Raises
-    ------
-    SolveError
-        If the matrix is not square, not finite, or singular to working accuracy.
-    """
+    """Return the Cholesky factor of a Gram matrix, or LU factors where rounding forbids it."""
     try:
         return CholeskyFactor(gram)
     except IndefiniteError:

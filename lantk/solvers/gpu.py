@@ -8,6 +8,7 @@ errors are those of `solve`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,8 +34,7 @@ class DeviceSolver:
     Raises
     ------
     SolveError
-        If the matrix is not square or not finite; from `solve` and `solve_path`, if it is singular
-        to working accuracy.
+        As `GramFactor` does; for singular matrices from `solve` and `solve_path`.
 
     Notes
     -----
@@ -58,18 +58,7 @@ class DeviceSolver:
         y: NDArray,
         solved: Callable[[], None] = lambda: None,
     ) -> PathSolution:
-        """Solve (K + lambda Z) x = y for several Z and paths, as `solve.solve_path` does.
-
-        Parameters
-        ----------
-        terms, factors, y, solved
-            As there.
-
-        Raises
-        ------
-        SolveError
-            If a matrix is singular to working accuracy.
-        """
+        """Solve (K + lambda Z) x = y for several Z and paths, as `path.solve_path` does."""
         columns = np.asarray(y, np.float64).reshape(len(y), -1)
         dual = np.empty((len(terms), len(factors[0]), *columns.shape))
         residuals = np.empty(dual.shape[:2])
@@ -125,13 +114,9 @@ class DeviceSolver:
 
         inverse_norm = np.inf
         if bool((torch.diagonal(lu) != 0).all()):
+            adjoint = partial(apply, adjoint=True)
             inverse = LinearOperator(
-                lu.shape,
-                matvec=apply,
-                rmatvec=lambda v: apply(v, adjoint=True),
-                matmat=apply,
-                rmatmat=lambda v: apply(v, adjoint=True),
-                dtype=np.float64,
+                lu.shape, apply, adjoint, apply, dtype=np.float64, rmatmat=adjoint
             )
             # One column: with more the estimate draws random numbers.
             inverse_norm = float(onenormest(inverse, t=1))
@@ -148,10 +133,7 @@ def _multiply(matrix: Tensor, x: Tensor) -> Tensor:
 def find_device(name: str) -> str | None:
     """Return PyTorch's name of the GPU that `name` means, or None where it means the CPU.
 
-    Parameters
-    ----------
-    name : {"auto", "cpu", "cuda"}
-        ``"auto"`` is a GPU where PyTorch finds one.
+    ``"auto"`` is a GPU where PyTorch finds one.
 
     Raises
     ------

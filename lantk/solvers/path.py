@@ -50,21 +50,19 @@ def solve_path(
 ) -> PathSolution:
     """Solve (K + lambda Z) x = y for several Z, and for every lambda of a path for each.
 
-    With K = L L^T and S = L^-1 Z L^-T the systems of one Z are (I + lambda S) u = L^-1 y,
-    u = L^T x. They differ by a multiple of S only, so one Krylov space of S serves all of them: one
-    Lanczos basis, and a tridiagonal system for each lambda. Small lambda need few steps, large ones
-    many; a lambda that would cost more steps than a factorization does is solved by its own LU.
-    The Krylov spaces of all Z and right-hand sides grow side by side, so that L is read once a step
-    for all of them.
+    With K = L L^T and S = L^-1 Z L^-T the systems of one Z are (I + lambda S) u = L^-1 y, u = L^T
+    x. They differ by a multiple of S only, so one Krylov space of S serves all of them: one Lanczos
+    basis, and a tridiagonal system for each lambda. Small lambda need few steps, large ones many; a
+    lambda that would cost more steps than a factorization does is solved by its own LU. The Krylov
+    spaces of all Z and right-hand sides grow side by side, so that L is read once a step for all of
+    them.
 
     Parameters
     ----------
     k : (n, n) array
         Train Gram matrix.
-    terms : sequence of d additions
-        The Z; see `additions`.
-    factors : sequence of d arrays (p,)
-        The lambdas of each Z; all paths have the same length.
+    terms, factors : sequences of d additions, and of d arrays (p,)
+        The Z, and the lambdas of each; all paths have the same length.
     y : (n,) or (n, c) array
         Right-hand sides.
     cholesky : CholeskyFactor or None
@@ -82,8 +80,8 @@ def solve_path(
     Notes
     -----
     Cost: a step reads L twice (2 n^2 numbers in all) and every Z once; the basis of each Z and
-    right-hand side is kept, n numbers a step, and every new vector is orthogonalised against all
-    of it, twice.
+    right-hand side is kept, n numbers a step, and every new vector is orthogonalised against all of
+    it, twice.
 
     References
     ----------

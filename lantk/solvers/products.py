@@ -23,19 +23,7 @@ def mean_abs(matrix: NDArray) -> float:
 
 
 def multiply(matrix: NDArray, vectors: NDArray) -> NDArray[np.float64]:
-    """Return ``matrix @ vectors`` in float64.
-
-    Parameters
-    ----------
-    matrix : (m, n) array
-        Of any real type.
-    vectors : (n,) or (n, c) array
-        Taken as float64.
-
-    Returns
-    -------
-    ndarray, shape (m,) or (m, c)
-    """
+    """Return ``matrix @ vectors`` in float64: real (m, n) by (n,) or (n, c)."""
     if matrix.dtype != np.float32 or not matrix.flags.c_contiguous:
         return np.asarray(matrix, np.float64) @ vectors
     rows = np.ascontiguousarray(np.asarray(vectors, np.float64).reshape(len(vectors), -1).T)

@@ -61,7 +61,7 @@ def test_contraction_is_the_fourth_derivative_of_a_network():
     c = RNG.standard_normal((N, N))
     u, values, v = np.linalg.svd(c)
     images = RNG.standard_normal((3, d))
-    found = sample_label_part(images, x, x, (u * values, v.T), n_samples=n_neurons, seed=5).mean
+    found = sample_label_part(images, x, (u * values, v.T), n_samples=n_neurons, seed=5).mean
 
     rng = np.random.default_rng(5)
     drawn = [rng.standard_normal((d, 32)).T for _ in range(n_neurons // 32)]
@@ -102,7 +102,7 @@ def test_error_is_the_spread_of_other_weights():
     """The stated error predicts how far the means of other seeds lie, within a quarter."""
     x, y, h = task()
     u, v = solve_lyapunov(*np.linalg.eigh(h), y[:, None], y[:, None])
-    parts = [sample_label_part(x, x, x, (u, v), n_samples=640, seed=s) for s in range(40)]
+    parts = [sample_label_part(x, x, (u, v), n_samples=640, seed=s) for s in range(40)]
     spread = np.sqrt(np.var([p.mean for p in parts], axis=0, ddof=1).mean())
     stated = np.sqrt(np.mean([p.standard_error**2 for p in parts]))
     assert 0.75 < stated / spread < 1.33
@@ -112,8 +112,8 @@ def test_blocks_are_of_one_matrix():
     """Rows that are computed alone are those of the whole matrix, which is symmetric."""
     x, y, h = task()
     factors = solve_lyapunov(*np.linalg.eigh(h), y[:, None], y[:, None])
-    whole = sample_label_part(x, x, x, factors, n_samples=64).mean
-    some = sample_label_part(x[:2].copy(), x, x, factors, n_samples=64).mean
+    whole = sample_label_part(x, x, factors, n_samples=64).mean
+    some = sample_label_part(x[:2].copy(), x, factors, n_samples=64).mean
     np.testing.assert_allclose(some, whole[:2], rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(whole, whole.T, rtol=1e-10, atol=1e-12)
 
@@ -138,7 +138,7 @@ def test_the_label_term_is_the_contraction_of_its_labels():
         (x, term.train_block(h)),
         (images, term.transform(np.zeros((3, N)), images)),
     ):
-        z = sample_label_part(rows, x, x, (c, eye), n_samples=64, seed=7).mean
+        z = sample_label_part(rows, x, (c, eye), n_samples=64, seed=7).mean
         np.testing.assert_allclose(found, z, atol=1e-6 * abs(z).max())
 
 
