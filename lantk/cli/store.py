@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ def sync(args: argparse.Namespace) -> None:
     try:
         report = tracking.sync(target)
     except LantkError as error:
-        raise LantkError(f"{error}. To sync again: `{_sync_command(args.results)}`") from error
+        raise LantkError(f"{error}. To sync again: `{target.sync_command}`") from error
     print(_keep_record(target, report)["hint"])
 
 
@@ -42,7 +41,7 @@ def verify(args: argparse.Namespace) -> int:
         return 0
     print(
         f"{len(drift)} runs differ between {args.results} and the {where}:\n"
-        f"{drift_text(drift)}\nTo mend it: {_sync_command(args.results)}\n"
+        f"{drift_text(drift)}\nTo mend it: {target.sync_command}\n"
         "What still differs then is mended by rebuild in place of sync, which logs all runs of"
         " this folder again"
     )
@@ -82,11 +81,7 @@ def dashboard(args: argparse.Namespace) -> None:
     if board.is_server(record["uri"]):
         print(board.links_text(record, args.results))
         return
-    store = _target(args).store
-    if not store.exists():
-        raise LantkError(
-            f"there is no MLflow store {store.shown}: `{_sync_command(args.results)}` makes it"
-        )
+    store = _target(args).existing_store()
     board.check_port(args.port)
     address = board.local_address(args.port)
     print(board.links_text(record, args.results, address))
@@ -163,10 +158,6 @@ def _recorded_uri(record: dict[str, Any]) -> str | None:
             " the whole address"
         )
     return uri
-
-
-def _sync_command(results: Path) -> str:
-    return f"python -m lantk mlflow sync --results {shlex.quote(str(results))}"
 
 
 def _keep_listing(target: Any) -> None:

@@ -42,13 +42,6 @@ def read_runs(results: Path, listing: Listing) -> list[Run]:
     Evaluations that are not there are left out, unless a failed job is to blame: then they are
     runs with the status ``FAILED``. Those that the listing does not name are not read.
 
-    Parameters
-    ----------
-    results : Path
-        The folder with ``evaluations/CASE/STEM.json`` and ``.csv``, finished or not.
-    listing : Listing
-        What should be there.
-
     Raises
     ------
     TrackingError

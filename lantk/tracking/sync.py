@@ -73,6 +73,19 @@ class Target:
         """Where the runs go."""
         return locate_store(self.results.resolve(), self.uri)
 
+    @property
+    def sync_command(self) -> str:
+        """What logs these results again, in a shell."""
+        return f"python -m lantk mlflow sync --results {shlex.quote(str(self.results))}"
+
+    def existing_store(self) -> Store:
+        """Return where the runs are; raise where nothing was logged yet."""
+        if not self.store.exists():
+            raise TrackingError(
+                f"there is no MLflow store {self.store.shown}: `{self.sync_command}` makes it"
+            )
+        return self.store
+
     def check(self) -> None:
         """Raise `TrackingError` if the configuration holds a password."""
         uri = (self.config.get("tracking") or {}).get("uri")
@@ -174,12 +187,7 @@ def verify(target: Target) -> tuple[int, dict[str, str]]:
 
     Returns how many runs the results describe, and name of a run -> what is wrong with it.
     """
-    wanted, store = target.read(), target.store
-    if not store.exists():
-        raise TrackingError(
-            f"there is no MLflow store {store.shown}: `python -m lantk mlflow sync --results"
-            f" {shlex.quote(str(target.results))}` makes it"
-        )
+    wanted, store = target.read(), target.existing_store()
     with using(store):
         client = connect(store)
         existing = _find_runs(client, target, all_states=False)

@@ -195,7 +195,7 @@ def _take(descriptor: int, lock: Path) -> bool:
         if error.errno not in _UNSUPPORTED:
             raise
         _say(
-            f"the file system of {lock.parent} cannot lock files ({error.strerror}): do not start"
+            f"The file system of {lock.parent} cannot lock files ({error.strerror}): do not start"
             " a second workflow on these results; jobs of a workflow that is killed go on"
         )
         return False
@@ -214,7 +214,7 @@ def _wait_for_jobs(jobs: Path) -> None:
     try:
         if lock_within(descriptor, 0):
             return
-        _say("waiting until the jobs of a workflow that was killed have ended")
+        _say("Waiting until the jobs of a workflow that was killed have ended")
         if not lock_within(descriptor, _PATIENCE_SECONDS):
             raise LeaseError(
                 "jobs of a workflow that was killed have not ended within"
@@ -299,5 +299,5 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text[0].upper()}{text[1:]}\n")
+    sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
