@@ -23,12 +23,7 @@ from lantk.cli.options import EXAMPLES, OPTIONS
 from lantk.errors import LantkError
 from lantk.workflow.lease import end_with_workflow
 
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
+_THREAD_VARIABLES = [f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")]
 
 # What an extra brings, by the names of its modules.
 _EXTRAS = {

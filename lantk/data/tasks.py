@@ -156,15 +156,8 @@ def resolve_sizes(
 ) -> tuple[int, int]:
     """Return how many train and test images of a task to take, as many from each class.
 
-    Parameters
-    ----------
-    description : Description
-        The source.
-    task : Task
-        The classes.
-    n_train, n_test : int or None
-        Multiples of the number of classes k; None means all there is, k times the smallest class.
-        A source without a test set tests on what `n_train` leaves.
+    Both are multiples of the number of classes k; None means all there is, k times the smallest
+    class. A source without a test set tests on what `n_train` leaves.
 
     Raises
     ------
