@@ -179,11 +179,11 @@ def _keep_record(target: Any, report: Any) -> dict[str, Any]:
     record = {
         "uri": report.uri,
         "is_default_store": target.uri is None,
-        "experiment": report.experiment,
+        "experiment": target.experiment,
         "experiment_id": report.experiment_id,
         "links": report.links,
         "hint": dashboard_hint(
-            target.results, n_runs, report.failed, report.experiment, report.uri
+            target.results, n_runs, report.failed, target.experiment, report.uri
         ),
         "counts": report.counts,
         **_what_was_given(target),

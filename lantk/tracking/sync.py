@@ -117,7 +117,6 @@ class Target:
 class SyncReport:
     """What `sync` did and where the runs are."""
 
-    experiment: str
     experiment_id: str
     uri: str
     """Without password."""
@@ -205,18 +204,18 @@ def _write(target: Target, wanted: list[LoggedRun], store: Store) -> SyncReport:
     client = connect(store)
     experiment_id = make_experiment(client, target.experiment, store)
     existing = find_runs(client, experiment_id, target.folder_name, all_states=False)
-    found = match_runs(existing, wanted)
-    report = SyncReport(target.experiment, experiment_id, store.shown, defaultdict(list))
-    for unfinished in found.unfinished:
-        client.delete_run(unfinished.info.run_id)
+    pairs, unfinished, others = match_runs(existing, wanted)
+    report = SyncReport(experiment_id, store.shown, defaultdict(list))
+    for found in unfinished:
+        client.delete_run(found.info.run_id)
         report.interrupted += 1
-    for run, earlier in found.pairs:
+    for run, earlier in pairs:
         run_id = _write_run(client, run, earlier, report)
         if run.run.status == "FAILED":
             report.failed += 1  # a comparison shows what all its runs have: not this one
         else:
             report.run_ids[run.run.case].append(run_id)
-    for old in found.others:
+    for old in others:
         mark_superseded(client, old, None)
         report.superseded += 1
     base, shared = base_address(store.uri), results_id(target.folder_name)
