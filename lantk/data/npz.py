@@ -79,8 +79,6 @@ def opening_npz(path: Path, remedy: str) -> Iterator[NpzArchive]:
                 yield NpzArchive(archive)
     except (DataError, MemoryError):
         raise
-    except KeyError as error:
-        raise DataError(f"{path}: {error.args[0]}; {remedy}") from error
     # Broken bytes make the readers of zip, zlib, lzma and NumPy raise nearly anything.
     except Exception as error:
         found = " ".join(str(error).split()) or type(error).__name__
