@@ -23,12 +23,7 @@ from lantk.cli.options import EXAMPLES, OPTIONS
 from lantk.errors import LantkError
 from lantk.workflow.lease import end_with_workflow
 
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
+_THREAD_VARIABLES = [f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")]
 
 # What an extra brings, by the names of its modules.
 _EXTRAS = {
@@ -135,31 +130,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = "interrupted; its workflow has ended; no file is half-written"
         print(f"lantk {args.called}: {text}", file=sys.stderr)
         return int(ended.code or 1)
-    except ModuleNotFoundError as error:
-        return _report_missing(args.called, error)
     except Exception as error:
-        # Our own errors and the system's say what to change; anything else is a fault of ours,
-        # and shows where.
-        if not isinstance(error, LantkError | OSError):
+        # Our own errors, the system's and a missing extra say what to change; anything else is a
+        # fault of ours, and shows where.
+        missing = _missing_extra(error)
+        if missing is None and not isinstance(error, LantkError | OSError):
             traceback.print_exc()
-        print(f"lantk {args.called}: {error}", file=sys.stderr)
+        print(f"lantk {args.called}: {missing or error}", file=sys.stderr)
         return 1
 
 
-def _report_missing(called: str, error: ModuleNotFoundError) -> int:
-    """Say which extra brings the package that a verb misses; return the exit status."""
+def _missing_extra(error: Exception) -> str | None:
+    """Say which extra brings the package that a verb misses, if that is what is wrong."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
     module = (error.name or "").partition(".")[0]
-    extra = next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
-    if extra is None:
-        traceback.print_exc()
-        print(f"lantk {called}: {error}", file=sys.stderr)
-    else:
-        print(
-            f"lantk {called}: {module} is not installed in this Python ({sys.executable}), and this"
-            f" verb needs it: pip install '.[{extra}]' in a checkout of lantk brings it",
-            file=sys.stderr,
-        )
-    return 1
+    for extra, modules in _EXTRAS.items():
+        if module in modules:
+            return (
+                f"{module} is not installed in this Python ({sys.executable}), and this verb needs"
+                f" it: pip install '.[{extra}]' in a checkout of lantk brings it"
+            )
+    return None
 
 
 class _Terminated(SystemExit):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,34 +24,25 @@ def _name_or_json(text: str) -> Any:
         return text
 
 
-def _number_or(word: str | None) -> Callable[[str], int | None]:
-    """Return what reads a whole number of 1 or more, or None where the text is the word."""
+def _number(kind: Callable[[str], Any], below: float, wanted: str) -> Callable[[str], Any]:
+    """Return what reads a number above 0 and below a limit; any other is answered with `wanted`."""
 
-    def read(text: str) -> int | None:
-        if text == word:
-            return None
-        if not text.isdecimal() or int(text) < 1:
-            wanted = f"{word} or a number" if word else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r}: wanted {wanted} of 1 or more")
-        return int(text)
+    def read(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = 0
+        if not 0 < number < below:
+            raise argparse.ArgumentTypeError(f"{text!r}: wanted {wanted}")
+        return number
 
     return read
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted a number from 1 to 65535")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted a number above 0, such as 4e5")
-    return rate
+def _number_or(word: str) -> Callable[[str], int | None]:
+    """Return what reads a whole number of 1 or more, or None where the text is the word."""
+    read = _number(int, math.inf, f"{word} or a number of 1 or more")
+    return lambda text: None if text == word else read(text)
 
 
 def _class_label(text: str) -> str | int:
@@ -80,6 +72,7 @@ def _choice(text: str, default: str, *others: str) -> dict[str, Any]:
 _KEPT = "default: those of the last run, as listing.json keeps them"
 _INSIDE_TRAIN = [0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3]
 _AS_IN_PAPER = [0.001, 0.01, 0.1, 1]
+_COUNT = _number(int, math.inf, "a number of 1 or more")
 _CLASSES = {"type": _class_label, "metavar": "CLASS"}
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -99,15 +92,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "n-train": _option("train images, or all (the default)", type=_number_or("all")),
     "n-test": _option("test images, or all (the default)", type=_number_or("all")),
-    "plan-n-train": _option("train images", flag="--n-train", type=_number_or(None), required=True),
-    "plan-n-test": _option("test images", flag="--n-test", type=_number_or(None), required=True),
+    "plan-n-train": _option("train images", flag="--n-train", type=_COUNT, required=True),
+    "plan-n-test": _option("test images", flag="--n-test", type=_COUNT, required=True),
     "image": _option(
         "shape of an image", nargs=3, default=[3, 32, 32], metavar=("CHANNELS", "HEIGHT", "WIDTH")
     ),
     "table-bands": _option(
         "row bands whose times are listed", flag="--bands", nargs="*", default=["1-of-1"]
     ),
-    "rate": _option("different entries per second (default: measured now)", type=_rate),
+    "rate": _option(
+        "different entries per second (default: measured now)",
+        type=_number(float, math.inf, "a number above 0, such as 4e5"),
+    ),
     "seed": _option("seed of the random stream", default=66),
     "split": _option("file written by the verb split", type=Path, required=True),
     "gram": _option(
@@ -263,7 +259,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "short": _option("print only how many runs there are and the commands", action="store_true"),
     "resume": _option("command that goes on with the workflow", metavar="COMMAND"),
-    "port": _option("port of the dashboard on this machine", type=_port, default=5000),
+    "port": _option(
+        "port of the dashboard on this machine",
+        type=_number(int, 65536, "a number from 1 to 65535"),
+        default=5000,
+    ),
     "threads": _option("threads to use (default: what the libraries choose)", type=int),
     "out": _option("file to write", type=Path, required=True),
     "out-folder": _option(

@@ -7,6 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
 
 _LOG_SECONDS = 30.0
 # A step that is over sooner shows nothing.
@@ -25,11 +28,12 @@ class showing_progress:
     """
 
     def __init__(self, unit: str) -> None:
-        try:
+        # Without tqdm lines are shown, as in a log.
+        self._bar: Any = SimpleNamespace(disable=True, close=lambda: None)
+        with suppress(ModuleNotFoundError):
             from tqdm import tqdm
-        except ModuleNotFoundError:
-            tqdm = _NoBar
-        self._bar = tqdm(unit=f" {unit}", unit_scale=True, disable=None, delay=_BAR_SECONDS)
+
+            self._bar = tqdm(unit=f" {unit}", unit_scale=True, disable=None, delay=_BAR_SECONDS)
         self._unit, self._start = unit, time.monotonic()
         self._state: tuple[int, int, float | None] | None = None
         self._is_over = threading.Event()
@@ -81,15 +85,3 @@ class showing_work(showing_progress):
 
     def _describe(self) -> str:
         return f"{self._unit}: {(time.monotonic() - self._start) / 60:.1f} min so far"
-
-
-class _NoBar:
-    """What stands for tqdm's bar where tqdm is not installed: lines are shown, as in a log."""
-
-    disable = True
-
-    def __init__(self, **_: object) -> None:
-        pass
-
-    def close(self) -> None:
-        """Leave nothing behind."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def sync(args: argparse.Namespace) -> None:
     try:
         report = tracking.sync(target)
     except LantkError as error:
-        raise LantkError(f"{error}. To sync again: `{_sync_command(args.results)}`") from error
+        raise LantkError(f"{error}. To sync again: `{target.sync_command}`") from error
     print(_keep_record(target, report)["hint"])
 
 
@@ -43,7 +42,7 @@ def verify(args: argparse.Namespace) -> int:
         return 0
     print(
         f"{len(drift)} runs differ between {args.results} and the {where}:\n"
-        f"{drift_text(drift)}\nTo mend it: {_sync_command(args.results)}\n"
+        f"{drift_text(drift)}\nTo mend it: {target.sync_command}\n"
         "What still differs then is mended by rebuild in place of sync, which logs all runs of"
         " this folder again"
     )
@@ -83,11 +82,7 @@ def dashboard(args: argparse.Namespace) -> None:
     if board.is_server(record["uri"]):
         print(board.links_text(record, args.results))
         return
-    store = _target(args).store
-    if not store.exists():
-        raise LantkError(
-            f"there is no MLflow store {store.shown}: `{_sync_command(args.results)}` makes it"
-        )
+    store = _target(args).existing_store()
     board.check_port(args.port)
     address = board.local_address(args.port)
     print(board.links_text(record, args.results, address))
@@ -158,10 +153,6 @@ def _recorded_uri(record: dict[str, Any]) -> str | None:
     return uri
 
 
-def _sync_command(results: Path) -> str:
-    return f"python -m lantk mlflow sync --results {shlex.quote(str(results))}"
-
-
 def _keep_listing(target: Any) -> None:
     """Write listing.json before a store is touched, so that a sync can catch up by itself."""
     target.check()
@@ -181,11 +172,11 @@ def _keep_record(target: Any, report: Any) -> dict[str, Any]:
     record = {
         "uri": report.uri,
         "is_default_store": target.uri is None,
-        "experiment": report.experiment,
+        "experiment": target.experiment,
         "experiment_id": report.experiment_id,
         "links": report.links,
         "hint": dashboard_hint(
-            target.results, n_runs, report.failed, report.experiment, report.uri
+            target.results, n_runs, report.failed, target.experiment, report.uri
         ),
         "counts": report.counts,
         **_what_was_given(target),

@@ -80,8 +80,6 @@ def opening_npz(path: Path, remedy: str) -> Iterator[NpzArchive]:
                 yield NpzArchive(archive)
     except (DataError, MemoryError):
         raise
-    except KeyError as error:
-        raise DataError(f"{path}: {error.args[0]}; {remedy}") from error
     # Broken bytes make the readers of zip, zlib, lzma and NumPy raise nearly anything.
     except Exception as error:
         found = " ".join(str(error).split()) or type(error).__name__
@@ -106,8 +104,7 @@ def open_npz(path: Path) -> OpenSource:
         for part in ("train", "test"):
             shapes[part], dtypes[part] = archive.header(f"x_{part}")
             # Checked before they are read: labels may claim any size.
-            header = archive.header(f"y_{part}")
-            _check_npz_part(path, part, shapes[part], dtypes[part], *header)
+            _check_headers(path, archive, part)
             y[part] = archive[f"y_{part}"]
             _check_text_labels(path, part, y[part])
     if shapes["train"][1:] != shapes["test"][1:] or dtypes["train"] != dtypes["test"]:
@@ -139,14 +136,8 @@ def open_npz(path: Path) -> OpenSource:
     )
 
 
-def _check_npz_part(
-    path: Path,
-    part: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    shape_y: tuple[int, ...],
-    dtype_y: np.dtype[Any],
-) -> None:
+def _check_headers(path: Path, archive: NpzArchive, part: str) -> None:
+    (shape, dtype), (shape_y, dtype_y) = (archive.header(f"{name}_{part}") for name in "xy")
     if dtype != np.uint8 and dtype.kind != "f":
         raise DataError(
             f"{path}: x_{part} is {dtype}, wanted uint8 (0 to 255) or floating point (scaled"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lantk.data.base import DataError, DataPath, OpenSource
 from lantk.data.download import fetch
 from lantk.data.sources import CIFAR10_CLASSES, CIFAR10_SHAPE, cifar10_folder, open_source
-from lantk.data.tasks import Description, Task, resolve_sizes
+from lantk.data.tasks import Description, Task, check_size, resolve_sizes
 from lantk.labels import class_labels, count_outputs
 
 
@@ -89,11 +89,8 @@ class Split:
             If `n_train` is no multiple of the number of classes, or more than there are.
         """
         k, most = len(self.names), len(self.y_train)
-        if n_train % k or not k <= n_train <= most:
-            raise DataError(
-                f"n_train is {n_train}, and the split {self.slug} has {most} train images of {k}"
-                f" classes: wanted a multiple of {k} from {k} to {most}"
-            )
+        found = f"the split {self.slug} has {most} train images of {k} classes"
+        check_size("n_train", n_train, k, most, found)
         names = ("pixels_train", "y_train", "index_train")
         return replace(self, **{name: getattr(self, name)[:n_train] for name in names})
 
@@ -120,17 +117,14 @@ SPLIT_ARRAYS = ("pixels_train", "pixels_test", "y_train", "y_test", "index_train
 def describe(source: str, path: DataPath = None) -> Description:
     """Return the classes, counts and image shape of a source without reading its pixels.
 
+    For ``cifar10`` that is not downloaded yet, what it will hold.
+
     Parameters
     ----------
-    source : str
-        ``digits``, ``cifar10``, ``npz`` or ``images``.
+    source : {"digits", "cifar10", "npz", "images"}
+        Where images come from.
     path : path-like, optional
         The file or folder; needed by ``npz`` and ``images``, not looked at by ``digits``.
-
-    Returns
-    -------
-    Description
-        For ``cifar10`` that is not downloaded yet, what it will hold.
 
     Raises
     ------
@@ -244,19 +238,8 @@ def split_classes(
     """Take the train and test images of k classes, the first ones of each in file order.
 
     They are interleaved: the first image of each class, the second of each, and so on. Without a
-    test set, the test images follow the train images.
-
-    Parameters
-    ----------
-    source, path, n_train, n_test, scaling
-        As for `split_pair`.
-    task : Task
-        From `resolve_classes`.
-
-    Raises
-    ------
-    DataError
-        If the source, a size or the scaling cannot be used.
+    test set, the test images follow the train images. `task` is from `resolve_classes`; the rest,
+    and the errors, are as of `split_pair`.
     """
     return _draw(source, path, task, n_train, n_test, scaling, lambda rows: rows)
 

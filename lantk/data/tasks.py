@@ -156,15 +156,8 @@ def resolve_sizes(
 ) -> tuple[int, int]:
     """Return how many train and test images of a task to take, as many from each class.
 
-    Parameters
-    ----------
-    description : Description
-        The source.
-    task : Task
-        The classes.
-    n_train, n_test : int or None
-        Multiples of the number of classes k; None means all there is, k times the smallest class.
-        A source without a test set tests on what `n_train` leaves.
+    Both are multiples of the number of classes k; None means all there is, k times the smallest
+    class. A source without a test set tests on what `n_train` leaves.
 
     Raises
     ------
@@ -174,18 +167,18 @@ def resolve_sizes(
     k = len(task.names)
     if description.test_counts is not None:
         most, found = _most(description, task, description.train_counts, "train images")
-        n_train = _size("n_train", n_train, k, most, found)
+        n_train = check_size("n_train", n_train, k, most, found)
         most, found = _most(description, task, description.test_counts, "test images")
-        return n_train, _size("n_test", n_test, k, most, found)
+        return n_train, check_size("n_test", n_test, k, most, found)
     most, found = _most(description, task, description.train_counts, "images")
     if n_train is None:
         raise DataError(
             f"n_train is null, which takes all there is: {found} and no test set, so nothing is"
             f" left to test on. Set n_train to {_multiple(k, most - k)}"
         )
-    n_train = _size("n_train", n_train, k, most - k, f"{found} and no test set")
+    n_train = check_size("n_train", n_train, k, most - k, f"{found} and no test set")
     found += f", of which n_train takes {n_train}"
-    return n_train, _size("n_test", n_test, k, most - n_train, found)
+    return n_train, check_size("n_test", n_test, k, most - n_train, found)
 
 
 def _most(
@@ -200,7 +193,11 @@ def _most(
     return len(of_task) * smallest, f"{description.source} has {listed}"
 
 
-def _size(key: str, value: int | None, k: int, most: int, found: str) -> int:
+def check_size(key: str, value: int | None, k: int, most: int, found: str) -> int:
+    """Return a number of images that is a multiple of k, at most `most`, which None stands for.
+
+    What the number is called, and what was found, are for the message.
+    """
     if most < k:
         raise DataError(f"{found}: wanted at least one image of each class for {key}")
     if value is None:

@@ -19,9 +19,9 @@ def find_drift(client: Any, existing: Sequence[Any], wanted: Sequence[LoggedRun]
     (but those that a clock decides), the last values of curves, tags, status, and names and sizes
     of files.
     """
-    found = match_runs(existing, wanted)
-    drift = {_describe(run): "unfinished" for run in found.unfinished}
-    for run, of_run in found.pairs:
+    pairs, unfinished, others = match_runs(existing, wanted)
+    drift = {_describe(found): "unfinished" for found in unfinished}
+    for run, of_run in pairs:
         drift |= {_describe(more): "extra: the run is there twice" for more in of_run[1:]}
         differences = _differences(client, of_run[0], run) if of_run else []
         if not of_run:
@@ -29,7 +29,7 @@ def find_drift(client: Any, existing: Sequence[Any], wanted: Sequence[LoggedRun]
         elif differences:
             more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
             drift[run.run.name] = f"changed: {differences[0]}{more}"
-    return drift | {_describe(run): "extra: the results do not have it" for run in found.others}
+    return drift | {_describe(found): "extra: the results do not have it" for found in others}
 
 
 def drift_text(drift: Mapping[str, str]) -> str:

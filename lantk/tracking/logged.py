@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lantk.tracking.run import Run, text_digest
 
@@ -103,19 +103,14 @@ def find_runs(client: Any, experiment_id: str, folder_name: str, *, all_states: 
             return runs
 
 
-class Matched(NamedTuple):
-    """Runs of a store beside those that it should hold."""
+def match_runs(
+    existing: Sequence[Any], wanted: Sequence[LoggedRun]
+) -> tuple[list[tuple[LoggedRun, list[Any]]], list[Any], list[Any]]:
+    """Find for each run that should be there those that are, superseded ones left out before.
 
-    pairs: list[tuple[LoggedRun, list[Any]]]
-    """What should be there -> what is, the one with the same content first. After an interrupt
-    two may be current."""
-    unfinished: list[Any]
-    others: list[Any]
-    """Logged for a case, variant or seed that the results no longer have."""
-
-
-def match_runs(existing: Sequence[Any], wanted: Sequence[LoggedRun]) -> Matched:
-    """Find for each run that should be there those that are, superseded ones left out before."""
+    Returns the pairs, of which the run with the same content comes first (after an interrupt two
+    may be current); the unfinished runs; and those of what the results no longer have.
+    """
     unfinished = [found for found in existing if "fingerprint" not in found.data.tags]
     by_identity: dict[str, list[Any]] = defaultdict(list)
     for found in existing:
@@ -126,7 +121,7 @@ def match_runs(existing: Sequence[Any], wanted: Sequence[LoggedRun]) -> Matched:
         of_run = by_identity.pop(run.identity, [])
         of_run.sort(key=lambda found: found.data.tags["fingerprint"] != run.run.fingerprint)
         pairs.append((run, of_run))
-    return Matched(pairs, unfinished, [found for left in by_identity.values() for found in left])
+    return pairs, unfinished, [found for left in by_identity.values() for found in left]
 
 
 def log_run(client: Any, experiment_id: str, wanted: LoggedRun) -> str:
@@ -161,22 +156,19 @@ def bring_up_to_date(client: Any, found: Any, wanted: LoggedRun) -> bool:
     """
     from mlflow.entities import Metric, RunTag
 
-    run_id, logged = found.info.run_id, found.data.tags
-    stale = {key: text for key, text in wanted.tags.items() if logged.get(key) != text}
+    run_id, logged, tags = found.info.run_id, found.data.tags, wanted.tags
+    stale = [RunTag(key, text) for key, text in tags.items() if logged.get(key) != text]
     end, known = round(wanted.run.ended * 1000), found.data.metrics
     late = [Metric(k, v, end, 0) for k, v in wanted.run.metrics.items() if k not in known]
-    changed = set(damaged_files(client, run_id, wanted))
-    if "files" in stale:
-        old = json.loads(logged.get("files", "{}"))
-        new = json.loads(stale["files"])
-        changed |= {name for name in new if old.get(name) != new[name]}
+    old, new = json.loads(logged.get("files", "{}")), json.loads(tags["files"])
+    changed = {name for name in new if old.get(name) != new[name]}
+    changed |= set(damaged_files(client, run_id, wanted))
     if changed:
         _log_files(client, run_id, {name: wanted.contents[name] for name in sorted(changed)})
     if found.info.run_name != wanted.run.name:
         client.update_run(run_id, name=wanted.run.name)
     if stale or late:
-        tags = [RunTag(key, text) for key, text in stale.items()]
-        client.log_batch(run_id, late, tags=tags, synchronous=True)
+        client.log_batch(run_id, late, tags=stale, synchronous=True)
     return bool(stale or late or changed)
 
 
@@ -203,12 +195,9 @@ def mark_superseded(client: Any, old: Any, successor: str | None) -> None:
     if successor is not None:
         note = f"Superseded by run {successor}: the results on disk changed."
     tags = {"superseded_by": successor or "", "mlflow.note.content": note, "state": "superseded"}
-    client.update_run(
-        old.info.run_id, name=old.info.run_name.removesuffix(_SUPERSEDED) + _SUPERSEDED
-    )
-    client.log_batch(
-        old.info.run_id, tags=[RunTag(k, v) for k, v in tags.items()], synchronous=True
-    )
+    run_id, name = old.info.run_id, old.info.run_name.removesuffix(_SUPERSEDED)
+    client.update_run(run_id, name=f"{name}{_SUPERSEDED}")
+    client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()], synchronous=True)
 
 
 def _param_text(value: Any) -> str:

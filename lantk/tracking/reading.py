@@ -43,13 +43,6 @@ def read_runs(results: Path, listing: Listing) -> list[Run]:
     Evaluations that are not there are left out, unless a failed job is to blame: then they are
     runs with the status ``FAILED``. Those that the listing does not name are not read.
 
-    Parameters
-    ----------
-    results : Path
-        The folder with ``evaluations/CASE/STEM.json`` and ``.csv``, finished or not.
-    listing : Listing
-        What should be there.
-
     Raises
     ------
     TrackingError
@@ -77,13 +70,13 @@ def _case_runs(results: Path, case: str, listing: Listing) -> list[Run]:
         if path.exists():
             with _naming(path):
                 found[of_stem] = path, read_record(path, listing.protocols), read_predictions(path)
-    rows = _leaderboard_rows([*found.values()])
+    rows = _leaderboard_rows([*found.values()]) if found else {}
     runs: list[Run] = []
-    for (variant, seed), (path, record, _) in sorted(found.items(), key=lambda f: f[0][1] or 0):
+    for of_stem, evaluation in sorted(found.items(), key=lambda item: item[0][1] or 0):
         # What the leaderboard says of several seeds is logged with the first.
-        own = rows.pop(variant, {})
-        with _naming(path):
-            runs.append(_finished_run(results, case, variant, seed, path, record, own))
+        own = rows.pop(of_stem[0], {})
+        with _naming(evaluation[0]):
+            runs.append(_finished_run(results, case, of_stem, evaluation, own))
     derived = [variant for variant in DERIVED if variant in rows]
     return runs + [_derived_run(case, variant, rows[variant], runs) for variant in derived]
 
@@ -106,8 +99,6 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _leaderboard_rows(evaluations: Sequence[_Evaluation]) -> dict[str, _Rows]:
     """Return variant -> protocol -> row, of one case."""
-    if not evaluations:
-        return {}
     try:
         board = leaderboard([(record, predictions) for _, record, predictions in evaluations])
     except (KeyError, TypeError, AttributeError):
@@ -122,14 +113,9 @@ def _leaderboard_rows(evaluations: Sequence[_Evaluation]) -> dict[str, _Rows]:
 
 
 def _finished_run(
-    results: Path,
-    case: str,
-    variant: str,
-    seed: int | None,
-    path: Path,
-    record: Mapping[str, Any],
-    rows: _Rows,
+    results: Path, case: str, of_stem: tuple[str, int | None], evaluation: _Evaluation, rows: _Rows
 ) -> Run:
+    (variant, seed), (path, record, _) = of_stem, evaluation
     provenance = record.get("provenance") or {}
     params = variant_params(variant, seed) | case_params(record) | setting_params(record)
     benchmarks = results / "benchmarks"

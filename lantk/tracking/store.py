@@ -267,19 +267,15 @@ def _reporting_failures(store: Store) -> Iterator[None]:
     try:
         yield
     except expected as error:
+        # Hidden first: what is left of a password that was cut would not be found.
+        text = f"{type(error).__name__}: {without_passwords(str(error), store.uri)}"
         message = (
-            f"the MLflow store {store.shown} cannot be used: {_in_one_line(error, store.uri)}. The"
+            f"the MLflow store {store.shown} cannot be used: {' '.join(text.split())[:600]}. The"
             f" results are untouched. {_advice(store, error)}"
         )
         # The cause may hold a password, and a traceback would show it.
         cause = None if find_passwords(store.uri) else error
         raise TrackingError(message) from cause
-
-
-def _in_one_line(error: BaseException, uri: str) -> str:
-    # Hidden first: what is left of a password that was cut would not be found.
-    text = without_passwords(str(error), uri)
-    return " ".join(f"{type(error).__name__}: {text}".split())[:600]
 
 
 def _advice(store: Store, error: BaseException) -> str:

@@ -74,6 +74,19 @@ class Target:
         """Where the runs go."""
         return locate_store(self.results.resolve(), self.uri)
 
+    @property
+    def sync_command(self) -> str:
+        """What logs these results again, in a shell."""
+        return f"python -m lantk mlflow sync --results {shlex.quote(str(self.results))}"
+
+    def existing_store(self) -> Store:
+        """Return where the runs are; raise where nothing was logged yet."""
+        if not self.store.exists():
+            raise TrackingError(
+                f"there is no MLflow store {self.store.shown}: `{self.sync_command}` makes it"
+            )
+        return self.store
+
     def check(self) -> None:
         """Raise `TrackingError` if the configuration holds a password."""
         uri = (self.config.get("tracking") or {}).get("uri")
@@ -105,7 +118,6 @@ class Target:
 class SyncReport:
     """What `sync` did and where the runs are."""
 
-    experiment: str
     experiment_id: str
     uri: str
     """Without password."""
@@ -175,12 +187,7 @@ def verify(target: Target) -> tuple[int, dict[str, str]]:
 
     Returns how many runs the results describe, and name of a run -> what is wrong with it.
     """
-    wanted, store = target.read(), target.store
-    if not store.exists():
-        raise TrackingError(
-            f"there is no MLflow store {store.shown}: `python -m lantk mlflow sync --results"
-            f" {shlex.quote(str(target.results))}` makes it"
-        )
+    wanted, store = target.read(), target.existing_store()
     with using(store):
         client = connect(store)
         existing = _find_runs(client, target, all_states=False)
@@ -198,18 +205,18 @@ def _write(target: Target, wanted: list[LoggedRun], store: Store) -> SyncReport:
     client = connect(store)
     experiment_id = make_experiment(client, target.experiment, store)
     existing = find_runs(client, experiment_id, target.folder_name, all_states=False)
-    found = match_runs(existing, wanted)
-    report = SyncReport(target.experiment, experiment_id, store.shown, defaultdict(list))
-    for unfinished in found.unfinished:
-        client.delete_run(unfinished.info.run_id)
+    pairs, unfinished, others = match_runs(existing, wanted)
+    report = SyncReport(experiment_id, store.shown, defaultdict(list))
+    for found in unfinished:
+        client.delete_run(found.info.run_id)
         report.interrupted += 1
-    for run, earlier in found.pairs:
+    for run, earlier in pairs:
         run_id = _write_run(client, run, earlier, report)
         if run.run.status == "FAILED":
             report.failed += 1  # a comparison shows what all its runs have: not this one
         else:
             report.run_ids[run.run.case].append(run_id)
-    for old in found.others:
+    for old in others:
         mark_superseded(client, old, None)
         report.superseded += 1
     base, shared = base_address(store.uri), results_id(target.folder_name)

@@ -25,13 +25,11 @@ OF_TABLE = (
 )
 """What only the leaderboard knows: it takes other variants, several seeds or the chosen weight."""
 _OF_DERIVED = ("accuracy", "ci_low", "ci_high", "label_weight", "ridge", "epoch", *OF_TABLE)
-# Metrics that a clock or the machine's load decides: logged, but no part of the content.
-_MEASURED_BY_CLOCK = ("seconds", "peak_memory_mb")
 
 
 def is_measured_by_clock(metric: str) -> bool:
-    """Return whether a metric differs between two runs of the same computation."""
-    return metric.endswith(_MEASURED_BY_CLOCK)
+    """Return whether a clock or the machine's load decides a metric, which is no content then."""
+    return metric.endswith(("seconds", "peak_memory_mb"))
 
 
 def variant_params(variant: str, seed: int | None) -> dict[str, Any]:

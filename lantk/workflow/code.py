@@ -18,22 +18,8 @@ def code_of(verb: str) -> list[str]:
     """Return the modules that a verb imports, directly or not, as paths from the project's root.
 
     Verbs import what they need inside their functions; what the functions of other verbs import,
-    the command line itself and the rooms' own `__init__` files do not count.
-
-    Parameters
-    ----------
-    verb : str
-        As on the command line, without ``mlflow`` in front.
-
-    Returns
-    -------
-    list of str
-        Sorted.
-
-    Raises
-    ------
-    KeyError
-        If there is no such verb.
+    the command line itself and the rooms' own `__init__` files do not count. The verb is named as
+    on the command line, without ``mlflow`` in front.
     """
     functions = {
         node.name: node

@@ -37,7 +37,6 @@ _PROGRESS = re.compile(r".* [\d.,]+ min (left|so far)$")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 # Options of Snakemake that would compute again what is there: the first take nothing, alone or
 # among other letters that take nothing (-Fp); the others take what stands behind them.
-_FORCING = ("--forceall", "--force")
 _FLAGS = re.compile(r"-[FfnpqkS]+")
 _FORCING_SOME = re.compile(r"(-R|--forcerun(=|$))")
 
@@ -128,7 +127,7 @@ def resume_command(argv: Sequence[str], environment: str | None = None) -> str:
             word = re.sub("[Ff]", "", word)
         if word.startswith("-"):
             is_of_forced = _FORCING_SOME.match(word) is not None
-        if not is_of_forced and word not in ("-", *_FORCING):
+        if not is_of_forced and word not in ("-", "--forceall", "--force"):
             kept.append(word)
     is_module = Path(program).name == "__main__.py"
     start = ["python", "-m", "snakemake"] if is_module else [Path(program).name]

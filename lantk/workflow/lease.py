@@ -98,10 +98,11 @@ def holding(results: str | os.PathLike[str], *, has_queue: bool = False) -> Iter
         if not is_held:
             yield False
             return
-        _check_left_behind(lock)
         record = _own_record() | {"has_queue": has_queue}
+        _check_left_behind(lock, record)
         with _naming(lock):
-            _write_record(descriptor, record)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(record).encode(), 0)
         try:
             # Jobs of a workflow that was killed now find the folder in other hands.
             jobs = lock.with_name(_JOBS_NAME)
@@ -112,7 +113,7 @@ def holding(results: str | os.PathLike[str], *, has_queue: bool = False) -> Iter
         finally:
             os.environ.pop(_VARIABLE, None)
             with suppress(OSError):  # a disk that fails turns read-only
-                _write_record(descriptor, None)
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
@@ -195,7 +196,7 @@ def _take(descriptor: int, lock: Path) -> bool:
         if error.errno not in _UNSUPPORTED:
             raise
         _say(
-            f"the file system of {lock.parent} cannot lock files ({error.strerror}): do not start"
+            f"The file system of {lock.parent} cannot lock files ({error.strerror}): do not start"
             " a second workflow on these results; jobs of a workflow that is killed go on"
         )
         return False
@@ -214,7 +215,7 @@ def _wait_for_jobs(jobs: Path) -> None:
     try:
         if lock_within(descriptor, 0):
             return
-        _say("waiting until the jobs of a workflow that was killed have ended")
+        _say("Waiting until the jobs of a workflow that was killed have ended")
         if not lock_within(descriptor, _PATIENCE_SECONDS):
             raise LeaseError(
                 "jobs of a workflow that was killed have not ended within"
@@ -225,10 +226,9 @@ def _wait_for_jobs(jobs: Path) -> None:
         os.close(descriptor)
 
 
-def _check_left_behind(lock: Path) -> None:
+def _check_left_behind(lock: Path, own: dict[str, Any]) -> None:
     """Refuse what a workflow of another machine left, or one whose jobs may still be queued."""
     record = _read_record(lock)
-    own = _own_record()
     if record.get("has_queue"):
         raise LeaseError(
             f"a workflow that wrote to {lock.parent} was killed: {_describe(record)}. Its jobs may"
@@ -262,12 +262,6 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _write_record(descriptor: int, record: dict[str, Any] | None) -> None:
-    os.ftruncate(descriptor, 0)
-    if record is not None:
-        os.pwrite(descriptor, json.dumps(record).encode(), 0)
-
-
 def _read_record(lock: Path) -> dict[str, Any]:
     """Return what the holder of a lock wrote, or nothing where it has ended in order."""
     try:
@@ -299,5 +293,5 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text[0].upper()}{text[1:]}\n")
+    sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -48,15 +48,7 @@ def gram_mb(
 
 
 def label_term_mb(n_train: int, n_test: int, n_largest: int) -> int:
-    """Return the memory of the fit of a label term.
-
-    Parameters
-    ----------
-    n_train, n_test : int
-        Of the case.
-    n_largest : int
-        Of the train images whose Gram matrix it is cut from.
-    """
+    """Return the memory of the fit of a label term, whose Gram matrix is cut from the largest."""
     return _matrices_mb(3, n_train, n_test, n_largest)
 
 

@@ -92,11 +92,14 @@ def test_a_missing_package_names_its_extra(hidden, verb, extra, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_missing_package_of_nobody_is_a_fault(capsys):
+def test_a_missing_package_of_nobody_is_a_fault():
     """A module that no extra brings is reported with its traceback."""
-    error = ModuleNotFoundError("No module named 'nowhere'", name="nowhere")
-    assert command._report_missing("gram", error) == 1
-    assert "lantk gram: No module named 'nowhere'" in capsys.readouterr().err
+    plan = ("plan", "--n-train", "200", "--n-test", "100", "--rate", "1000")
+    done = hiding(["lantk.kernel.plan"], *plan)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "\nlantk plan: " in done.stderr
+    assert "lantk.kernel.plan" in done.stderr.splitlines()[-1]
 
 
 def test_planning_needs_no_extra():
