@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
-import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache
 from types import UnionType
@@ -18,8 +16,6 @@ from lantk.experiment.passwords import find_passwords
 from lantk.experiment.settings import FIELDS, Limits, Settings, meaning_of
 
 _IN_WORDS = {int: "a whole number", float: "a number", dict: "a mapping", type(None): "`null`"}
-# Linux takes 131,072 bytes as one argument, which a command is to its shell; Snakemake adds a few.
-_LONGEST_COMMAND = 120_000
 
 
 class ConfigError(LantkError):
@@ -59,21 +55,6 @@ def check_folder(key: str, folder: str) -> None:
         raise ConfigError(
             f"{key} is {folder!r}: wanted a path without line breaks and other signs that cannot be"
             " seen"
-        )
-
-
-def check_command(config: Mapping[str, Any], words: Iterable[str]) -> None:
-    """Raise `ConfigError` if the longest command, with the configuration and `words`, is too long.
-
-    Otherwise the last jobs would be the first to fail.
-    """
-    quoted = [shlex.quote(word) for word in (json.dumps(config, sort_keys=True), *words)]
-    n_bytes = sum(len(word.encode()) + 1 for word in quoted)
-    if n_bytes > _LONGEST_COMMAND:
-        raise ConfigError(
-            f"the configuration and the names of all cases make a command of {n_bytes:,} bytes:"
-            f" wanted at most {_LONGEST_COMMAND:,}. Make several experiments of it, each with a"
-            " results folder of its own"
         )
 
 

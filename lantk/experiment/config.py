@@ -15,7 +15,7 @@ from typing import Any
 from lantk.data.splits import describe, fingerprint
 from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 from lantk.errors import shorten
-from lantk.experiment.checks import ConfigError, check_command, check_folder
+from lantk.experiment.checks import ConfigError, check_folder
 from lantk.experiment.passwords import is_clear
 from lantk.experiment.variants import (
     BEST,
@@ -110,8 +110,6 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
                     " class: lower folds or raise task.n_train"
                 )
             _check_sketch(config, name, n_train)
-    # As the rule track writes them, its longest command.
-    check_command(config, (*variants, *map(str, config["cnn"]["seeds"]), *cases))
     _check_filters(architectures, description.image_shape)
     bands = _resolve_bands(config, architectures, sizes, description.image_shape)
     return Experiment(

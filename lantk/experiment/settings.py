@@ -65,11 +65,19 @@ class Section:
 Whole = Annotated[int, Limits()]
 Name = str | Whole
 Text = Annotated[str, Limits(1)]
+Names = Annotated[list[Name], Limits(1)]
+Pair = Annotated[list[Name], Limits(2, 2)]
+Sizes = Annotated[list[Whole], Limits(1, unequal=True)]
+Targets = Annotated[list[Annotated[float, Limits(-(10**6), 10**6)]], Limits(2, 2)]
 Weights = Annotated[list[Annotated[float, Limits(0, 10**9)]], Limits(1, unequal=True)]
 Rate = Annotated[float, Limits(most=10**6, above=0)]
+Rates = Annotated[list[Rate], Limits(1, unequal=True)]
+Channels = Annotated[list[Annotated[int, Limits(1, 2**14)]], Limits(1)]
 Seed = Annotated[int, Limits(0, 2**32 - 1)]
 Epoch = Annotated[int, Limits(0, 10**6)]
+Epochs = Annotated[list[Epoch], Limits(1, 100, unequal=True)]
 Protocol = Literal["honest", "oracle"]
+Protocols = Annotated[list[Protocol], Limits(1, unequal=True)]
 
 _GRID = [0, 1.0e-4, 3.0e-4, 1.0e-3, 3.0e-3, 0.01, 0.03, 0.1, 0.3, 1, 3]
 _PUBLISHED_GRID = [0.001, 0.01, 0.1, 1]
@@ -95,26 +103,20 @@ class Data(Section):
 class Task(Section):
     """Which images to tell apart; either pairs or classes."""
 
-    pairs: Annotated[list[Annotated[list[Name], Limits(2, 2)]], Limits(1)] | None = setting(
+    pairs: Annotated[list[Pair], Limits(1)] | None = setting(
         [[3, 8], [1, 8], [8, 9]], [["deer", "dog"], ["cat", "frog"]], [[3, 8]]
     )
     """Class pairs, each two class names or numbers; the order within a pair is free."""
-    classes: Literal["all"] | Annotated[list[Name], Limits(1)] | None = setting(
-        None, "all", ["cat", "deer", "dog"]
-    )
+    classes: Literal["all"] | Names | None = setting(None, "all", ["cat", "deer", "dog"])
     """Instead of pairs (which then is null), classes told apart in one task: all, or a list of
     three or more names or numbers."""
-    n_train: Whole | Annotated[list[Whole], Limits(1, unequal=True)] | None = setting(
-        40, 1000, [500, 1000, 2000]
-    )
+    n_train: Whole | Sizes | None = setting(40, 1000, [500, 1000, 2000])
     """Train images of a task, all classes together (a multiple of their number); null, all there
     is; a list, one row of results each (the smaller ones are the first of the largest)."""
     n_test: Whole | None = setting(None, 400)
     """Test images of a task, all classes together (a multiple of their number); null, all there is.
     """
-    targets: Annotated[list[Annotated[float, Limits(-(10**6), 10**6)]], Limits(2, 2)] = setting(
-        [0, 1], [-0.1, 0.9]
-    )
+    targets: Targets = setting([0, 1], [-0.1, 0.9])
     """What networks of squared loss are trained on for the wrong classes and for the right one,
     where classes are told apart. Kernel regression without a ridge or with one, and with any label
     term, predicts the same classes whatever they are; pairs have -1 and +1."""
@@ -166,15 +168,11 @@ class Cnn(Section):
     """Passes over the train images."""
     batch_size: Annotated[int, Limits(1, 10**9)] = setting(128, 64)
     """Images per optimiser step."""
-    learning_rate: Rate | Annotated[list[Rate], Limits(1, unequal=True)] = setting(
-        3.0e-4, 1.0e-3, [1.0e-4, 1.0e-3]
-    )
+    learning_rate: Rate | Rates = setting(3.0e-4, 1.0e-3, [1.0e-4, 1.0e-3])
     """Step size of Adam; of a list, validation inside train chooses one."""
     loss: Literal["squared", "cross-entropy"] = setting("squared", "cross-entropy")
     """What training lowers, squared (on the targets, or 0 and 1 of pairs) or cross-entropy."""
-    channels: Annotated[list[Annotated[int, Limits(1, 2**14)]], Limits(1)] | None = setting(
-        None, [16, 64, 64, 128, 128, 256, 256]
-    )
+    channels: Channels | None = setting(None, [16, 64, 64, 128, 128, 256, 256])
     """Output channels of each convolution; null, 16, then 64 (of three classes or more, 128) times
     the total stride, at most 4 times; 128 each in a network without strides."""
     seeds: Annotated[list[Seed], Limits(0, 1_000, unequal=True)] = setting([0], [0, 1, 2], [])
@@ -191,9 +189,7 @@ class AfterKernels(Section):
     tap or ridge trains them anew.
     """
 
-    taps: Annotated[list[Epoch], Limits(1, 100, unequal=True)] = setting(
-        [0, 1, 3, 10, 30, 100], [0, 10]
-    )
+    taps: Epochs = setting([0, 1, 3, 10, 30, 100], [0, 10])
     """Epochs after which kernels are taken where a variant names none; 0 is the untrained network,
     and those beyond cnn.epochs are left out. A variant may name its own, as after-kernel-5 does.
     With one epoch only there is nothing to choose from, so no row after-kernel."""
@@ -257,9 +253,7 @@ class Settings(Section):
     estimator: Literal["exact", "fjlt"] = setting("exact", "fjlt")
     """How lantk-fjlt-* are fitted, by exact least squares or on the published sketch (fjlt; from
     some 220 train images on)."""
-    protocols: Annotated[list[Protocol], Limits(1, unequal=True)] = setting(
-        ["honest", "oracle"], ["honest"]
-    )
+    protocols: Protocols = setting(["honest", "oracle"], ["honest"])
     """honest (chosen on train) and oracle (chosen on test, as in the paper)."""
     folds: Annotated[int, Limits(2, 10**6)] = setting(5, 10)
     """Validation folds; each class needs at least as many train images."""

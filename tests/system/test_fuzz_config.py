@@ -252,11 +252,6 @@ TOO_MUCH = {
         | {("task", "n_train"): 10000, ("results",): "results/" + "x" * 100},
         "kernel.bands is 5001: wanted auto or a whole number from 1 to 5000",
     ),
-    "names of more cases than a command takes": (
-        {("architecture",): [f"arora2019-vanilla-{d}" for d in range(3, 43)]}
-        | {("task", "n_train"): list(range(20, 320, 2)), ("folds",): 2},
-        "make a command of",
-    ),
     "a filter wider than the image": (
         {("architecture",): [{"conv": {"size": 17}}, "flatten", "dense"]},
         "a convolution of size 17, and images are 8 x 8: wanted at most 15",
