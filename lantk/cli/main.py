@@ -34,7 +34,7 @@ _THREAD_VARIABLES = (
 _EXTRAS = {
     "network": {"torch"},
     "study": {
-        *("PIL", "alembic", "jinja2", "jsonschema", "matplotlib", "mlflow", "pandas", "pooch"),
+        *("PIL", "alembic", "jinja2", "matplotlib", "mlflow", "pandas", "pooch"),
         *("psutil", "pyarrow", "pydantic", "requests", "snakemake", "sqlalchemy", "tqdm", "yaml"),
     },
 }
