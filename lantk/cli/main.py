@@ -29,7 +29,7 @@ _THREAD_VARIABLES = [f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL"
 _EXTRAS = {
     "network": {"torch"},
     "study": {
-        *("PIL", "alembic", "jinja2", "jsonschema", "matplotlib", "mlflow", "pandas", "pooch"),
+        *("PIL", "alembic", "jinja2", "matplotlib", "mlflow", "pandas", "pooch"),
         *("psutil", "pyarrow", "pydantic", "requests", "snakemake", "sqlalchemy", "tqdm", "yaml"),
     },
 }

@@ -11,9 +11,10 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from lantk.experiment.overviews import OVERVIEWS
+from lantk.experiment.settings import FIELDS, Protocol, default_of, meaning_of
 
 
 def _name_or_json(text: str) -> Any:
@@ -65,13 +66,18 @@ def _option(text: str, **settings: Any) -> dict[str, Any]:
     return settings | {"help": text}
 
 
-def _choice(text: str, default: str, *others: str) -> dict[str, Any]:
-    return _option(text, choices=(default, *others), default=default)
+def _setting(key: str, text: str | None = None, **others: Any) -> dict[str, Any]:
+    """Return an option with the default of a setting, its words, and its meaning as the help."""
+    default, kind = default_of(key), FIELDS[key].type
+    if get_origin(kind) is Literal:
+        others["choices"] = get_args(kind)
+    if isinstance(default, list):
+        others.setdefault("nargs", "+")
+    meaning = meaning_of(key).partition(". ")[0].removesuffix(".")
+    return _option(text or meaning[0].lower() + meaning[1:], default=default, **others)
 
 
 _KEPT = "default: those of the last run, as listing.json keeps them"
-_INSIDE_TRAIN = [0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3]
-_AS_IN_PAPER = [0.001, 0.01, 0.1, 1]
 _COUNT = _number(int, math.inf, "a number of 1 or more")
 _CLASSES = {"type": _class_label, "metavar": "CLASS"}
 
@@ -85,11 +91,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         nargs="+",
         **_CLASSES,
     ),
-    "scaling": _choice(
-        "pixels to [-1, 1] (range, the default), or to mean 0 and deviation 1 in each channel over"
-        " the train images",
-        *("range", "standard"),
-    ),
+    "scaling": _setting("data.scaling"),
     "n-train": _option("train images, or all (the default)", type=_number_or("all")),
     "n-test": _option("test images, or all (the default)", type=_number_or("all")),
     "plan-n-train": _option("train images", flag="--n-train", type=_COUNT, required=True),
@@ -104,7 +106,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "different entries per second (default: measured now)",
         type=_number(float, math.inf, "a number above 0, such as 4e5"),
     ),
-    "seed": _option("seed of the random stream", default=66),
+    "seed": _setting("task.seed", "seed of the random stream"),
     "split": _option("file written by the verb split", type=Path, required=True),
     "gram": _option(
         "all bands that gram wrote, such as FOLDER/*-of-3.json, or the first of them",
@@ -133,17 +135,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         " own)",
         default=0,
     ),
-    "architecture": _option(
-        "a name, or a JSON list of layers", type=_name_or_json, default="chen2020"
+    "architecture": _setting(
+        "architecture", "a name, or a JSON list of layers", type=_name_or_json
     ),
     "architectures": _option(
         "names, or JSON lists of layers, computed in one pass",
         flag="--architecture",
         type=_name_or_json,
         nargs="+",
-        default=["chen2020"],
+        default=[default_of("architecture")],
     ),
-    "device": _choice("auto takes a GPU where there is one", "auto", "cpu", "cuda"),
+    "device": _setting("device"),
     "variant": _option("name of the variant, such as lantk-kr-v1", required=True),
     "family": _option(
         "a label term and its controls, such as lantk-kr-v1 lantk-kr-v1-shuffled, or cntk with"
@@ -168,37 +170,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "what squared loss trains on for the other classes and for the own one, for three classes"
         " or more (default: 0 1); two have 0 and 1",
         nargs=2,
-        default=[0.0, 1.0],
+        default=[float(target) for target in default_of("task.targets")],
         metavar=("LOW", "HIGH"),
     ),
-    "permutations": _option("permutations of the labels of each shuffled control", default=3),
+    "permutations": _setting("permutations"),
     "first-permutation": _option("number of the first of them", default=0),
-    "estimator": _choice(
-        "least squares by exact normal equations, or on the published sketch", "exact", "fjlt"
+    "estimator": _setting("estimator"),
+    "protocols": _setting("protocols", choices=get_args(Protocol)),
+    "honest-weights": _setting(
+        "label_weights.honest", "label weights that validation inside train chooses from"
     ),
-    "protocols": _option(
-        "how choices are made: inside train (honest), on the test set (oracle); default: both",
-        nargs="+",
-        choices=("honest", "oracle"),
-        default=["honest", "oracle"],
+    "oracle-weights": _setting(
+        "label_weights.oracle", "label weights that the test set chooses from, as in the paper"
     ),
-    "honest-weights": _option(
-        "label weights that validation inside train chooses from", nargs="+", default=_INSIDE_TRAIN
+    "honest-ridges": _setting(
+        "ridges.honest", "ridges that validation inside train chooses from, times K's mean diagonal"
     ),
-    "oracle-weights": _option(
-        "label weights that the test set chooses from, as in the paper",
-        nargs="+",
-        default=_AS_IN_PAPER,
-    ),
-    "honest-ridges": _option(
-        "ridges that validation inside train chooses from, times K's mean diagonal",
-        nargs="+",
-        default=_INSIDE_TRAIN,
-    ),
-    "oracle-ridges": _option(
-        "ridges that the test set chooses from", nargs="+", default=_AS_IN_PAPER
-    ),
-    "folds": _option("validation folds", default=5),
+    "oracle-ridges": _setting("ridges.oracle", "ridges that the test set chooses from"),
+    "folds": _setting("folds"),
     "fold-seed": _option("seed that shuffles the folds", default=0),
     "network-kernels": _option(
         "kernels of the network in training: after-kernel (all layers), after-kernel-LAYER (conv1"
@@ -209,30 +198,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
         nargs="+",
         required=True,
     ),
-    "taps": _option(
-        "epochs after which kernels without -EPOCH are taken",
-        nargs="+",
-        default=[0, 1, 3, 10, 30, 100],
-    ),
-    "held-out": _option(
-        "how many of the folds are held out, each with networks of its own", default=1
-    ),
-    "one-learning-rate": _option("of Adam", flag="--learning-rate", default=3e-4),
+    "taps": _setting("after_kernels.taps", "epochs after which kernels without -EPOCH are taken"),
+    "held-out": _setting("after_kernels.held_out"),
+    "one-learning-rate": _setting("cnn.learning_rate", "step size of Adam", flag="--learning-rate"),
     "parameterization": _option(
         "how networks start (default: what the architecture trains with)",
         choices=("standard", "he", "ntk"),
     ),
     "epochs": _option("passes over train", default=300),
-    "batch-size": _option("images in a step", default=128),
+    "batch-size": _setting("cnn.batch_size"),
     "learning-rate": _option(
-        "of Adam; of several, validation inside train chooses one", nargs="+", default=[3e-4]
+        "step size of Adam; of several, validation inside train chooses one",
+        nargs="+",
+        default=[default_of("cnn.learning_rate")],
     ),
-    "loss": _choice("what training lowers", "squared", "cross-entropy"),
+    "loss": _setting("cnn.loss"),
     "channels": _option("JSON list, one number a convolution, or null", type=json.loads),
     "results": _option("folder of the results", type=Path, required=True),
     "cases": _option("cases, as in the folder names", nargs="+", required=True),
     "variants": _option("variants, in the order of the table", nargs="+", required=True),
-    "seeds": _option("seeds of the networks", nargs="*", default=[0]),
+    "seeds": _setting("cnn.seeds", "seeds of the networks", nargs="*"),
     # What may be left out: listing.json keeps it.
     "kept-cases": _option(f"cases ({_KEPT})", flag="--cases", nargs="+"),
     "kept-variants": _option(f"variants ({_KEPT})", flag="--variants", nargs="+"),
@@ -243,13 +228,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         type=int,
     ),
     "kept-protocols": _option(
-        f"protocols ({_KEPT})", flag="--protocols", nargs="+", choices=("honest", "oracle")
+        f"protocols ({_KEPT})", flag="--protocols", nargs="+", choices=get_args(Protocol)
     ),
-    "kind": _choice(
+    "kind": _option(
         "accuracy against label weight of one case (weight, the default); gains over CNTK and the"
         " gap to the CNN (gap); that gap in steps (decomposition); kernels of the network along its"
         " training (training); error against n (growth); kernel-target alignment",
-        *("weight", *OVERVIEWS),
+        choices=("weight", *OVERVIEWS),
+        default="weight",
     ),
     "config": _option(
         "the configuration as JSON; tracking.uri and tracking.experiment say where runs go,"
