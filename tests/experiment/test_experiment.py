@@ -144,14 +144,13 @@ def test_a_family_depends_on_what_it_reads():
         options = evaluate_options(config, variants)
         return {option for option in options if option.startswith("--")}
 
-    common = {"--protocols", "--folds"}
+    common = {"--folds"}
     weights = {"--honest-weights", "--oracle-weights"}
     assert flags("cntk") == common
     assert flags("cntk", "cntk-ridge") == common | {"--honest-ridges", "--oracle-ridges"}
     assert flags("oracle-label") == flags("cntk-rbf") == common | weights
     assert flags("lantk-kr-v1", "lantk-kr-v1-diagonal") == common | weights
-    shuffled = flags("my:Term-shuffled")
-    assert shuffled == common | weights | {"--permutations"}
+    assert flags("my:Term-shuffled") == common | weights
     assert flags("lantk-fjlt-v1") == common | weights | {"--estimator"}
 
 

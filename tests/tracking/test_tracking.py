@@ -654,6 +654,7 @@ def test_record_lets_the_verbs_find_everything_again(results, own_store, capsys)
         "variants": list(LISTING.variants),
         "permutations": 1,
         "seeds": [0, 1],
+        "protocols": ["honest", "oracle"],
     }
     assert record["counts"]["created"] == N
     assert main(["mlflow", "sync", "--results", str(results)]) == 0
