@@ -93,18 +93,16 @@ def make_plans(
     """
     groups: list[list[int]] = []
     for i in sorted(range(len(architectures)), key=lambda i: -len(architectures[i].convs)):
+        shorter = architectures[i]
         for group in groups:
-            if _begins_like(architectures[group[0]], architectures[i]):
+            longer = architectures[group[0]]
+            begins_like = longer.convs[: len(shorter.convs)] == shorter.convs
+            if begins_like and longer.readout == shorter.readout:
                 group.append(i)
                 break
         else:
             groups.append([i])
     return [_make_plan(architectures, group, kernel, height, width) for group in groups]
-
-
-def _begins_like(longer: Architecture, shorter: Architecture) -> bool:
-    n = len(shorter.convs)
-    return longer.readout == shorter.readout and longer.convs[:n] == shorter.convs
 
 
 def _make_plan(

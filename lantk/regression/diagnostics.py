@@ -50,7 +50,9 @@ def describe(
         diagnostics |= {"top10_trace_share": float(largest.sum())}
         diagnostics |= {"top10_label_share": float(shares.sum())}
     diagnostics |= z.diagnostics
-    eigenvalues = [_smallest_eigenvalue(k, z, factor) for factor in factors]
+    eigenvalues = np.full(len(factors), np.nan)
+    if len(k) <= _EIGENVALUE_MAX_N:
+        eigenvalues[:] = [np.linalg.eigvalsh(add_label_term(k, z, f))[0] for f in factors]
     classes, shared = as_labels(y), z if isinstance(z, Dense) else Nothing()
     # A Z that is diagonal is left out: a ridge makes no two images more alike.
     own = np.diag(k).astype(np.float64) + factors[:, None] * shared.diagonal(len(k))
@@ -67,7 +69,7 @@ def describe(
         factors,
         scores,
         solution.relative_residuals,
-        np.array(eigenvalues),
+        eigenvalues,
         np.full(len(grid), np.nan),
         np.array([_alignment(moments, factor, len(y)) for factor in factors]),
         y.reshape(len(y), -1).T @ solution.dual[0] if isinstance(z, Nothing) else None,
@@ -139,10 +141,3 @@ def _sign_agreement(z: NDArray, labels: NDArray, signs: NDArray) -> float:
     signed = labels * signs
     rows = zip(z, signed, strict=True)
     return float(np.mean([np.mean((row >= 0) == (labels @ own >= 0)) for row, own in rows]))
-
-
-def _smallest_eigenvalue(k: NDArray, z: Addition, factor: float) -> float:
-    """Return the smallest eigenvalue of K + factor Z, or NaN above n = 1,000."""
-    if len(k) > _EIGENVALUE_MAX_N:
-        return np.nan
-    return float(np.linalg.eigvalsh(add_label_term(k, z, factor))[0])

@@ -120,7 +120,14 @@ def predict(
     checked = [member.is_validated for member in members]
     n_folds = folds if any(c.any() for c in checked) else 0
     total = sum(len(m.grid) + int(c.sum()) * n_folds for m, c in zip(members, checked, strict=True))
-    tick = _counter(progress, total)
+    n_done = 0
+
+    def tick() -> None:
+        nonlocal n_done
+        n_done += 1
+        if progress is not None:
+            progress(n_done, total)
+
     splits = validation_folds(y, n_folds, seed) if n_folds else []
 
     factor = _factor(k_train_train, device)
@@ -184,7 +191,8 @@ def _fit(
     Members that differ only in what of Z they add share one fit. `part` numbers the train sets: 0
     is all of train, and only there a term may have been fitted before.
     """
-    keys = [_term_key(member) for member in members]
+    # What two members must share to share a fitted term; None for the plain kernel.
+    keys: list[Any] = [m.make_term and (m.make_term, m.permutation) for m in members]
     owners = {key: m for key, m in zip(keys, members, strict=True) if key is not None}
     terms: dict[Any, LabelTerm] = {}
     unfitted = []
@@ -228,11 +236,6 @@ def _fit(
             z_train, z_rows = (np.asarray(z, np.float32) for z in (z_train, z_rows))
             additions.append(Dense(z_train, z_rows, **told[key]))
     return additions
-
-
-def _term_key(member: Member) -> Any:
-    """Return what two members must share to share a fitted term; None for the plain kernel."""
-    return None if member.make_term is None else (member.make_term, member.permutation)
 
 
 def _solve_members(
@@ -290,15 +293,3 @@ def _factor(k: NDArray, device: str | None) -> CholeskyFactor | DeviceSolver | N
         return CholeskyFactor(k)
     except IndefiniteError:
         return None
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return tick
