@@ -59,14 +59,11 @@ def links(
         query = urlencode(values | {"workflowType": "machine_learning"}, quote_via=quote)
         return f"{base}/#/{page}?{query}"
 
-    found = {}
-    for label, view, mode in (
-        ("all runs as charts", CHARTS, "CHART"),
-        ("list of runs", LIST, "TABLE"),
-    ):
-        key = view_key(results_id, view)
-        page = f"experiments/{experiment_id}/runs"
-        found[label] = address(page, compareRunsMode=mode, viewStateShareKey=key)
+    def shown(view: str, mode: str) -> str:
+        page, key = f"experiments/{experiment_id}/runs", view_key(results_id, view)
+        return address(page, compareRunsMode=mode, viewStateShareKey=key)
+
+    found = {"all runs as charts": shown(CHARTS, "CHART"), "list of runs": shown(LIST, "TABLE")}
     for case, ids in run_ids.items():
         chosen = json.dumps(list(ids))
         found[case] = address("compare-runs", runs=chosen, experiments=json.dumps([experiment_id]))

@@ -292,10 +292,8 @@ def _advice(store: Store, error: BaseException) -> str:
             f"Install the driver of the database, `pip install {_PACKAGES.get(module, module)}`,"
             " and sync again"
         )
-    code = getattr(error, "error_code", None)
-    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or re.search(
-        "error code 40[13]", str(error)
-    ):
+    said = f"{getattr(error, 'error_code', '')} {error}"
+    if re.search("UNAUTHENTICATED|PERMISSION_DENIED|error code 40[13]", said):
         return (
             "The server does not let this user in: set MLFLOW_TRACKING_USERNAME and"
             " MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment, and sync"
