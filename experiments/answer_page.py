@@ -11,10 +11,11 @@ import pandas as pd
 from lantk.experiment.variants import GAP_LEVELS
 from lantk.regression.statistics import mean_with_interval
 from lantk.report.answers import CAVEAT, EPOCHS, NO_RESULT, answers
-from lantk.report.comparisons import blocks
-from lantk.report.decomposition import decomposition_lines, network_block, taps_of
+from lantk.report.blocks import Block, network_block, row_name, shown_block, taps_of
+from lantk.report.claims import with_half_width
+from lantk.report.decomposition import decomposition_lines
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import ROWS, Block, markdown_rows, with_half_width
+from lantk.report.tables import markdown_rows
 
 # Kernels whose exponents are on the page, before those of each epoch.
 _EXPONENTS_OF = (
@@ -45,7 +46,7 @@ def answer_lines(
     pictures : mapping of str to str, optional
         What a figure shows -> where it is, from the page's own folder.
     """
-    block, large = network_block(networks), _largest(chen2020)
+    block, large = network_block(networks), shown_block(chen2020, "honest")
     lines = ["## Answers\n"]
     if block is None:
         return [*lines, "No results of networks' kernels are there: run the preset.\n"]
@@ -69,13 +70,6 @@ def answer_lines(
             lines += [*markdown_rows(EPOCHS, answer.rows), ""]
         lines += [f"{answer.limits} Command: {answer.command}.\n"]
     return lines
-
-
-def _largest(table: pd.DataFrame) -> Block | None:
-    """Return the honest results of the largest n; None where there are none."""
-    frame = table[table["protocol"] == "honest"] if len(table) else table
-    found = [block for _, block in blocks(frame) if "cntk" in block.variants]
-    return max(found, key=lambda block: block.frame["n_train"].max(), default=None)
 
 
 def _exponents(curves: Sequence[pd.DataFrame]) -> list[str]:
@@ -147,7 +141,7 @@ def two_layer_lines(table: pd.DataFrame | None, published: Mapping[str, Any]) ->
                 paper = f" ({theirs[task]:.2f})" if kernel == "2-layer NTK" else ""
                 cell = f"{train:.2f}{paper} / {test:.2f}"
             cells.append(cell)
-        rows.append([ROWS.get(str(kernel), str(kernel)), *cells])
+        rows.append([row_name(str(kernel)), *cells])
     sizes = ", ".join(
         f"n_train = {a:,}, n_test = {b:,}"
         for a, b in dict.fromkeys(zip(table["n_train"], table["n_test"], strict=True))

@@ -19,8 +19,9 @@ import yaml
 from archive import keep_results, read_results
 from lantk.cli.files import read_timings
 from lantk.files import writing
+from lantk.report.blocks import network_block
 from lantk.report.captions import decomposition_caption, training_caption
-from lantk.report.decomposition import decompose, network_block
+from lantk.report.decomposition import decompose
 from lantk.report.network_figures import decomposition_figure, training_figure
 from pages import results_pages
 from studies import LARGEST_N, STUDIES, Study, asked_for, gather_study, in_order

@@ -20,9 +20,8 @@ from lantk.experiment.variants import (
 )
 from lantk.label_terms.names import variant_name
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.comparisons import sizes_text
+from lantk.report.blocks import order_variants, sizes_text
 from lantk.report.leaderboard import TABLE_COLUMNS, leaderboard
-from lantk.report.tables import order_variants
 
 NOT_RUN = "not run"
 STUDIES = (

@@ -13,9 +13,8 @@ from typing import NamedTuple
 from lantk.experiment.variants import BEST
 from lantk.label_terms.names import split_control
 from lantk.network.taps import layer_of, split_tap
-from lantk.regression.statistics import mean_with_interval
-from lantk.report.decomposition import taps_of
-from lantk.report.tables import Block, with_half_width
+from lantk.report.blocks import Block, taps_of
+from lantk.report.claims import Estimate, compare
 
 NO_RESULT = "(not run)"
 EPOCHS = ("Epochs", "minus the untrained kernel", "minus its shuffled twin", "minus the CNN")
@@ -64,46 +63,10 @@ def place_of(block: Block) -> str:
     return f"{first['architecture']}, n = {_n_of(block):,}, {tasks}, {first['protocol']} protocol"
 
 
-class _Difference:
-    """The mean over the tasks of one variant's accuracy minus another's, in points.
-
-    Of four names it is the first minus the second, minus the same of the other two.
-    """
-
-    def __init__(self, block: Block | None, *names: str) -> None:
-        self.mean, self.half = math.nan, math.nan
-        if block is not None and set(names) <= set(block.variants):
-            accuracy = 100 * block.values("accuracy")
-            signs = (1, -1, -1, 1)
-            values = sum(
-                sign * accuracy.loc[name] for sign, name in zip(signs, names, strict=False)
-            ).round(9)
-            if not values.isna().any():
-                self.mean, self.half = mean_with_interval(values)
-
-    def __str__(self) -> str:
-        return NO_RESULT if not self.is_known else with_half_width(self.mean, self.half)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether it was run in every task."""
-        return not math.isnan(self.mean)
-
-    @property
-    def verdict(self) -> str:
-        """Which side of 0 it is on: ``above``, ``below``, ``open``; ``unknown`` where not run."""
-        if not self.is_known:
-            return "unknown"
-        # Of one task there is no interval over tasks.
-        if math.isnan(self.half) or abs(self.mean) <= self.half:
-            return "open"
-        return "above" if self.mean > 0 else "below"
-
-
 class _Claim(NamedTuple):
     """What a difference says on either side of 0, and what it leaves open."""
 
-    difference: _Difference
+    difference: Estimate
     above: str
     below: str
     open: str
@@ -130,28 +93,28 @@ def _limits(
 
 
 def _gap(block: Block, large: Block | None) -> Answer:
-    gap = _Difference(block, "cnn", "cntk")
-    left = _Difference(block, "cnn", "after-kernel")
-    over = _Difference(block, "after-kernel", "cntk-ridge")
-    whole = _Difference(block, "after-kernel", "after-kernel-0")
-    labels = _Difference(block, "after-kernel", "after-kernel-shuffled")
-    shuffled = _Difference(block, "after-kernel-shuffled", "after-kernel-0")
+    gap = compare(block, "cnn", "cntk")
+    left = compare(block, "cnn", "after-kernel")
+    over = compare(block, "after-kernel", "cntk-ridge")
+    whole = compare(block, "after-kernel", "after-kernel-0")
+    labels = compare(block, "after-kernel", "after-kernel-shuffled")
+    shuffled = compare(block, "after-kernel-shuffled", "after-kernel-0")
     found = []
     if gap.is_known:
-        found.append(f"The CNN differs from CNTK by {gap} points.")
+        found.append(f"The CNN differs from CNTK by {gap.text} points.")
     if over.is_known or whole.is_known:
         chosen = "Ridge regression with the tangent kernel of the same network, after an epoch that"
         chosen += f" held-out train images chose ({_chosen_epochs(block)}), differs from "
-        told = [f"CNTK with a ridge by {over}"] * over.is_known
-        told += [f"the network's own kernel before training by {whole}"] * whole.is_known
+        told = [f"CNTK with a ridge by {over.text}"] * over.is_known
+        told += [f"the network's own kernel before training by {whole.text}"] * whole.is_known
         found.append(chosen + ", and from ".join(told) + ".")
     if shuffled.is_known and labels.is_known:
         found.append(
-            f"Trained on shuffled labels, that kernel moves by {shuffled}, and the true labels are"
-            f" worth {labels} beyond."
+            f"Trained on shuffled labels, that kernel moves by {shuffled.text}, and the true labels"
+            f" are worth {labels.text} beyond."
         )
     if left.is_known:
-        found.append(f"From the chosen kernel to the CNN it is {left}.")
+        found.append(f"From the chosen kernel to the CNN it is {left.text}.")
     sentences, rows, fixed = _at_fixed_epochs(block)
     found += sentences
     beside = []
@@ -193,11 +156,11 @@ def _gap(block: Block, large: Block | None) -> Answer:
         "the same at a larger n or after longer training",
     ]
     if large is not None:
-        sums = _Difference(large, "cntk-rbf", "cntk")
-        ridge = _Difference(large, "cntk-ridge", "cntk")
+        sums = compare(large, "cntk-rbf", "cntk")
+        ridge = compare(large, "cntk-ridge", "cntk")
         without = "" if "cnn" in large.variants else ", where no network was run"
         others[1] += f" (at n = {_n_of(large):,}{without}, a sum of two kernels without any label"
-        others[1] += f" differs from CNTK by {sums}, a ridge by {ridge})"
+        others[1] += f" differs from CNTK by {sums.text}, a ridge by {ridge.text})"
     return Answer(
         "What explains the gap between kernel and network?",
         _gap_in_short(gap, whole, labels, left, fixed),
@@ -210,14 +173,14 @@ def _gap(block: Block, large: Block | None) -> Answer:
 
 
 def _gap_in_short(
-    gap: _Difference,
-    whole: _Difference,
-    labels: _Difference,
-    left: _Difference,
+    gap: Estimate,
+    whole: Estimate,
+    labels: Estimate,
+    left: Estimate,
     fixed: Sequence[str],
 ) -> str:
-    start = f"CNN minus CNTK is {gap} points. " if gap.is_known else ""
-    if whole.is_known and whole.mean == 0 and not whole.half > 0:
+    start = f"CNN minus CNTK is {gap.text} points. " if gap.is_known else ""
+    if whole.is_known and whole.points == 0 and not whole.half > 0:
         return (
             f"{start}What was held out chose the untrained kernel everywhere: nothing to compare."
         )
@@ -249,12 +212,17 @@ def _at_fixed_epochs(block: Block) -> tuple[list[str], list[list[str]], list[str
     rows, falls, fixed = [], [], []
     for epoch, variant in taps_of(block, "after-kernel").items():
         others = ("after-kernel-0", f"{variant}-shuffled", "cnn")
-        own, twin, left = (_Difference(block, variant, other) for other in others)
+        own, twin, left = (compare(block, variant, other) for other in others)
         if epoch > 0 and any(found.is_known for found in (own, twin, left)):
-            rows.append([str(epoch), *map(str, (own, twin, left))])
+            rows.append(
+                [
+                    str(epoch),
+                    *(found.text if found.is_known else NO_RESULT for found in (own, twin, left)),
+                ]
+            )
             if twin.verdict == "above":
                 fixed.append(str(epoch))
-            if _Difference(block, f"{variant}-shuffled", "after-kernel-0").verdict == "below":
+            if compare(block, f"{variant}-shuffled", "after-kernel-0").verdict == "below":
                 falls.append(str(epoch))
     if not rows:
         return [], [], []
@@ -286,28 +254,29 @@ def _expressivity(block: Block, large: Block | None) -> Answer:
     kernel = ("after-kernel", "after-kernel-shuffled")
     best = (BEST, f"{BEST}-shuffled")
     labels, here, there = (
-        _Difference(where, *names)
-        for where, names in ((block, kernel), (block, best), (large, best))
+        compare(where, *names) for where, names in ((block, kernel), (block, best), (large, best))
     )
-    more = _Difference(block, *kernel, *best)
+    more = compare(block, *kernel, *best)
     found = []
     if labels.is_known:
-        found.append(f"Where they make the kernel, by training, labels are worth {labels} points.")
+        found.append(
+            f"Where they make the kernel, by training, labels are worth {labels.text} points."
+        )
     if here.is_known:
         found.append(
-            f"Where they are added to it, in the best of the published Z, {here}"
-            f" (`{BEST}` itself differs from CNTK by {_Difference(block, BEST, 'cntk')})."
+            f"Where they are added to it, in the best of the published Z, {here.text}"
+            f" (`{BEST}` itself differs from CNTK by {compare(block, BEST, 'cntk').text})."
         )
     if more.is_known:
-        found.append(f"The one minus the other is {more}.")
+        found.append(f"The one minus the other is {more.text}.")
     if there.is_known and large is not None:
-        found.append(f"At n = {_n_of(large):,} labels are worth {there} in Z.")
+        found.append(f"At n = {_n_of(large):,} labels are worth {there.text} in Z.")
     where = block if large is None else large
-    plugin = _Difference(where, "lantk-plugin", "cntk")
+    plugin = compare(where, "lantk-plugin", "cntk")
     if plugin.is_known:
         found.append(
             "The rank-one Z of the Bayes view, `lantk-plugin`, differs from CNTK by"
-            f" {plugin} at n = {_n_of(where):,}."
+            f" {plugin.text} at n = {_n_of(where):,}."
         )
     found += _ratios(block)
     short = {
@@ -365,13 +334,13 @@ def _ratios(block: Block) -> list[str]:
 
 
 def _architecture(block: Block) -> Answer:
-    gain = _Difference(block, "lantk-nth", "cntk")
-    labels = _Difference(block, "lantk-nth", "lantk-nth-shuffled")
+    gain = compare(block, "lantk-nth", "cntk")
+    labels = compare(block, "lantk-nth", "lantk-nth-shuffled")
     found = []
     if gain.is_known:
         text = "Added to CNTK, the label part of the hierarchy of the 2-layer network, `lantk-nth`,"
-        text += f" differs from CNTK by {gain} points"
-        text += f" and from itself with shuffled labels by {labels}" * labels.is_known
+        text += f" differs from CNTK by {gain.text} points"
+        text += f" and from itself with shuffled labels by {labels.text}" * labels.is_known
         found.append(f"{text}.")
     layers = _layers(block)
     accuracy = 100 * block.values("accuracy")
@@ -389,10 +358,10 @@ def _architecture(block: Block) -> Answer:
             f" percent{together}): {told}."
         )
         best = max(rows, key=lambda row: -math.inf if math.isnan(row[1]) else row[1])[0]
-        over = _Difference(block, layers[best], "cntk")
+        over = compare(block, layers[best], "cntk")
         if over.is_known:
             found.append(
-                f"The best of them, {best}, differs from CNTK by {over}; it is named with"
+                f"The best of them, {best}, differs from CNTK by {over.text}; it is named with"
                 " hindsight."
             )
     short = {

@@ -11,15 +11,10 @@ import pandas as pd
 from lantk.experiment.variants import BEST, GAP_LEVELS, is_tap
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
-from lantk.report.decomposition import decompose, network_block
-from lantk.report.findings import (
-    Difference,
-    find_headline,
-    gain_of,
-    label_terms_of,
-    row_name,
-)
-from lantk.report.tables import Block, order_variants, signed, with_half_width
+from lantk.report.blocks import Block, label_terms_of, network_block, order_variants, row_name
+from lantk.report.claims import Estimate, compare, signed, with_half_width
+from lantk.report.decomposition import decompose
+from lantk.report.findings import find_headline
 
 
 @dataclass(frozen=True)
@@ -35,8 +30,8 @@ def gap_caption(table: pd.DataFrame) -> Caption:
     """Return what the figure of gains shows."""
     headline = find_headline(table)
     block, protocol = headline.block, headline.protocol
-    shown = {v: gain_of(block, v) for v in _compared(block)}
-    gains = {variant: gain for variant, gain in shown.items() if gain is not None}
+    shown = {v: compare(block, v, "cntk") for v in _compared(block)}
+    gains = {variant: gain for variant, gain in shown.items() if gain.is_known}
     parts = ["Black dots right of the line gain over CNTK."]
     if any(split_control(v)[1] == "shuffled" for v in block.variants):
         parts.append(
@@ -51,7 +46,7 @@ def gap_caption(table: pd.DataFrame) -> Caption:
         parts.append(f"{under} {_top_text(gains, block)}; {_outside_text(gains)}.")
     if headline.network is not None:
         parts.append(_network_text(headline.network, headline.place))
-    told = "; ".join(f"{row_name(v)} {gain.text}" for v, gain in gains.items())
+    told = "; ".join(f"{row_name(v)} {_long_text(gain)}" for v, gain in gains.items())
     return Caption(
         "What each variant gains over CNTK",
         " ".join(parts),
@@ -59,7 +54,13 @@ def gap_caption(table: pd.DataFrame) -> Caption:
     )
 
 
-def _top_text(gains: Mapping[str, Difference], block: Block) -> str:
+def _long_text(estimate: Estimate) -> str:
+    if estimate.has_interval:
+        return f"{signed(estimate.points)} points (95 % interval {estimate.interval_text})"
+    return f"{signed(estimate.points)} points"
+
+
+def _top_text(gains: Mapping[str, Estimate], block: Block) -> str:
     """Return the largest gain, or of label terms the best difference where nothing gains."""
     mean = "mean " if block.has_several_tasks else ""
     top = max(gains, key=lambda variant: gains[variant].points)
@@ -71,7 +72,7 @@ def _top_text(gains: Mapping[str, Difference], block: Block) -> str:
     return f"{start} {signed(gains[top].points)} points ({row_name(top)})"
 
 
-def _network_text(network: Difference, place: str) -> str:
+def _network_text(network: Estimate, place: str) -> str:
     who = "There the CNN" if place else "The CNN"
     if network.points == 0:
         return f"{who} and CNTK are level."
@@ -89,7 +90,7 @@ def _compared(block: Block) -> list[str]:
     ]
 
 
-def _outside_text(gains: Mapping[str, Difference]) -> str:
+def _outside_text(gains: Mapping[str, Estimate]) -> str:
     """Return how many gains can be told from none, and which."""
     found = [v for v, gain in gains.items() if gain.verdict in ("above", "below")]
     if not found:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Collection
 
 import pandas as pd
 
 from lantk.experiment.variants import is_network_kernel
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.tables import Block, block_lines, exponent_lines, order_variants
+from lantk.report.blocks import blocks, sizes_text
+from lantk.report.tables import block_lines, exponent_lines
 
 TITLES = {
     "honest": "Honest: nothing chosen on the test set",
@@ -91,42 +91,3 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
     if exponents is not None and not exponents.empty:
         lines += ["## Error against n\n", *exponent_lines(exponents)]
     return "\n".join(lines)
-
-
-def blocks(frame: pd.DataFrame) -> Iterator[tuple[str, Block]]:
-    """Yield the tables of one protocol, each with a title that says what sets it apart.
-
-    Columns are the tasks if there are several, or neither n nor architecture varies; else the n;
-    else the architectures. What is left over tells one table from another.
-    """
-    if frame.empty:
-        return
-    is_several_n = bool((frame.groupby("task")["n_train"].nunique() > 1).any())
-    is_several_architectures = frame["architecture"].nunique() > 1
-    by = ["architecture"] * is_several_architectures + ["n_train"] * is_several_n
-    column = "task" if frame["task"].nunique() > 1 or not by else by.pop()
-    groups = frame.groupby(by, sort=False) if by else [((), frame)]
-    for key, group in groups:
-        title = ", ".join(_column_name(name, value) for name, value in zip(by, key, strict=True))
-        named = group.assign(column=[_column_name(column, value) for value in group[column]])
-        variants = order_variants(named["variant"].unique())
-        columns = list(named["column"].unique())
-        yield title, Block(named, variants, columns, is_over_tasks=column == "task")
-
-
-def _column_name(column: str, value: Any) -> str:
-    return f"n = {value:,}" if column == "n_train" else str(value)
-
-
-def sizes_text(frame: pd.DataFrame) -> str:
-    """Return the numbers of images, once if they are the same for every task."""
-    texts = {}
-    for task, group in frame.groupby("task", sort=False):
-        n_train, n_test = (
-            ", ".join(f"{n:,}" for n in sorted(set(group[key]))) for key in ("n_train", "n_test")
-        )
-        texts[task] = f"n_train = {n_train}, n_test = {n_test}"
-    if len(set(texts.values())) == 1:
-        every = " for every task" if len(texts) > 1 else ""
-        return next(iter(texts.values())) + every + "."
-    return "; ".join(f"{task}: {text}" for task, text in texts.items()) + "."

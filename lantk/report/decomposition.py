@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lantk.experiment.variants import GAP_LEVELS, candidates
-from lantk.label_terms.names import split_control
-from lantk.network.taps import split_tap
-from lantk.regression.statistics import PROTOCOLS, mean_with_interval
-from lantk.report.tables import Block, blocks_by_n, markdown_rows, signed, with_half_width
+from lantk.experiment.variants import GAP_LEVELS
+from lantk.regression.statistics import mean_with_interval
+from lantk.report.blocks import Block
+from lantk.report.claims import signed, with_half_width
+from lantk.report.tables import markdown_rows
 
 
 class Step(NamedTuple):
@@ -37,28 +37,6 @@ _TITLES = (
     "the network instead of its kernel",
 )
 STEPS = tuple(map(Step, _TITLES, GAP_LEVELS[:-1], GAP_LEVELS[1:]))
-
-
-def network_block(table: pd.DataFrame) -> Block | None:
-    """Return the results with kernels of networks; the honest ones if there are any.
-
-    They are of the first architecture that has them, and of one n: that of most tasks, the largest
-    of equals.
-    """
-    for protocol in PROTOCOLS:
-        frame = table[table["protocol"] == protocol]
-        for _, group in frame.groupby("architecture", sort=False):
-            found = [block for block in blocks_by_n(group) if taps_of(block, "after-kernel")]
-            if found:
-                # Of equals, max takes the first.
-                return max(reversed(found), key=lambda block: len(block.columns))
-    return None
-
-
-def taps_of(block: Block, name: str) -> dict[int, str]:
-    """Return epoch -> variant of a kernel, ascending; epoch 0 of a twin is the kernel itself."""
-    found = {split_tap(split_control(v)[0])[1]: v for v in candidates(name, block.variants)}
-    return dict(sorted(found.items()))
 
 
 def decompose(block: Block) -> pd.DataFrame | None:

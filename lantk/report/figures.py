@@ -23,9 +23,8 @@ from lantk.errors import LantkError
 from lantk.experiment.variants import CASE_COLUMNS, is_tap
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS, log_slope, mean_with_interval
-from lantk.report.comparisons import blocks
+from lantk.report.blocks import Block, blocks, order_variants, row_name
 from lantk.report.figure_style import GREY, REFERENCES, saving, variant_styles
-from lantk.report.tables import ROWS, Block, order_variants
 
 # Beyond this many images a heat map shows averages of blocks.
 _MOST_PIXELS = 500
@@ -86,7 +85,7 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         for panels, (protocol, block) in zip(grid, drawn.items(), strict=True):
             _draw_gaps(panels, block, rows)
             panels[0].set_ylabel(protocol)
-            panels[0].set_yticks(range(len(rows)), [ROWS.get(v, v) for v in rows])
+            panels[0].set_yticks(range(len(rows)), [row_name(v) for v in rows])
         grid[0, 0].set_ylim(len(rows) - 0.5, -0.5)  # shared by all
         low, high = grid[0, 0].get_xlim()
         grid[0, 0].set_xlim(min(low, -0.5), max(high, 0.5))
@@ -237,7 +236,7 @@ def _draw_errors(
         error, style = wide[variant].dropna(), styles[variant]
         n = error.index.to_numpy(float)
         slope = log_slope(n, error)[0]
-        label = f"{ROWS.get(variant, variant)} ({slope:.3f})"
+        label = f"{row_name(variant)} ({slope:.3f})"
         above.plot(
             n, error, ls="none", ms=7 if variant in REFERENCES else 4.5, label=label, **style
         )
@@ -306,7 +305,7 @@ def alignment_figure(
                 for key, (marker, face, _) in marks.items():
                     place = alignments.get(variant, {}).get(key, math.nan)
                     axes.plot(place, i, marker=marker, mfc=face, mec="black", mew=1, ms=5)
-        panels[0].set_yticks(range(len(rows)), [ROWS.get(v, v) for v in rows])
+        panels[0].set_yticks(range(len(rows)), [row_name(v) for v in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         where = "kernel-target alignment\non the train images, where Z was fitted"
         figure.supxlabel(where, fontsize=8)

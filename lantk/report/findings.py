@@ -7,67 +7,16 @@ of is the one that validation chose where there is one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
-from lantk.experiment.variants import BEST, PLAIN_VARIANTS, is_network_kernel
-from lantk.label_terms.names import split_control
-from lantk.regression.statistics import PROTOCOLS, mean_with_interval
-from lantk.report.tables import (
-    ROWS,
-    Block,
-    blocks_by_n,
-    gains_over_cntk,
-    label_gain_with_interval,
-    p_value_text,
-    signed,
-)
+from lantk.experiment.variants import BEST
+from lantk.regression.statistics import PROTOCOLS
+from lantk.report.blocks import Block, label_terms_of, row_name, shown_block
+from lantk.report.claims import Estimate, compare, p_value_text, signed
 
-_NO_WIDTH = 1e-9
 _HINDSIGHT = "does not allow for the choice by test accuracy"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference of accuracies in points, with its 95 % interval where there is one."""
-
-    points: float
-    half: float = math.nan
-    p_value: float = math.nan
-    """Of the exact McNemar test, where the difference is of one task."""
-
-    @property
-    def has_interval(self) -> bool:
-        """Whether there is an interval that says something: not of differences that are equal."""
-        return self.half > _NO_WIDTH
-
-    @property
-    def text(self) -> str:
-        """The difference with its sign and its interval, or its p-value."""
-        points = f"{signed(self.points)} points"
-        if self.has_interval:
-            return f"{points} (95 % interval {self.interval_text})"
-        if not math.isnan(self.p_value):
-            return f"{points} (exact McNemar test: {p_value_text(self.p_value)})"
-        return points
-
-    @property
-    def interval_text(self) -> str:
-        """Both ends of the interval."""
-        return f"{signed(self.points - self.half)} to {signed(self.points + self.half)}"
-
-    @property
-    def verdict(self) -> str:
-        """Whether it can be told from none: ``above``, ``below``, ``open``, or ``unknown``."""
-        if not math.isnan(self.p_value):
-            is_open = self.p_value >= 0.05
-        elif math.isnan(self.half) or (self.points != 0 and not self.has_interval):
-            return "unknown"
-        else:
-            is_open = abs(self.points) <= self.half
-        return "open" if is_open else "above" if self.points > 0 else "below"
 
 
 @dataclass(frozen=True)
@@ -83,9 +32,9 @@ class Headline:
     cntk: float
     """Mean accuracy in percent over the tasks; NaN where a task lacks it."""
     accuracy: float
-    gain: Difference | None
-    label_gain: Difference | None
-    network: Difference | None
+    gain: Estimate | None
+    label_gain: Estimate | None
+    network: Estimate | None
 
     @property
     def is_hindsight(self) -> bool:
@@ -103,34 +52,10 @@ class Headline:
         return row_name(self.variant or "")
 
 
-def row_name(variant: str) -> str:
-    """Return how the tables write a variant."""
-    return ROWS.get(variant, variant)
-
-
-def label_terms_of(variants: Iterable[str]) -> list[str]:
-    """Return the variants that are label terms: no control, no reference, not the best of them."""
-    return [
-        variant
-        for variant in variants
-        if variant not in (*PLAIN_VARIANTS, BEST)
-        and not is_network_kernel(variant)
-        and split_control(variant)[1] is None
-    ]
-
-
 def main_block(table: pd.DataFrame, protocol: str) -> Block | None:
-    """Return the results of one n and the first architecture, or None.
-
-    It is the largest n that all tasks have, with CNTK and a label term if there is such an n. If
-    tasks have no n in common, it is that of most tasks: averages are of one n.
-    """
-    frame = table[table["protocol"] == protocol]
-    if frame.empty:
-        return None
-    frame = frame[frame["architecture"] == frame["architecture"].iloc[0]]
-    # Of equals, max takes the first.
-    return max(reversed(blocks_by_n(frame)), key=lambda b: (len(b.columns), _is_comparable(b)))
+    """Return the block of which most can be said."""
+    found = shown_block(table, protocol, _is_comparable)
+    return shown_block(table, protocol) if found is None else found
 
 
 def _full_terms(block: Block) -> list[str]:
@@ -157,30 +82,6 @@ def place_text(table: pd.DataFrame, block: Block) -> str:
     return ", ".join(parts)
 
 
-def gain_of(block: Block, variant: str) -> Difference | None:
-    """Return the gain of a variant over CNTK, the mean over the tasks; None where one is missing.
-
-    Its interval is the paired one over the tasks. Of one task there is a p-value in its place.
-    """
-    gains = gains_over_cntk(100 * block.values("accuracy"), variant)
-    if gains is None or gains.isna().any():
-        return None
-    gains = gains.round(9) + 0.0  # rounding errors of equal accuracies are no gains
-    if len(gains) == 1:
-        p_value = float(block.values("p_value").loc[variant].iloc[0])
-        return Difference(float(gains.iloc[0]), p_value=p_value)
-    mean, half = mean_with_interval(gains)
-    return Difference(round(mean, 9) + 0.0, half)
-
-
-def label_gain_of(block: Block, variant: str) -> Difference | None:
-    """Return what labels are worth in a variant; None where a shuffled twin is missing."""
-    if variant not in block.variants:
-        return None
-    points, half = label_gain_with_interval(block, variant)
-    return None if math.isnan(points) else Difference(round(points, 9) + 0.0, half)
-
-
 def find_headline(table: pd.DataFrame) -> Headline:
     """Return what there is to say first, under the honest protocol where it was run."""
     protocol, block = next(
@@ -199,10 +100,14 @@ def find_headline(table: pd.DataFrame) -> Headline:
         variant,
         float(accuracy.get("cntk", math.nan)),
         float(accuracy[variant]) if variant else math.nan,
-        gain_of(block, variant) if variant else None,
-        label_gain_of(block, variant) if variant else None,
-        gain_of(block, "cnn"),
+        _known(compare(block, variant or "", "cntk")),
+        _known(compare(block, variant or "", f"{variant}-shuffled")),
+        _known(compare(block, "cnn", "cntk")),
     )
+
+
+def _known(estimate: Estimate) -> Estimate | None:
+    return estimate if estimate.is_known else None
 
 
 def summary_sentences(table: pd.DataFrame) -> list[str]:
@@ -225,15 +130,24 @@ def _oracle_sentences(table: pd.DataFrame, headline: Headline) -> list[str]:
     block = main_block(table, "oracle")
     if block is None or place_text(table, block) != headline.place:
         return []
-    found = gain_of(block, headline.variant or "")
-    if found is None or headline.gain is None:
+    found = compare(block, headline.variant or "", "cntk")
+    if not found.is_known or headline.gain is None:
         return []
     is_more = found.points > max(0, headline.gain.points)
     return [
         f"Under the paper's own protocol, which chooses on the test images, {headline.name}"
-        f" differs from CNTK by {found.text}"
+        f" differs from CNTK by {_long_text(found)}"
         + ("; part of that is the choice itself." if is_more else ".")
     ]
+
+
+def _long_text(estimate: Estimate) -> str:
+    points = f"{signed(estimate.points)} points"
+    if estimate.has_interval:
+        return f"{points} (95 % interval {estimate.interval_text})"
+    if not math.isnan(estimate.p_value):
+        return f"{points} (exact McNemar test: {p_value_text(estimate.p_value)})"
+    return points
 
 
 def _gain_sentence(headline: Headline) -> str:
@@ -252,7 +166,7 @@ def _gain_sentence(headline: Headline) -> str:
     how += f", {headline.place}" if headline.place else ""
     return (
         f"{how}, {who} reaches {headline.accuracy:.2f} %{over}, and CNTK {headline.cntk:.2f} %:"
-        f" a difference of {headline.gain.text if headline.gain else '-'}."
+        f" a difference of {_long_text(headline.gain or Estimate())}."
     )
 
 
@@ -280,7 +194,7 @@ def _verdict_sentence(headline: Headline) -> str:
 
 def _label_sentence(headline: Headline) -> str:
     worth = headline.label_gain
-    found = worth or Difference(math.nan)
+    found = worth or Estimate()
     twin = (
         "the best of the same label terms gains, chosen in the same way, when all are fitted"
         if headline.variant == BEST
@@ -294,15 +208,15 @@ def _label_sentence(headline: Headline) -> str:
         "unknown": "whether that can be told from 0 is not known",
     }
     return (
-        f"What labels are worth is the gain minus what {twin} to shuffled labels: {found.text};"
-        f" {endings[found.verdict]}."
+        f"What labels are worth is the gain minus what {twin} to shuffled labels:"
+        f" {_long_text(found)}; {endings[found.verdict]}."
     )
 
 
 def _network_sentence(headline: Headline) -> str:
-    network = headline.network or Difference(math.nan)
+    network = headline.network or Estimate()
     gain = headline.gain.points if headline.gain else math.nan
-    text = f"The finite CNN differs from CNTK by {network.text}"
+    text = f"The finite CNN differs from CNTK by {_long_text(network)}"
     if network.verdict == "below":
         return f"{text}: there is no gap to close."
     if network.verdict != "above":

@@ -19,6 +19,7 @@ from lantk.experiment.overviews import OVERVIEWS
 from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.answers import CAVEAT, EPOCHS, answers, place_of
+from lantk.report.blocks import blocks, network_block, order_variants, row_name, sizes_text
 from lantk.report.captions import (
     Caption,
     alignment_caption,
@@ -29,9 +30,9 @@ from lantk.report.captions import (
     training_caption,
     weight_caption,
 )
-from lantk.report.comparisons import TITLES, blocks, choices_text, sizes_text
-from lantk.report.decomposition import network_block
-from lantk.report.findings import Difference, find_headline, row_name, summary_sentences
+from lantk.report.claims import Estimate, p_value_text, signed
+from lantk.report.comparisons import TITLES, choices_text
+from lantk.report.findings import find_headline, summary_sentences
 from lantk.report.html_tables import (
     Strip,
     Table,
@@ -45,7 +46,7 @@ from lantk.report.html_tables import (
     timing_tables,
 )
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import ELASTICITY, exponent_text, order_variants, p_value_text, signed
+from lantk.report.tables import ELASTICITY, exponent_text
 from lantk.workflow.failures import FailedJob
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -196,7 +197,7 @@ def _joined(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 
-def _card_note(difference: Difference) -> str:
+def _card_note(difference: Estimate) -> str:
     if difference.has_interval:
         return f"95 %: {difference.interval_text}"
     if difference.p_value != difference.p_value:  # NaN

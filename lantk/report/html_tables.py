@@ -12,10 +12,9 @@ import pandas as pd
 
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.findings import Difference, gain_of, label_gain_of, row_name
+from lantk.report.blocks import REFERENCE_CONTROLS, Block, row_name
+from lantk.report.claims import Estimate, compare
 from lantk.report.tables import (
-    REFERENCE_CONTROLS,
-    Block,
     average_and_improvement,
     elasticity_rows,
     exponent_rows,
@@ -102,8 +101,8 @@ def accuracy_tables(block: Block, name: str) -> tuple[Table, Table | None]:
             cells = [_accuracy_cell(found.get((variant, column))) for column in block.columns]
             if block.is_over_tasks:
                 average, improvement = average_and_improvement(percent, variant, "-")
-                gain = gain_of(block, variant) if block.has_several_tasks else None
-                notes = [f"95 %: {gain.interval_text}"] if gain and gain.has_interval else []
+                gain = compare(block, variant, "cntk")
+                notes = [f"95 %: {gain.interval_text}"] if gain.has_interval else []
                 cells += [number_cell(average), number_cell(improvement, notes=notes)]
             made.append([text_cell(row_name(variant)), *cells])
         return made
@@ -139,8 +138,8 @@ def label_table(block: Block, name: str) -> Table | None:
     made = [[text_cell(row[0]), *map(number_cell, row[1:])] for row in rows]
     if not block.is_over_tasks:
         return Table(name, ["Variant", *header[1:]], made)
-    worth = {v: label_gain_of(block, v) for v in block.variants}
-    drawn = {row_name(v): found for v, found in worth.items() if found is not None}
+    worth = {v: compare(block, v, f"{v}-shuffled") for v in block.variants}
+    drawn = {row_name(v): found for v, found in worth.items() if found.is_known}
     strips = strips_of(drawn.values())
     shown = dict(zip(drawn, strips, strict=True))
     for cells in made:
@@ -161,7 +160,7 @@ def elasticity_table(block: Block, name: str) -> Table | None:
     return Table(name, ["Variant", *header[1:]], made)
 
 
-def strips_of(differences: Iterable[Difference]) -> list[Strip]:
+def strips_of(differences: Iterable[Estimate]) -> list[Strip]:
     """Return drawings of differences and their intervals on one axis that holds 0."""
     found = list(differences)
     halves = [0.0 if math.isnan(d.half) else d.half for d in found]

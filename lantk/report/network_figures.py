@@ -16,9 +16,9 @@ from lantk.errors import LantkError
 from lantk.experiment.variants import CHOSEN_KERNELS, GAP_LEVELS
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import mean_with_interval
-from lantk.report.decomposition import STEPS, decompose, network_block, taps_of
+from lantk.report.blocks import Block, network_block, row_name, taps_of
+from lantk.report.decomposition import STEPS, decompose
 from lantk.report.figure_style import GREY, STYLES, saving
-from lantk.report.tables import ROWS, Block
 
 
 def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
@@ -82,7 +82,7 @@ def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> N
         axes.set_ylabel("test accuracy (%)")
         axes.grid(axis="x", visible=False)
         handles: list[Patch | Line2D] = [
-            Line2D([], [], ls="none", marker="d", color="black", label=ROWS["cntk"])
+            Line2D([], [], ls="none", marker="d", color="black", label=row_name("cntk"))
         ]
         handles += [
             Patch(fc=_COLOURS[s.title], ec="black", lw=0.4, label=f"+ {s.title}") for s in STEPS
@@ -93,7 +93,7 @@ def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> N
                 label="after-kernel of an epoch",
             )
         )  # fmt: skip
-        handles.append(Line2D([], [], ls="none", marker="*", color="black", label=ROWS["cnn"]))
+        handles.append(Line2D([], [], ls="none", marker="*", color="black", label=row_name("cnn")))
         figure.legend(handles=handles, loc="outside upper center", ncols=2, title=_title(block))
 
 
@@ -139,8 +139,8 @@ def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
                 "mec": colour,
                 "mew": 1,
             }
-            _drawtaps_of(panels[0], block, name, "accuracy", look)
-            _drawtaps_of(panels[1], block, name, "relative_ratio_test", look)
+            _draw_taps(panels[0], block, name, "accuracy", look)
+            _draw_taps(panels[1], block, name, "relative_ratio_test", look)
             label = f"{parent}, trained on shuffled labels" if control else parent
             handles.append(Line2D([], [], label=label, **look))
         for variant, style in (("cntk-ridge", "--"), ("lantk-best", "-."), ("cnn", ":")):
@@ -150,7 +150,7 @@ def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
                 value = 100 * block.values(key).loc[variant].mean(skipna=False)
                 if not math.isnan(value):
                     axes.axhline(value, color="black", ls=style, lw=1.1)
-            label = ROWS.get(variant, variant)
+            label = row_name(variant)
             handles.append(Line2D([], [], color="black", ls=style, lw=1.1, label=label))
         panels[0].set_ylabel("test accuracy (%)")
         panels[1].set_ylabel("relative ratio, test-train (%)")
@@ -158,7 +158,7 @@ def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         figure.legend(handles=handles, loc="outside upper center", ncols=3, title=_title(block))
 
 
-def _drawtaps_of(axes: Axes, block: Block, name: str, key: str, look: dict[str, Any]) -> None:
+def _draw_taps(axes: Axes, block: Block, name: str, key: str, look: dict[str, Any]) -> None:
     """Draw one quantity against the epoch, the mean over the tasks with its interval."""
     taps = taps_of(block, name)
     values = 100 * block.values(key)

@@ -1,37 +1,21 @@
 """Result tables as lines of Markdown: accuracies, intervals, what labels are worth, exponents.
 
-A table is a `Block` of the leaderboard: one row a variant, one column a task, an n or an
-architecture. Nothing is computed here but averages, differences and their paired intervals.
+A table is of a `Block` of the leaderboard. Nothing is computed here but averages, differences
+and their paired intervals.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import mean_with_interval
-
-ROWS = {
-    "cntk": "CNTK",
-    "lantk-best": "LANTK-best",
-    "lantk-kr-v1": "LANTK-KR-V1",
-    "lantk-kr-v2": "LANTK-KR-V2",
-    "lantk-fjlt-v1": "LANTK-FJLT-V1",
-    "lantk-fjlt-v2": "LANTK-FJLT-V2",
-    "cnn": "CNN",
-}
-"""Variant -> its row in the seed's table, in the seed's order. Others follow under their names."""
-REFERENCE_CONTROLS = ("cntk-ridge", "cntk-rbf", "oracle-label")
-CONTROL_TITLES = {
-    "shuffled": "With shuffled labels",
-    "diagonal": "Diagonal of Z",
-    "offdiagonal": "Fitted off the diagonal",
-}
+from lantk.report.blocks import CONTROL_TITLES, REFERENCE_CONTROLS, Block, order_variants, row_name
+from lantk.report.claims import p_value_text, signed, with_half_width
 
 INTERVALS = (
     "95 % Wilson intervals of the accuracies above; p of the exact McNemar test against CNTK on the"
@@ -77,42 +61,6 @@ _OVER_IMAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Block:
-    """Results of one protocol that make one table."""
-
-    frame: pd.DataFrame
-    """Rows of the leaderboard, with the name of their column in the table as ``column``."""
-    variants: Sequence[str]
-    columns: Sequence[str]
-    is_over_tasks: bool = True
-    """Whether columns are tasks, over which averages and paired intervals make sense."""
-    missing: str = "-"
-    """What stands where there is no result."""
-    published: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
-    """Variant -> column -> accuracy in percent, or a word; shown in brackets."""
-
-    @property
-    def has_several_tasks(self) -> bool:
-        """Whether there are means over tasks; else intervals are over test images."""
-        return self.is_over_tasks and len(self.columns) > 1
-
-    def values(self, key: str) -> pd.DataFrame:
-        """Return one quantity, variants by columns, NaN where there is none."""
-        if key not in self.frame:  # as in tables of earlier versions
-            return pd.DataFrame(math.nan, list(self.variants), list(self.columns))
-        wide = self.frame.pivot(index="variant", columns="column", values=key).astype(float)
-        return wide.reindex(index=list(self.variants), columns=list(self.columns))
-
-
-def blocks_by_n(frame: pd.DataFrame) -> list[Block]:
-    """Return the results of each n, by rising n, with the tasks as columns."""
-    return [
-        Block(at.assign(column=at["task"]), order_variants(at["variant"]), [*at["task"].unique()])
-        for _, at in frame.groupby("n_train")
-    ]
-
-
 def block_lines(block: Block) -> list[str]:
     """Return the lines of all tables of a block: accuracies, intervals, what labels are worth."""
     imp = "Imp.: average accuracy minus CNTK's, in points, and as a share of CNTK's error."
@@ -144,7 +92,7 @@ def accuracy_lines(block: Block) -> list[str]:
         if block.is_over_tasks:
             theirs += average_and_improvement(published, variant, "")
         cells = [f"{a} ({b})" if b else a for a, b in zip(ours, theirs, strict=True)]
-        rows.append([ROWS.get(variant, variant), *cells])
+        rows.append([row_name(variant), *cells])
     header = ["", *block.columns, *["Avg", "Imp. (abs / rel.)"] * block.is_over_tasks]
     return markdown_rows(header, rows)
 
@@ -175,7 +123,7 @@ def interval_lines(block: Block) -> list[str]:
             else []
         )
         gain = ["-"] if gain and variant == "cntk" else gain
-        rows.append([ROWS.get(variant, variant), *found, *gain])
+        rows.append([row_name(variant), *found, *gain])
     return markdown_rows(["", *block.columns, *["Mean gain"] * block.is_over_tasks], rows)
 
 
@@ -189,17 +137,6 @@ def interval_texts(row: Any) -> list[str]:
     if row.variant != "cntk" and not pd.isna(row.p_value):
         texts.append(p_value_text(row.p_value))
     return texts if pd.isna(row.spread) else [*texts, f"sd {100 * row.spread:.2f}"]
-
-
-def p_value_text(p_value: float) -> str:
-    """Return a p-value with three decimals, or that it is smaller.
-
-    Examples
-    --------
-    >>> p_value_text(0.04), p_value_text(1e-9)
-    ('p = 0.040', 'p < 0.001')
-    """
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def label_lines(block: Block) -> list[str]:
@@ -246,7 +183,7 @@ def label_rows(block: Block) -> tuple[list[str], list[list[str]]]:
             shuffled = shuffled or block.missing
             mean, half = label_gain_with_interval(block, variant)
             worth = block.missing if math.isnan(mean) else with_half_width(mean, half)
-        rows.append([ROWS.get(variant, variant), gain, shuffled, worth, *others])
+        rows.append([row_name(variant), gain, shuffled, worth, *others])
     return header, rows
 
 
@@ -279,7 +216,7 @@ def elasticity_rows(block: Block) -> tuple[list[str], list[list[str]]] | None:
         cells.append(block.missing if math.isnan(mean) else f"{mean:.3f}")
         top = [100 * part.loc[variant].mean(skipna=False) for part in shares]
         cells.append("" if any(map(math.isnan, top)) else " / ".join(f"{v:.1f} %" for v in top))
-        rows.append([ROWS.get(variant, variant), *cells])
+        rows.append([row_name(variant), *cells])
     return header, rows
 
 
@@ -311,17 +248,12 @@ def _label_rows_by_column(block: Block) -> tuple[list[str], list[list[str]]]:
                 gains, label_gain.loc[variant], halves.loc[variant], strict=True
             )
         ]
-        rows.append([ROWS.get(variant, variant), *cells])
+        rows.append([row_name(variant), *cells])
     return ["gain / label gain ± half-width", *block.columns], rows
 
 
 def _and_label_gain(worth: float, half: float) -> str:
     return "" if math.isnan(worth) else f" / {with_half_width(worth, half)}"
-
-
-def with_half_width(value: float, half: float, digits: int = 2) -> str:
-    """Return a number with its sign and, where there is one, half the width of its interval."""
-    return signed(value, digits) + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
 
 
 def gains_over_cntk(accuracy: pd.DataFrame, variant: str) -> pd.Series | None:
@@ -399,39 +331,13 @@ def _exponent_row(found: pd.DataFrame, variant: str, missing: str) -> list[str]:
         low, high = found[["slope_low", "slope_high"]].iloc[0]
         slopes[0] += f" ({signed(low, 3)} to {signed(high, 3)})"
     if variant == "cntk":
-        return [ROWS[variant], *slopes, "-", "-"]
+        return [row_name(variant), *slopes, "-", "-"]
     difference = _mean(found["slope_minus_cntk"].astype(float), missing, 3)
     mean, half = mean_with_interval(found["log_error_minus_cntk"].astype(float))
     ratios = [signed(100 * math.expm1(mean + side * half), 1) for side in (-1, 1)]
     ratio = missing if math.isnan(mean) else f"{signed(100 * math.expm1(mean), 1)} %"
     ratio += "" if math.isnan(half) else f" ({' to '.join(ratios)})"
-    return [ROWS.get(variant, variant), *slopes, difference, ratio]
-
-
-def order_variants(variants: Iterable[str]) -> list[str]:
-    """Return the seed's rows in the seed's order, other terms, controls by parent, then the rest.
-
-    Examples
-    --------
-    >>> order_variants(["cntk-ridge", "lantk-kr-v1-shuffled", "lantk-plugin", "cnn", "cntk"])
-    ['cntk', 'cnn', 'lantk-plugin', 'lantk-kr-v1-shuffled', 'cntk-ridge']
-    """
-    found = list(dict.fromkeys(variants))
-    parents = {v: split_control(v)[0] for v in found if split_control(v)[1] is not None}
-    others = [
-        v for v in found if v not in ROWS and v not in REFERENCE_CONTROLS and v not in parents
-    ]
-    grouped = [*ROWS, *others, *parents.values()]
-    kinds = [*CONTROL_TITLES]
-    controls = sorted(
-        parents, key=lambda v: (grouped.index(parents[v]), kinds.index(v.rpartition("-")[2]))
-    )
-    return [
-        *(v for v in ROWS if v in found),
-        *others,
-        *controls,
-        *(v for v in REFERENCE_CONTROLS if v in found),
-    ]
+    return [row_name(variant), *slopes, difference, ratio]
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -451,8 +357,3 @@ def _number(value: Any, missing: str) -> str:
     if isinstance(value, str):
         return value
     return missing if pd.isna(value) else f"{value:.2f}"
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """Return a number with its sign; what rounds to zero is ``+0.00``."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no "-0.00"

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
-from lantk.report.comparisons import blocks, sizes_text
-from lantk.report.tables import ROWS, Block
+from lantk.report.blocks import Block, blocks, row_name, sizes_text
 from lantk.workflow.failures import FailedJob
 
 _WIDTH = 100
@@ -151,7 +150,7 @@ def _quantities(frame: pd.DataFrame) -> str:
 
 def _block_lines(block: Block, width: int) -> list[str]:
     """Return the lines of one table, the rows repeated where not all columns fit."""
-    names = [ROWS.get(variant, variant) for variant in block.variants]
+    names = [row_name(variant) for variant in block.variants]
     columns = list(_columns(block))
     room = width - max(map(len, names))
     if sum(map(_width_of, columns)) > room:

@@ -18,8 +18,8 @@ from matplotlib.transforms import ScaledTranslation
 
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import wilson_interval
+from lantk.report.blocks import order_variants, row_name
 from lantk.report.figure_style import saving, variant_styles
-from lantk.report.tables import ROWS, order_variants
 
 _MARKS: dict[str, dict[str, Any]] = {
     "honest": {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.2, "ls": "none"},
@@ -87,14 +87,14 @@ def _draw_reference_lines(
     handles: list[Line2D | Patch] = []
     for variant, style in (("cntk", "--"), ("cnn", ":")):
         found = [_chosen(e) for e in evaluations if e["variant"] == variant and _chosen(e)]
-        label = ROWS[variant]
+        label = row_name(variant)
         drawn = []
         for axes, key in zip(panels, ("validation_accuracy", "accuracy"), strict=True):
             known = [100 * choice[key] for choice in found if choice.get(key) is not None]
             if known:
                 mean = sum(known) / len(known)
                 drawn.append(axes.axhline(mean, color="black", ls=style, lw=1.1))
-                label = f"{ROWS[variant]} (test {mean:.2f} %)"
+                label = f"{row_name(variant)} (test {mean:.2f} %)"
         if len(found) > 1:
             label += f", {len(found)} seeds"
         if drawn:
@@ -149,7 +149,7 @@ def _draw_term(
                 ends = wilson_interval(accuracy / 100, evaluation["n_test"])
                 span = [100 * end for end in ends]
                 axes.plot([weight] * 2, span, transform=moved, color=style["color"], lw=0.8)
-    return Line2D([], [], label=ROWS.get(evaluation["variant"], evaluation["variant"]), **style)
+    return Line2D([], [], label=row_name(evaluation["variant"]), **style)
 
 
 def _limit_accuracy(panels: Sequence[Axes], evaluations: Sequence[Mapping[str, Any]]) -> None:

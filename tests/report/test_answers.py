@@ -9,7 +9,8 @@ from lantk.errors import LantkError
 from lantk.experiment.variants import GAP_LEVELS
 from lantk.regression.statistics import mean_with_interval
 from lantk.report.answers import answers
-from lantk.report.decomposition import STEPS, decompose, network_block
+from lantk.report.blocks import network_block
+from lantk.report.decomposition import STEPS, decompose
 from lantk.report.leaderboard import TABLE_COLUMNS
 from lantk.report.network_figures import decomposition_figure, training_figure
 

@@ -17,12 +17,11 @@ from records import make_predictions, make_record, write_record
 from lantk.cli.main import main
 from lantk.experiment.variants import GAP_LEVELS
 from lantk.report.answers import answers
-from lantk.report.decomposition import network_block
+from lantk.report.blocks import ROWS, network_block
 from lantk.report.findings import find_headline, summary_sentences
 from lantk.report.html_report import Results, html_report
 from lantk.report.html_tables import choice_table, strips_of
 from lantk.report.leaderboard import error_exponents, leaderboard
-from lantk.report.tables import ROWS
 from lantk.workflow.failures import FailedJob
 
 ACCURACIES = {
