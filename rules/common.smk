@@ -17,7 +17,7 @@ from lantk.experiment.job_options import (
     target_option,
 )
 from lantk.experiment.schema import check_schema
-from lantk.experiment.overviews import OVERVIEWS, overview_kinds
+from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS, overview_kinds
 from lantk.workflow.code import code_of
 from lantk.workflow.resources import (
     after_kernels_mb,

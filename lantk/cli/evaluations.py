@@ -299,7 +299,7 @@ def heat_map(args: argparse.Namespace) -> None:
 
     from lantk.label_terms.base import image_vectors
     from lantk.label_terms.names import variant_name
-    from lantk.report.figures import gram_figure
+    from lantk.report.case_figures import gram_figure
 
     drawn, k_train_train, _, record = load_gram(args)
     name = variant_name(args.variant)

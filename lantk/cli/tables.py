@@ -149,9 +149,9 @@ def figure(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from lantk.experiment.overviews import OVERVIEWS
-    from lantk.report import figures, network_figures, weight_figure
+    from lantk.report import case_figures, figures, network_figures
 
-    functions = vars(figures) | vars(network_figures) | vars(weight_figure)
+    functions = vars(figures) | vars(network_figures) | vars(case_figures)
     draw = functions[f"{args.kind}_figure"]
     if args.kind == "weight" or OVERVIEWS[args.kind].is_of_records:
         draw([json.loads(path.read_text()) for path in evaluation_paths(args)], args.out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
@@ -46,18 +46,23 @@ _LOOK: dict[Any, Any] = {
 
 
 @contextmanager
-def saving(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Figure]:
+def saving(
+    path: str | os.PathLike[str], width: float, height: float, told: Mapping[str, str] | None = None
+) -> Iterator[Figure]:
     """Yield an empty figure of a size in inches, which is saved as PNG when the block ends.
 
+    What is told (name -> value) is kept in the file as its description, for those who hear it.
     Equal drawings give equal bytes: a user's own settings are left out, and no time or program
     version is written. An older file is replaced when the new one is complete.
     """
+    described = "; ".join(f"{name} {value}" for name, value in (told or {}).items())
+    metadata = {"Software": None, **({"Description": described} if described else {})}
     with matplotlib.rc_context(), writing(path) as temporary:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_LOOK)
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=200, metadata=metadata)
 
 
 def variant_styles(variants: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Figures of a whole results folder, and of Gram matrices.
+"""Figures of a whole results folder.
 
 All are readable in grey and by colour-blind readers, and equal results give equal bytes.
 """
@@ -17,17 +17,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-from numpy.typing import NDArray
 
 from lantk.errors import LantkError
 from lantk.experiment.variants import CASE_COLUMNS, is_tap
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS, log_slope, mean_with_interval
-from lantk.report.blocks import Block, blocks, order_variants, row_name
+from lantk.report.blocks import Block, blocks, order_variants, row_name, shown_block
+from lantk.report.claims import compare, signed
 from lantk.report.figure_style import GREY, REFERENCES, saving, variant_styles
 
-# Beyond this many images a heat map shows averages of blocks.
-_MOST_PIXELS = 500
 _TITLE_LETTERS = 20  # that fit above a panel 1.45 inches wide
 _LINE = 0.15  # inches that a line of text takes
 
@@ -80,7 +78,11 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     n_columns = min(len(handles), int(width / 1.5))
     n_lines = title.count("\n") + 1 + math.ceil(len(handles) / n_columns)
     height = len(drawn) * (1.0 + 0.2 * len(rows)) + 0.6 + _LINE * n_lines
-    with saving(path, width, height) as figure:
+    protocol = next(iter(drawn))
+    shown = shown_block(table, protocol, lambda block: "cntk" in block.variants)
+    gains = {row_name(variant): compare(shown, variant, "cntk") for variant in rows}
+    told = {name: gain.text for name, gain in gains.items() if gain.is_known}
+    with saving(path, width, height, {"gains under": protocol, **told}) as figure:
         grid = figure.subplots(len(drawn), n_panels, sharey=True, sharex=True, squeeze=False)
         for panels, (protocol, block) in zip(grid, drawn.items(), strict=True):
             _draw_gaps(panels, block, rows)
@@ -200,7 +202,9 @@ def growth_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         raise LantkError("a figure of the growth wants three n_train or more, of one variant")
     names = order_variants(variant for wide in errors.values() for variant in wide)
     styles = variant_styles(names)
-    with saving(path, 3.7 * len(errors), 5.0) as figure:
+    protocol, wide = next(iter(errors.items()))
+    told = {row_name(v): signed(_slope(wide[v]), 3) for v in order_variants(wide)}
+    with saving(path, 3.7 * len(errors), 5.0, {"slopes under": protocol, **told}) as figure:
         options: dict[str, Any] = {"sharex": True, "sharey": "row", "squeeze": False}
         grid = figure.subplots(2, len(errors), height_ratios=[2, 1], **options)
         for (above, below), (protocol, wide) in zip(grid.T, errors.items(), strict=True):
@@ -229,13 +233,18 @@ def _errors_by_n(frame: pd.DataFrame) -> pd.DataFrame:
     return means.loc[:, means.notna().sum() >= 3]
 
 
+def _slope(error: pd.Series) -> float:
+    error = error.dropna()
+    return log_slope(error.index, error)[0]
+
+
 def _draw_errors(
     above: Axes, below: Axes, wide: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]
 ) -> None:
     for variant in order_variants(wide):
         error, style = wide[variant].dropna(), styles[variant]
         n = error.index.to_numpy(float)
-        slope = log_slope(n, error)[0]
+        slope = _slope(error)
         label = f"{row_name(variant)} ({slope:.3f})"
         above.plot(
             n, error, ls="none", ms=7 if variant in REFERENCES else 4.5, label=label, **style
@@ -294,7 +303,12 @@ def alignment_figure(
     marks = {"z": ("s", "white", "Z"), "sum": ("o", "black", f"K + λZ, {chosen} choice")}
     titles = [_wrapped(case) for case in found]
     height = 1.2 + 0.2 * len(rows) + _LINE * max(title.count("\n") for title in titles)
-    with saving(path, max(4.0, 1.3 + 1.5 * len(found)), height) as figure:
+    told = {
+        f"{case}, {row_name(variant)}:": ", ".join(f"{k} {v:.2f}" for k, v in values.items())
+        for case, alignments in found.items()
+        for variant, values in alignments.items()
+    }
+    with saving(path, max(4.0, 1.3 + 1.5 * len(found)), height, told) as figure:
         panels = figure.subplots(1, len(found), sharey=True, sharex=True, squeeze=False)[0]
         for axes, title, alignments in zip(panels, titles, found.values(), strict=True):
             axes.set_title(title)
@@ -337,78 +351,3 @@ def _alignments(evaluation: Mapping[str, Any]) -> dict[str, float]:
         "sum": chosen[0] if chosen and "epoch" not in evaluation["curve"][0] else None,
     }
     return {key: value for key, value in values.items() if value is not None}
-
-
-def gram_figure(
-    matrices: Mapping[str, NDArray],
-    labels: NDArray,
-    path: str | os.PathLike[str],
-    title: str = "",
-    names: Sequence[str] | None = None,
-) -> None:
-    """Draw heat maps of Gram matrices whose rows and columns are sorted by class.
-
-    Parameters
-    ----------
-    matrices : mapping of str to (n, n) array
-        Heading -> Gram matrix, such as those of K, Z and K + lambda Z. The colours of each span
-        the middle 96 % of its values off the diagonal. Above 500 images, blocks are averaged.
-    labels : (n,) array
-        One label an image; rows keep their order within a class.
-    path : path-like
-        Where the PNG file goes.
-    title : str
-        Above all maps.
-    names : sequence of str, optional
-        Names of the classes, in the order of their labels; the labels themselves if absent.
-
-    Raises
-    ------
-    ValueError
-        If there is no matrix, or one is not as long and wide as there are labels.
-    """
-    labels = np.asarray(labels)
-    shapes = {heading: np.shape(matrix) for heading, matrix in matrices.items()}
-    if not matrices or any(shape != (labels.size,) * 2 for shape in shapes.values()):
-        raise ValueError(f"wanted (n, n) matrices of {labels.size} images, found {shapes}")
-    classes, counts = np.unique(labels, return_counts=True)
-    names = [str(label) for label in classes] if names is None else list(names)
-    order = np.argsort(labels, kind="stable")
-    ends = np.cumsum(counts)
-    with saving(path, 0.6 + 2.9 * len(matrices), 3.1) as figure:
-        if title:
-            figure.suptitle(title)
-        panels = figure.subplots(1, len(matrices), squeeze=False)[0]
-        for axes, (heading, matrix) in zip(panels, matrices.items(), strict=True):
-            _draw_heat_map(axes, np.asarray(matrix)[np.ix_(order, order)])
-            axes.set_title(heading)
-            for end in ends[:-1]:
-                axes.axhline(end, color="white", lw=0.6)
-                axes.axvline(end, color="white", lw=0.6)
-            axes.grid(visible=False)
-            middles = ends - counts / 2
-            rotation = 90 if len(names) > 4 else 0
-            axes.set_xticks(middles, names, rotation=rotation, fontsize=7)
-            axes.set_yticks(middles, names if axes is panels[0] else [""] * len(names), fontsize=7)
-            axes.tick_params(length=0)
-
-
-def _draw_heat_map(axes: Axes, matrix: NDArray) -> None:
-    n = len(matrix)
-    shown = matrix.astype(float)
-    if n > _MOST_PIXELS:
-        # Blocks differ in size by at most one image.
-        starts = np.linspace(0, n, _MOST_PIXELS, endpoint=False).astype(int)
-        sizes = np.diff([*starts, n])
-        sums = np.add.reduceat(np.add.reduceat(shown, starts, axis=0), starts, axis=1)
-        shown = sums / np.outer(sizes, sizes)
-    others = shown[~np.eye(len(shown), dtype=bool)]
-    low, high = np.percentile(others, [2, 98]) if others.size else (0.0, 1.0)
-    image = axes.imshow(
-        shown, cmap="cividis", vmin=low, vmax=high, extent=(0, n, n, 0), interpolation="nearest"
-    )
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.85, extend="both")
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=6.5)
-    bar.locator = MaxNLocator(4)
-    bar.update_ticks()

@@ -6,30 +6,21 @@ import base64
 import hashlib
 import json
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
-from lantk.experiment.overviews import OVERVIEWS
+from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS
 from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.answers import CAVEAT, EPOCHS, answers, place_of
 from lantk.report.blocks import blocks, network_block, order_variants, row_name, sizes_text
-from lantk.report.captions import (
-    Caption,
-    alignment_caption,
-    decomposition_caption,
-    gap_caption,
-    growth_caption,
-    heat_map_caption,
-    training_caption,
-    weight_caption,
-)
 from lantk.report.claims import Estimate, p_value_text, signed
 from lantk.report.comparisons import TITLES, choices_text
 from lantk.report.findings import find_headline, summary_sentences
@@ -91,7 +82,9 @@ class Card:
 class Picture:
     """A figure with what is said of it."""
 
-    caption: Caption
+    title: str
+    text: str
+    alternative: str
     source: str
     width: int
     height: int
@@ -134,7 +127,7 @@ def html_report(results: Results) -> str:
         exponents=exponent_tables(exponents),
         exponent_text=exponent_text(exponents) if not exponents.empty else "",
         elasticity=ELASTICITY,
-        overviews=_overview_pictures(results, exponents),
+        overviews=_overview_pictures(results.figures),
         cases=_case_pictures(results),
         choices=choice_table(records),
         protocols=[
@@ -240,43 +233,32 @@ def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
     return {"protocol": protocol, "title": TITLES[protocol], "blocks": found}
 
 
-def _overview_pictures(results: Results, exponents: pd.DataFrame) -> list[Picture]:
-    makers = {
-        "gap": lambda: gap_caption(results.table),
-        "decomposition": lambda: decomposition_caption(results.table),
-        "training": lambda: training_caption(results.table),
-        "growth": lambda: growth_caption(exponents),
-        "alignment": lambda: alignment_caption(results.records),
-    }
-    shown = [kind for kind in OVERVIEWS if kind in results.figures]
-    shown = [kind for kind in shown if kind != "growth" or not exponents.empty]
-    return [_picture(results.figures[kind], makers[kind]()) for kind in shown]
+def _overview_pictures(figures: Mapping[str, bytes]) -> list[Picture]:
+    shown = {name: figure for name, figure in OVERVIEWS.items() if name in figures}
+    return [_picture(figures[name], found.title, found.text) for name, found in shown.items()]
 
 
 def _case_pictures(results: Results) -> list[tuple[str, list[Picture]]]:
     """Return the figures of each case that has any."""
-    found = []
+    found: dict[str, list[Picture]] = {}
     for case in dict.fromkeys(str(r["case"]) for r in results.records):
-        own = [r for r in results.records if r["case"] == case]
-        pictures = []
+        title, text = CASE_FIGURES["weight"]
         if case in results.figures:
-            pictures.append(_picture(results.figures[case], weight_caption(own)))
+            found[case] = [_picture(results.figures[case], f"{title}: {case}", text)]
+        title, text = CASE_FIGURES["heat_map"]
         for name, png in results.figures.items():
             if name.startswith(f"{case}/"):
-                term = name.removeprefix(f"{case}/")
-                record = next((r for r in own if r["variant"] == term), None)
-                pictures.append(_picture(png, heat_map_caption(case, term, record)))
-        if pictures:
-            found.append((case, pictures))
-    return found
+                term = row_name(name.removeprefix(f"{case}/"))
+                found.setdefault(case, []).append(_picture(png, f"{title}: {case}, {term}", text))
+    return list(found.items())
 
 
-def _picture(png: bytes, caption: Caption) -> Picture:
-    # The size stands in the first chunk, so that the page does not jump while it loads.
-    width, height = struct.unpack(">II", png[16:24])
-    return Picture(
-        caption, f"data:image/png;base64,{base64.b64encode(png).decode()}", width, height
-    )
+def _picture(png: bytes, title: str, text: str) -> Picture:
+    # The size, so that the page does not jump while it loads; what is told was drawn.
+    with Image.open(BytesIO(png)) as image:
+        told, (width, height) = image.info.get("Description"), image.size
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return Picture(title, text, f"{title}. {told}." if told else f"{title}.", source, width, height)
 
 
 def _provenance(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

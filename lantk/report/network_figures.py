@@ -17,6 +17,7 @@ from lantk.experiment.variants import CHOSEN_KERNELS, GAP_LEVELS
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import mean_with_interval
 from lantk.report.blocks import Block, network_block, row_name, taps_of
+from lantk.report.claims import with_half_width
 from lantk.report.decomposition import STEPS, decompose
 from lantk.report.figure_style import GREY, STYLES, saving
 
@@ -51,7 +52,9 @@ def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> N
     if len(base) > 1:
         shown["mean"], base["mean"] = shown.mean(axis="columns"), base.mean()
         by_epoch["mean"] = by_epoch.mean(axis="columns", skipna=False)
-    with saving(path, max(6.4, 2.2 + 0.95 * len(shown.columns)), 4.6) as figure:
+    means = {title: mean_with_interval(values) for title, values in steps.iterrows()}
+    told = {f"{title}": with_half_width(*mean) for title, mean in means.items()}
+    with saving(path, max(6.4, 2.2 + 0.95 * len(shown.columns)), 4.6, told) as figure:
         axes = figure.subplots()
         lowest, highest = math.inf, -math.inf
         for place, column in enumerate(shown):
@@ -125,11 +128,15 @@ def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     block = network_block(table)
     if block is None:
         raise LantkError("a figure along training wants after-kernel at two epochs or more")
-    with saving(path, 7.2, 3.6) as figure:
+    names = [f"{name}{end}" for name in CHOSEN_KERNELS for end in ("", "-shuffled")]
+    names = [name for name in names if taps_of(block, name)]
+    shown = dict.fromkeys(variant for name in names for variant in taps_of(block, name).values())
+    means = 100 * block.values("accuracy").loc[list(shown)].mean(axis="columns", skipna=False)
+    told = {row_name(str(variant)): f"{mean:.2f} %" for variant, mean in means.items()}
+    with saving(path, 7.2, 3.6, told) as figure:
         panels = figure.subplots(1, 2)
-        names = [f"{name}{end}" for name in CHOSEN_KERNELS for end in ("", "-shuffled")]
         handles = []
-        for name in (name for name in names if taps_of(block, name)):
+        for name in names:
             parent, control = split_control(name)
             colour, marker = STYLES[2 * CHOSEN_KERNELS.index(parent)]
             look: dict[str, Any] = {"color": colour, "marker": marker}

@@ -9,10 +9,8 @@ import pandas as pd
 import pytest
 from records import make_record
 
-from lantk.report.captions import gap_caption, growth_caption, weight_caption
 from lantk.report.findings import summary_sentences
 from lantk.report.html_report import Results, html_report
-from lantk.report.leaderboard import EXPONENT_COLUMNS
 
 
 def rows(n=40, architecture="a", protocol="honest", p=0.5, **accuracies) -> pd.DataFrame:
@@ -35,39 +33,11 @@ def summary(*parts: pd.DataFrame) -> str:
     return " ".join(summary_sentences(pd.concat(parts)))
 
 
-def gap(*parts: pd.DataFrame) -> str:
-    return gap_caption(pd.concat(parts)).text
-
-
 def cards(*parts: pd.DataFrame) -> str:
     table = pd.concat(parts)
     timings = pd.DataFrame({"job": [], "seconds": [], "peak_memory_mb": []})
     page = html_report(Results(Path("results/a"), table, [make_record("cntk")], timings))
     return page[page.index("<ul class") : page.index('<p class="lead"')]
-
-
-def weights(**curves) -> str:
-    """Return the caption of label terms: name -> (honest weight, test accuracies at 0, 1, 2)."""
-    records = [make_record("cntk", 0.8)]
-    for name, (chosen, tests) in curves.items():
-        curve = [{"label_weight": float(r), "test_accuracy": a} for r, a in enumerate(tests)]
-        record = make_record(name.replace("_", "-"), tests[chosen], curve=curve)
-        choice = record["protocols"]["honest"] | {"label_weight": float(chosen)}
-        records.append(record | {"protocols": {"honest": choice}})
-    return weight_caption(records).text
-
-
-def growth(**slopes) -> str:
-    """Return the caption of slopes: variant -> slopes, one a task, None for no row."""
-    made = [
-        dict.fromkeys(EXPONENT_COLUMNS, math.nan)
-        | {"task": f"t{i}", "architecture": "a", "protocol": "honest"}
-        | {"variant": name.replace("_", "-"), "slope": slope}
-        for name, values in slopes.items()
-        for i, slope in enumerate(values)
-        if slope is not None
-    ]
-    return growth_caption(pd.DataFrame(made)).text
 
 
 PLAIN = {"cntk": (80, 80, 80)}
@@ -191,25 +161,6 @@ CASES = {
         lambda: summary(rows(**GAINS, cnn=(70, 71, 70))),
         "(95 % interval -11.10 to -8.23): there is no gap to close.",
     ),
-    "caption, largest gain": (
-        lambda: gap(rows(**GAINS, cnn=(80, 81, 79))),
-        "Under the honest protocol the largest mean gain is +3.00 points (LANTK-KR-V1); 1 of 1 can"
-        " be told from 0 (LANTK-KR-V1). The CNN and CNTK are level.",
-    ),
-    "caption, panels of n": (
-        lambda: gap(rows(40, **ONE, cnn=(70,)), rows(400, **ONE, cnn=(81,))),
-        "At n = 400, under the honest protocol the largest gain is +2.00 points (LANTK-KR-V1); none"
-        " can be told from 0. There the CNN is 1.00 points ahead of CNTK.",
-    ),
-    "caption, panels of architectures": (
-        lambda: gap(rows(**ONE), rows(architecture="b", **ONE)),
-        "With architecture a, under the honest protocol the largest gain is +2.00 points",
-    ),
-    "caption, nothing gains": (
-        lambda: gap(rows(cntk=(80,), lantk_x=(79.45,), cntk_ridge=(80,))),
-        "Under the honest protocol no label term gains: the best difference is -0.55 points"
-        " (lantk-x); none can be told from 0.",
-    ),
     "cards, several n": (
         lambda: cards(rows(40, **GAINS), rows(1800, **GAINS)),
         '<span class="note">mean of 3 tasks; at n = 1,800</span>',
@@ -217,43 +168,6 @@ CASES = {
     "cards, p-value": (
         lambda: cards(rows(**ONE, p=1e-5)),
         '<span class="note">McNemar p &lt; 0.001</span>',
-    ),
-    "weights, terms counted": (
-        lambda: weights(
-            lantk_kr_v1=(0, (0.8, 0.7, 0.7)),
-            lantk_kr_v2=(1, (0.8, 0.81, 0.9)),
-            cntk_rbf=(0, (0.8, 0.8, 0.7)),
-        ),
-        "Validation (circles) adds LANTK-KR-V2 at r = 1 with 81.00 % on test; 1 of 2 label terms"
-        " stay at 0. The highest point of a solid curve on the right, 90.00 % of LANTK-KR-V2 at"
-        " r = 2, is known only with hindsight.",
-    ),
-    "weights, validation finds the highest": (
-        lambda: weights(lantk_kr_v1=(0, (0.8, 0.9, 0.7)), lantk_kr_v2=(1, (0.8, 0.9, 0.7))),
-        "The highest point of a solid curve on the right, 90.00 % of LANTK-KR-V2 at r = 1, is what"
-        " validation chose.",
-    ),
-    "weights, all at 0": (
-        lambda: weights(lantk_kr_v1=(0, (0.8, 0.8, 0.7)), cntk_rbf=(0, (0.8, 0.7, 0.7))),
-        "Validation chooses weight 0 for every label term: nothing is added to CNTK. No point of a"
-        " solid curve on the right is higher than CNTK alone, at weight 0.",
-    ),
-    "weights, only the reference is added": (
-        lambda: weights(lantk_kr_v1=(0, (0.8, 0.8, 0.7)), cntk_rbf=(1, (0.8, 0.7, 0.7))),
-        "Validation (circles) adds cntk-rbf at r = 1 with 70.00 % on test; 1 of 1 label terms stay"
-        " at 0.",
-    ),
-    "slopes, falling": (
-        lambda: growth(cntk=(-0.2, -0.4), cnn=(-0.5, -0.5), lantk_x=(-0.9, None)),
-        "CNTK's error falls with exponent -0.300; the steepest is CNN with -0.500.",
-    ),
-    "slopes, CNTK is steepest": (
-        lambda: growth(cntk=(-0.2, -0.4), cnn=(-0.1, -0.1), lantk_x=(-0.9, math.nan)),
-        "CNTK's error falls with exponent -0.300.",
-    ),
-    "slopes, rising": (
-        lambda: growth(cntk=(0.2, 0.4), cnn=(0.1, 0.1)),
-        "CNTK's error changes with exponent +0.300.",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The figure of accuracy against label weight, of one case."""
+"""Figures of one case: accuracy against label weight, and heat maps of Gram matrices."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
+from numpy.typing import NDArray
 
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import wilson_interval
 from lantk.report.blocks import order_variants, row_name
-from lantk.report.figure_style import saving, variant_styles
+from lantk.report.figure_style import REFERENCES, saving, variant_styles
 
 _MARKS: dict[str, dict[str, Any]] = {
     "honest": {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.2, "ls": "none"},
     "oracle": {"marker": "s", "ms": 10, "mfc": "none", "mew": 1.2, "ls": "none"},
 }
 _TWIN_DASHES = (0, (4, 2))
+# Beyond this many images a heat map shows averages of blocks.
+_MOST_PIXELS = 500
 
 
 def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -55,7 +58,9 @@ def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: str | os.PathL
     if len(cases) != 1:
         raise ValueError(f"a figure shows one case, found {cases or 'no evaluation'}")
     terms = {e["variant"]: e for e in evaluations if _is_curve(e["variant"])}
-    with saving(path, 7.2, 3.6) as figure:
+    shown = {_name(e): e for e in evaluations if e["variant"] in (*REFERENCES, *terms)}
+    told = {name: _choices_text(shown[name]) for name in sorted(shown)}
+    with saving(path, 7.2, 3.6, told) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         handles = _draw_reference_lines(panels, evaluations)
         styles = variant_styles(order_variants(terms))
@@ -71,6 +76,21 @@ def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: str | os.PathL
         _label_axes(figure, panels, evaluations, len(terms))
         _limit_accuracy(panels, evaluations)
         _add_legend(figure, handles, evaluations)
+
+
+def _name(evaluation: Mapping[str, Any]) -> str:
+    seed = evaluation.get("seed")
+    return row_name(evaluation["variant"]) + ("" if seed is None else f", seed {seed}")
+
+
+def _choices_text(evaluation: Mapping[str, Any]) -> str:
+    """Return what each protocol reaches on test, and at which label weight."""
+    told = []
+    for protocol, choice in evaluation["protocols"].items():
+        weight = choice.get("label_weight")
+        at = "" if weight is None else f" at r = {weight:g}"
+        told.append(f"{100 * choice['accuracy']:.2f} % ({protocol}{at})")
+    return ", ".join(told)
 
 
 def _is_curve(variant: str) -> bool:
@@ -218,3 +238,85 @@ def _add_legend(
             label = f"{protocol} choice"
             handles.append(Line2D([], [], mec="#444444", label=label, **mark | {"ms": 8}))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
+
+
+def gram_figure(
+    matrices: Mapping[str, NDArray],
+    labels: NDArray,
+    path: str | os.PathLike[str],
+    title: str = "",
+    names: Sequence[str] | None = None,
+) -> None:
+    """Draw heat maps of Gram matrices whose rows and columns are sorted by class.
+
+    Parameters
+    ----------
+    matrices : mapping of str to (n, n) array
+        Heading -> Gram matrix, such as those of K, Z and K + lambda Z. The colours of each span
+        the middle 96 % of its values off the diagonal. Above 500 images, blocks are averaged.
+    labels : (n,) array
+        One label an image; rows keep their order within a class.
+    path : path-like
+        Where the PNG file goes.
+    title : str
+        Above all maps.
+    names : sequence of str, optional
+        Names of the classes, in the order of their labels; the labels themselves if absent.
+
+    Raises
+    ------
+    ValueError
+        If there is no matrix, or one is not as long and wide as there are labels.
+    """
+    labels = np.asarray(labels)
+    shapes = {heading: np.shape(matrix) for heading, matrix in matrices.items()}
+    if not matrices or any(shape != (labels.size,) * 2 for shape in shapes.values()):
+        raise ValueError(f"wanted (n, n) matrices of {labels.size} images, found {shapes}")
+    classes, counts = np.unique(labels, return_counts=True)
+    names = [str(label) for label in classes] if names is None else list(names)
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum(counts)
+    is_same = labels[:, None] == labels
+    told = {
+        heading: f"{np.mean(m, where=is_same):.3g} on average within classes,"
+        f" {np.mean(m, where=~is_same):.3g} between"
+        for heading, m in matrices.items()
+        if len(classes) > 1
+    }
+    with saving(path, 0.6 + 2.9 * len(matrices), 3.1, told) as figure:
+        if title:
+            figure.suptitle(title)
+        panels = figure.subplots(1, len(matrices), squeeze=False)[0]
+        for axes, (heading, matrix) in zip(panels, matrices.items(), strict=True):
+            _draw_heat_map(axes, np.asarray(matrix)[np.ix_(order, order)])
+            axes.set_title(heading)
+            for end in ends[:-1]:
+                axes.axhline(end, color="white", lw=0.6)
+                axes.axvline(end, color="white", lw=0.6)
+            axes.grid(visible=False)
+            middles = ends - counts / 2
+            rotation = 90 if len(names) > 4 else 0
+            axes.set_xticks(middles, names, rotation=rotation, fontsize=7)
+            axes.set_yticks(middles, names if axes is panels[0] else [""] * len(names), fontsize=7)
+            axes.tick_params(length=0)
+
+
+def _draw_heat_map(axes: Axes, matrix: NDArray) -> None:
+    n = len(matrix)
+    shown = matrix.astype(float)
+    if n > _MOST_PIXELS:
+        # Blocks differ in size by at most one image.
+        starts = np.linspace(0, n, _MOST_PIXELS, endpoint=False).astype(int)
+        sizes = np.diff([*starts, n])
+        sums = np.add.reduceat(np.add.reduceat(shown, starts, axis=0), starts, axis=1)
+        shown = sums / np.outer(sizes, sizes)
+    others = shown[~np.eye(len(shown), dtype=bool)]
+    low, high = np.percentile(others, [2, 98]) if others.size else (0.0, 1.0)
+    image = axes.imshow(
+        shown, cmap="cividis", vmin=low, vmax=high, extent=(0, n, n, 0), interpolation="nearest"
+    )
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.85, extend="both")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=6.5)
+    bar.locator = MaxNLocator(4)
+    bar.update_ticks()
