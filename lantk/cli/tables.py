@@ -41,7 +41,7 @@ def table(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from lantk.report.leaderboard import leaderboard
-    from lantk.report.terminal import leaderboard_text, missing_text
+    from lantk.report.terminal import claims_text, leaderboard_text, missing_text
 
     listing, written = read_listing(args), args.results / "table.csv"
     missing: list[Path] = []
@@ -54,7 +54,8 @@ def table(args: argparse.Namespace) -> None:
         if len(missing) == len(asked):
             raise LantkError(f"no results in {folder}: run the workflow first")
         frame = leaderboard(read_evaluations(path for path in asked if path not in missing))
-    print(leaderboard_text(frame, find_width()))
+    command = f"python -m lantk table --results {args.results}"
+    print(f"{leaderboard_text(frame, find_width())}\n\n{claims_text(frame, command, find_width())}")
     if listing and missing:
         names = [(path.parent.name, path.stem) for path in missing]
         print(f"\n{missing_text(names, listing.cases)}")

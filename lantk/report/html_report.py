@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,25 +19,18 @@ from PIL import Image
 from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS
 from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.answers import CAVEAT, EPOCHS, answers, place_of
-from lantk.report.blocks import blocks, network_block, order_variants, row_name, sizes_text
-from lantk.report.claims import Estimate, p_value_text, signed
+from lantk.report.blocks import blocks, order_variants, row_name, sizes_text
+from lantk.report.claims import CAVEAT, NOTHING, VERDICTS, main_claims, network_claims
 from lantk.report.comparisons import TITLES, choices_text
-from lantk.report.findings import find_headline, summary_sentences
 from lantk.report.html_tables import (
-    Strip,
-    Table,
     accuracy_tables,
     choice_table,
-    elasticity_table,
-    exponent_tables,
-    label_table,
-    number_cell,
-    strips_of,
+    claims_part,
+    drawn_label_table,
     timing_tables,
 )
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import ELASTICITY, exponent_text
+from lantk.report.tables import ELASTICITY, elasticity_table, exponent_tables, exponent_text
 from lantk.workflow.failures import FailedJob
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -65,17 +58,6 @@ class Results:
     def name(self) -> str:
         """Name of the folder, which is the experiment's."""
         return self.folder.resolve().name
-
-
-@dataclass(frozen=True)
-class Card:
-    """A number that is worth a look first."""
-
-    label: str
-    number: str
-    unit: str
-    note: str
-    strip: Strip | None = None
 
 
 @dataclass(frozen=True)
@@ -114,17 +96,18 @@ def html_report(results: Results) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     table, records = results.table, results.records
     exponents = error_exponents(table)
+    command = f"python -m lantk table --results {results.folder}"
     return environment.get_template("report.html.j2").render(
         results=results,
         style=style,
         script=script,
         script_digest=f"sha256-{digest}",
         facts=_facts(results),
-        sentences=summary_sentences(table),
-        cards=_cards(table),
-        answers=_answers(table),
+        claims=claims_part(main_claims(table, command), "Claims"),
+        network=claims_part(network_claims(table, command), "Claims on the network's kernels"),
+        legends={"verdicts": VERDICTS, "caveat": CAVEAT, "nothing": NOTHING},
         sections=[_protocol_section(table, name) for name in PROTOCOLS if _has(table, name)],
-        exponents=exponent_tables(exponents),
+        exponents=[*exponent_tables(exponents)],
         exponent_text=exponent_text(exponents) if not exponents.empty else "",
         elasticity=ELASTICITY,
         overviews=_overview_pictures(results.figures),
@@ -166,50 +149,6 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def _cards(table: pd.DataFrame) -> list[Card]:
-    """Return the numbers of the headline, differences on one axis."""
-    headline = find_headline(table)
-    over = f"mean of {len(headline.block.columns)} tasks" * (len(headline.block.columns) > 1)
-    cards = []
-    if headline.cntk == headline.cntk:  # not NaN
-        note = _joined(over, headline.place)
-        cards.append(Card("CNTK, test accuracy", f"{headline.cntk:.2f}", "%", note))
-    found = {
-        f"{headline.name} minus CNTK": headline.gain,
-        f"Label gain of {headline.name}": headline.label_gain,
-        "CNN minus CNTK": headline.network,
-    }
-    known = {label: value for label, value in found.items() if value is not None}
-    for (label, value), strip in zip(known.items(), strips_of(known.values()), strict=True):
-        note = _joined(_card_note(value), headline.place)
-        cards.append(Card(label, signed(value.points), "points", note, strip))
-    return cards
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
-
-
-def _card_note(difference: Estimate) -> str:
-    if difference.has_interval:
-        return f"95 %: {difference.interval_text}"
-    if difference.p_value != difference.p_value:  # NaN
-        return ""
-    return f"McNemar {p_value_text(difference.p_value)}"
-
-
-def _answers(table: pd.DataFrame) -> dict[str, Any] | None:
-    """Return what these results say to the three questions; None without networks' kernels."""
-    block = network_block(table)
-    found = [] if block is None else answers(block)
-    if block is None or not found:
-        return None
-    caveat = CAVEAT if block.has_several_tasks else "One task has no interval over tasks."
-    rows = [[number_cell(text) for text in row] for answer in found for row in answer.rows]
-    kernels = Table("Kernels of single epochs, differences in points of accuracy", EPOCHS, rows)
-    return {"all": found, "intro": f"{place_of(block)}. {caveat}", "epochs": kernels}
-
-
 def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
     """Return the tables of one protocol."""
     chosen = table[table["protocol"] == protocol]
@@ -217,7 +156,10 @@ def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
     for title, block in blocks(chosen):
         name = f"Test accuracy in percent, {protocol}" + (f", {title}" if title else "")
         main, controls = accuracy_tables(block, name)
-        worth = label_table(block, name.replace("Test accuracy in percent", "Worth of labels"))
+        worth = drawn_label_table(
+            block, name.replace("Test accuracy in percent", "Worth of labels")
+        )
+        elasticity = elasticity_table(block)
         found.append(
             {
                 "title": title,
@@ -225,7 +167,8 @@ def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
                 "main": main,
                 "controls": controls,
                 "worth": worth,
-                "elasticity": elasticity_table(block, name.replace("Test accuracy", "Elasticity")),
+                "elasticity": elasticity
+                and replace(elasticity, name=name.replace("Test accuracy", "Elasticity")),
                 "has_several_tasks": block.has_several_tasks,
                 "is_over_tasks": block.is_over_tasks,
             }

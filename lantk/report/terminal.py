@@ -10,6 +10,8 @@ import pandas as pd
 
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
 from lantk.report.blocks import Block, blocks, row_name, sizes_text
+from lantk.report.claims import CAVEAT, NOTHING, VERDICTS, main_claims, network_claims
+from lantk.report.tables import claims_table
 from lantk.workflow.failures import FailedJob
 
 _WIDTH = 100
@@ -66,6 +68,25 @@ def _weights_lines(block: Block, width: int) -> list[str]:
     n_zero = int((weights == 0).sum())
     text = f"Label weight 0, at which nothing is added to CNTK, was chosen in {n_zero} of"
     return textwrap.wrap(f"{text} {len(weights)} cells.", width) if n_zero else []
+
+
+def claims_text(frame: pd.DataFrame, command: str, width: int = _WIDTH) -> str:
+    """Return what a leaderboard says as a table of claims, and how to read it."""
+    found = main_claims(frame, command)
+    seen = {(claim.name, claim.protocol, claim.n_train) for claim in found}
+    more = network_claims(frame, command, is_whole=False)
+    found += [claim for claim in more if (claim.name, claim.protocol, claim.n_train) not in seen]
+    if not found:
+        return textwrap.fill(NOTHING, width)
+    common, table = claims_table(found)
+    names, *columns = zip(*table.rows, strict=True)
+    heads = zip(table.header[1:], columns, strict=True)
+    lines = _panel(
+        [cell.text for cell in names],
+        [([head], [cell.text for cell in cells]) for head, cells in heads],
+    )
+    legend = (textwrap.fill(text, width) for text in (f"{common}.", VERDICTS, CAVEAT))
+    return "\n".join(["Claims", *lines, *legend])
 
 
 def missing_text(missing: Sequence[tuple[str, str]], cases: Sequence[str]) -> str:
