@@ -24,11 +24,12 @@ from lantk.report.claims import (
     HIERARCHY,
     VERDICTS,
     claims_of,
+    decompose,
     epoch_pairs,
     layer_pairs,
+    signed,
     with_half_width,
 )
-from lantk.report.decomposition import decomposition_lines
 from lantk.report.leaderboard import error_exponents
 from lantk.report.tables import claims_lines, markdown_rows
 
@@ -70,7 +71,7 @@ def answer_lines(
     if block is None:
         return ["## Answers\n", "No results of networks' kernels are there: run the preset.\n"]
     tables = {
-        "steps": decomposition_lines(block) or ["Not all of them were run."],
+        "steps": _step_lines(block) or ["Not all of them were run."],
         "figures": ["\n\n".join(f"![{title}]({at})" for title, at in (pictures or {}).items())],
         "exponents": _exponents(curves) or ["Not run."],
         "legend": [f"{VERDICTS} {CAVEAT}"],
@@ -120,6 +121,22 @@ def _claims(block: Block, large: Block | None) -> dict[str, list[str]]:
         found = ["\n".join(claims_lines(claims)) for claims in of_both if claims]
         lines[name] = ["\n\n".join(found) or "The variants of it were not run."]
     return lines
+
+
+def _step_lines(block: Block) -> list[str]:
+    """Return the steps as lines of Markdown, with means and paired intervals over the tasks."""
+    found = decompose(block)
+    if found is None:
+        return []
+    total = found.sum()
+    rows = [[title, *_step_cells(list(values))] for title, values in found.iterrows()]
+    rows.append(["CNN minus CNTK", *_step_cells(list(total))])
+    return markdown_rows(["Step", *block.columns, *["Mean"] * (len(total) > 1)], rows)
+
+
+def _step_cells(values: Sequence[float]) -> list[str]:
+    cells = [signed(value) for value in values]
+    return cells + [with_half_width(*mean_with_interval(values))] * (len(values) > 1)
 
 
 def _exponents(curves: Sequence[pd.DataFrame]) -> list[str]:

@@ -21,7 +21,7 @@ from lantk.cli.files import read_timings
 from lantk.experiment.overviews import OVERVIEWS
 from lantk.files import writing
 from lantk.report.blocks import network_block
-from lantk.report.decomposition import decompose
+from lantk.report.claims import decompose
 from lantk.report.network_figures import decomposition_figure, training_figure
 from pages import results_pages
 from studies import LARGEST_N, STUDIES, Study, asked_for, gather_study, in_order

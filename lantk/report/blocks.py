@@ -68,6 +68,12 @@ def row_name(variant: str) -> str:
     return ROWS.get(variant, variant)
 
 
+def record_name(record: Mapping[str, Any]) -> str:
+    """Return how the report writes the variant of a record, with its seed where it has one."""
+    seed = record.get("seed")
+    return row_name(record["variant"]) + ("" if seed is None else f", seed {seed}")
+
+
 def blocks(frame: pd.DataFrame) -> Iterator[tuple[str, Block]]:
     """Yield the tables of one protocol, each with a title that says what sets it apart.
 
@@ -147,20 +153,12 @@ def order_variants(variants: Iterable[str]) -> list[str]:
     """
     found = list(dict.fromkeys(variants))
     parents = {v: split_control(v)[0] for v in found if split_control(v)[1] is not None}
-    others = [
-        v for v in found if v not in ROWS and v not in REFERENCE_CONTROLS and v not in parents
-    ]
-    grouped = [*ROWS, *others, *parents.values()]
-    kinds = [*CONTROL_TITLES]
+    others = [v for v in found if v not in (*ROWS, *REFERENCE_CONTROLS, *parents)]
+    grouped, kinds = [*ROWS, *others, *parents.values()], [*CONTROL_TITLES]
     controls = sorted(
         parents, key=lambda v: (grouped.index(parents[v]), kinds.index(v.rpartition("-")[2]))
     )
-    return [
-        *(v for v in ROWS if v in found),
-        *others,
-        *controls,
-        *(v for v in REFERENCE_CONTROLS if v in found),
-    ]
+    return [v for v in (*ROWS, *others, *controls, *REFERENCE_CONTROLS) if v in found]
 
 
 def sizes_text(frame: pd.DataFrame) -> str:

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lantk.experiment.variants import BEST
+from lantk.experiment.variants import BEST, GAP_LEVELS
 from lantk.label_terms.names import split_control
 from lantk.network.taps import layer_of, split_tap
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
 from lantk.report.blocks import Block, label_terms_of, network_block, row_name, shown_block, taps_of
 
 VERDICTS = (
-    "Points are differences of test accuracy, ± half a paired 95 % interval over the tasks; of one"
-    " task over the test images, or p of the exact McNemar test. Verdict: above or below where that"
-    " can be told from 0, open where it cannot, unknown where there is neither interval nor p."
+    "Points are differences of test accuracy, ± half a paired 95 % interval over the tasks (of one"
+    " task over the test images, or p of the exact McNemar test). A shuffled twin is the same with"
+    " its labels shuffled: the difference is what labels are worth. Verdict: above or below 0 where"
+    " that can be told, open where it cannot, unknown where there is neither interval nor p."
 )
 CAVEAT = (
     "Tasks share images where they share a class, and all of them share the seeds of networks and"
@@ -211,9 +212,13 @@ def main_claims(table: pd.DataFrame, command: str = "") -> list[Claim]:
     found = claims_of(block, [(variant, "cntk"), _with_twin(variant)], command, note)
     found += claims_of(block, [("cnn", "cntk")], command)
     for other in blocks:
-        if _place(other) == _place(block):
-            found += claims_of(other, [(variant, "cntk")], command, note)
+        of_other = claims_of(other, [(variant, "cntk")], command, note)
+        found += [c for c in of_other if not found or _place(c) == _place(found[0])]
     return found
+
+
+def _place(claim: Claim) -> tuple[str, int, str]:
+    return claim.architecture, claim.n_train, claim.tasks
 
 
 def _comparable_block(table: pd.DataFrame, protocol: str) -> Block | None:
@@ -231,11 +236,6 @@ def _full_terms(block: Block) -> list[str]:
     """Return the label terms that no task lacks."""
     is_full = block.values("accuracy").notna().all(axis="columns")
     return [variant for variant in label_terms_of(block.variants) if is_full[variant]]
-
-
-def _place(block: Block) -> tuple[object, ...]:
-    first = block.frame.iloc[0]
-    return first["architecture"], first["n_train"], *block.columns
 
 
 def network_claims(table: pd.DataFrame, command: str = "", is_whole: bool = True) -> list[Claim]:
@@ -270,6 +270,30 @@ def layer_pairs(block: Block) -> list[_Names]:
             if term is None:
                 layers.setdefault(epoch, []).append((variant, "cntk"))
     return layers[max(layers)] if layers else []
+
+
+STEPS = (
+    "a ridge",
+    "sums of kernels without labels",
+    "labels in Z",
+    "the untrained network's kernel instead",
+    "training on shuffled labels",
+    "training on true labels",
+    "the network instead of its kernel",
+)
+"""What leads from each of `GAP_LEVELS` to the next, from CNTK to the CNN."""
+
+
+def decompose(block: Block) -> pd.DataFrame | None:
+    """Return the steps in points of accuracy, one row each, in the columns of the block.
+
+    Each is the difference of two variants on the same test images; they add up to the accuracy of
+    ``cnn`` minus that of ``cntk``. None where a variant is missing.
+    """
+    accuracy = 100 * block.values("accuracy").reindex(list(GAP_LEVELS))
+    # Rounding errors of equal accuracies are no steps.
+    found = accuracy.diff().iloc[1:].round(9).set_axis(list(STEPS))
+    return None if found.isna().any(axis=None) else found
 
 
 def p_value_text(p_value: float) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterator
 
 import pandas as pd
 
 from lantk.experiment.variants import is_network_kernel
-from lantk.regression.statistics import PROTOCOLS
-from lantk.report.blocks import blocks, sizes_text
-from lantk.report.tables import block_lines, exponent_lines
+from lantk.regression.statistics import PROTOCOLS, mean_with_interval
+from lantk.report.blocks import blocks, order_variants, row_name, sizes_text
+from lantk.report.claims import signed
+from lantk.report.tables import Cell, Table, block_lines, markdown_lines, mean_cell, text_cell
 
 TITLES = {
     "honest": "Honest: nothing chosen on the test set",
@@ -47,20 +49,17 @@ def choices_text(protocol: str, variants: Collection[str]) -> str:
 
 
 def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -> str:
-    """Return the result tables in the layout of the seed's, one section per protocol.
+    """Return the result tables in the layout of the seed's as Markdown, one section per protocol.
+
+    Of each the accuracies in percent with their average and the improvement over CNTK, then
+    intervals and p-values, then what labels are worth.
 
     Parameters
     ----------
     table : pandas.DataFrame
         The leaderboard. The order of the tasks is kept.
     exponents : pandas.DataFrame, optional
-        What `statistics.error_exponents` found in it; a last section if there is any.
-
-    Returns
-    -------
-    str
-        Markdown: for each protocol the accuracies in percent with their average and the
-        improvement over CNTK, then intervals and p-values, then what labels are worth.
+        What `error_exponents` found in it; a last section if there is any.
 
     Notes
     -----
@@ -91,3 +90,69 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
     if exponents is not None and not exponents.empty:
         lines += ["## Error against n\n", *exponent_lines(exponents)]
     return "\n".join(lines)
+
+
+def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
+    """Return the slopes of log(error) on log(n), for each protocol and architecture a table."""
+    lines = [f"{exponent_text(exponents)}\n"]
+    for table in exponent_tables(exponents, missing):
+        lines += [f"### {table.name}\n", *markdown_lines(table), ""]
+    return lines
+
+
+def exponent_text(exponents: pd.DataFrame) -> str:
+    """Return what the tables of slopes hold."""
+    over = " over the tasks" if exponents["task"].nunique() > 1 else ""
+    return (
+        "Slope b of log(error) = a + b log(n) for each task"
+        + (
+            ", its mean with a 95 % t-interval over the tasks"
+            if over
+            else " with its 95 % interval"
+        )
+        + f"; the slope minus CNTK's; and the error against CNTK's at the same n (mean of the"
+        f" logarithms{', both with paired intervals' + over if over else ''}). For a label term"
+        " these differences are what Z adds; what of it is labels, only the difference from its"
+        " shuffled twin says."
+    )
+
+
+def exponent_tables(exponents: pd.DataFrame, missing: str = "-") -> Iterator[Table]:
+    """Yield the slopes of each protocol and architecture, which name the table."""
+    tasks = list(exponents["task"].unique())
+    has_twins = bool(exponents["slope_minus_shuffled"].notna().any())
+    header = ["", *tasks, *["Mean"] * (len(tasks) > 1), "Slope minus CNTK's"]
+    header += ["Error against CNTK's", *["Slope minus twin's"] * has_twins]
+    for (protocol, architecture), group in exponents.groupby(
+        ["protocol", "architecture"], sort=False
+    ):
+        rows = []
+        for variant in order_variants(group["variant"].unique()):
+            found = group[group["variant"] == variant].set_index("task").reindex(tasks)
+            twin = [_slope_cell(found["slope_minus_shuffled"], "")] * has_twins
+            rows.append(_exponent_row(found, variant, missing) + twin)
+        yield Table(header, rows, f"{protocol}, {architecture}")
+
+
+def _exponent_row(found: pd.DataFrame, variant: str, missing: str) -> list[Cell]:
+    slopes = [mean_cell(slope, math.nan, missing, 3) for slope in found["slope"]]
+    if len(found) > 1:
+        slopes.append(_slope_cell(found["slope"], missing))
+    elif slopes[0].value is not None:
+        low, high = found[["slope_low", "slope_high"]].iloc[0]
+        ends = f" ({signed(low, 3)} to {signed(high, 3)})"
+        slopes[0] = Cell(slopes[0].text + ends, slopes[0].value)
+    if variant == "cntk":
+        return [text_cell(row_name(variant)), *slopes, Cell("-"), Cell("-")]
+    mean, half = mean_with_interval(found["log_error_minus_cntk"].astype(float))
+    ratios = [signed(100 * math.expm1(mean + side * half), 1) for side in (-1, 1)]
+    ratio = Cell(missing)
+    if not math.isnan(mean):
+        ends = "" if math.isnan(half) else f" ({' to '.join(ratios)})"
+        ratio = Cell(f"{signed(100 * math.expm1(mean), 1)} %{ends}", 100 * math.expm1(mean))
+    difference = _slope_cell(found["slope_minus_cntk"], missing)
+    return [text_cell(row_name(variant)), *slopes, difference, ratio]
+
+
+def _slope_cell(slopes: pd.Series, missing: str) -> Cell:
+    return mean_cell(*mean_with_interval(slopes.astype(float)), missing, 3)

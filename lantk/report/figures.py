@@ -1,12 +1,8 @@
-"""Figures of a whole results folder.
-
-All are readable in grey and by colour-blind readers, and equal results give equal bytes.
-"""
+"""Figures of a whole results folder: gains, errors against n, alignment."""
 
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,31 +20,29 @@ from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS, log_slope, mean_with_interval
 from lantk.report.blocks import Block, blocks, order_variants, row_name, shown_block
 from lantk.report.claims import compare, signed
-from lantk.report.figure_style import GREY, REFERENCES, saving, variant_styles
+from lantk.report.figure_style import (
+    GREY,
+    REFERENCES,
+    RING,
+    Destination,
+    mark,
+    saving,
+    variant_styles,
+)
+from lantk.report.leaderboard import chosen_matrix
 
 _TITLE_LETTERS = 20  # that fit above a panel 1.45 inches wide
 _LINE = 0.15  # inches that a line of text takes
 
 
-def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def gap_figure(table: pd.DataFrame, path: Destination) -> None:
     """Draw what each variant gains over CNTK, with and without the true labels.
 
     One row of panels a protocol, one panel a task (or an n, or an architecture), and one for their
     mean with its paired 95 % t-interval where they are tasks. Above a panel stands what share of
-    the gap from CNTK to the CNN a gain closes, where the CNN is better.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The leaderboard. Of several n beside several tasks the largest is drawn, and of several
-        architectures beside them the first; the title says so.
-    path : path-like
-        Where the PNG file goes.
-
-    Raises
-    ------
-    LantkError
-        If nothing can be compared with ``cntk``.
+    the gap from CNTK to the CNN a gain closes, where the CNN is better. Of several n beside several
+    tasks the largest is drawn, and of several architectures beside them the first; the title says
+    so.
     """
     drawn = {}
     for protocol in PROTOCOLS:
@@ -57,13 +51,8 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         if found:
             drawn[protocol] = max(found, key=lambda block: block.frame["n_train"].max())
     variants = order_variants(v for block in drawn.values() for v in block.variants)
-    rows = [
-        variant
-        for variant in variants
-        if variant not in ("cntk", "cnn", "oracle-label")
-        and split_control(variant)[1] is None
-        and not is_tap(variant)
-    ]
+    left_out = {*REFERENCES, "oracle-label", *filter(is_tap, variants)}
+    rows = [v for v in variants if v not in left_out and split_control(v)[1] is None]
     if not rows:
         raise LantkError("a figure of gains wants results of cntk and of another variant")
     # A protocol that lacks a column has an empty panel there.
@@ -93,13 +82,8 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         grid[0, 0].set_xlim(min(low, -0.5), max(high, 0.5))
         figure.supxlabel("gain over CNTK (points of test accuracy)", fontsize=8)
         # A title of the figure would stand on the legend.
-        figure.legend(
-            handles=handles,
-            title=title,
-            title_fontsize=9,
-            loc="outside upper center",
-            ncols=n_columns,
-        )
+        options: dict[str, Any] = {"title": title, "title_fontsize": 9, "ncols": n_columns}
+        figure.legend(handles=handles, loc="outside upper center", **options)
 
 
 def _shown_text(table: pd.DataFrame, shown: pd.DataFrame, keys: Sequence[str]) -> str:
@@ -119,14 +103,12 @@ def _shown_text(table: pd.DataFrame, shown: pd.DataFrame, keys: Sequence[str]) -
 
 def _gap_handles(rows: Sequence[str], variants: Sequence[str]) -> list[Line2D]:
     """Return what the legend explains of gains: the marks that occur."""
-    ring: dict[str, Any] = {"ls": "none", "mec": "black", "mew": 1}
-    handles = [Line2D([], [], marker="o", mfc="black", label="gain", **ring)]
+    handles = [mark("o", "black", "gain")]
     if any(f"{variant}-shuffled" in variants for variant in rows):
-        label = "with shuffled labels (mean)"
-        handles.append(Line2D([], [], marker="o", mfc="white", label=label, **ring))
+        handles.append(mark("o", "white", "with shuffled labels (mean)"))
         handles.append(Line2D([], [], color=GREY, lw=3, alpha=0.4, label="label gain"))
     if any(f"{variant}-diagonal" in variants for variant in rows):
-        handles.append(Line2D([], [], marker="|", label="diagonal of Z only", **ring))
+        handles.append(mark("|", "none", "diagonal of Z only"))
     return handles
 
 
@@ -151,10 +133,9 @@ def _draw_gaps(panels: Sequence[Axes], block: Block, rows: Sequence[str]) -> Non
             if column == "mean" and variant in gains.index:
                 _, half = mean_with_interval(gains.loc[variant])
                 axes.plot([gain - half, gain + half], [i, i], color="black", lw=0.8)
-            circle: dict[str, Any] = {"marker": "o", "ms": 5, "mec": "black", "mew": 1}
-            axes.plot(twin, i, mfc="white", **circle)
-            axes.plot(shown.get(f"{variant}-diagonal", math.nan), i, "|", ms=8, mec="black", mew=1)
-            axes.plot(gain, i, mfc="black", **circle)
+            axes.plot(twin, i, marker="o", ms=5, mfc="white", **RING)
+            axes.plot(shown.get(f"{variant}-diagonal", math.nan), i, "|", ms=8, **RING)
+            axes.plot(gain, i, marker="o", ms=5, mfc="black", **RING)
 
 
 def _wrapped(name: str) -> str:
@@ -164,40 +145,22 @@ def _wrapped(name: str) -> str:
 
 def _add_share_of_gap(axes: Axes, gap: float) -> None:
     """Add an axis above that reads a gain in percent of the gap to the CNN."""
-
-    def share(points: Any) -> Any:
-        return 100 * points / gap
-
-    def points(share: Any) -> Any:
-        return share * gap / 100
-
-    above = axes.secondary_xaxis("top", functions=(share, points))
+    functions = (lambda points: 100 * points / gap, lambda share: share * gap / 100)
+    above = axes.secondary_xaxis("top", functions=functions)
     above.xaxis.set_major_locator(MaxNLocator(3))
     above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     above.tick_params(labelsize=6.5, colors=GREY)
 
 
-def growth_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def growth_figure(table: pd.DataFrame, path: Destination) -> None:
     """Draw the error against n on log axes with fitted slopes, and against CNTK's below.
 
-    Parameters
-    ----------
-    table : DataFrame
-        The leaderboard; errors are geometric means over the tasks that have every n. Of several
-        architectures the first is drawn; the title says so.
-    path : path-like
-        Where the PNG file goes.
-
-    Raises
-    ------
-    LantkError
-        If no variant has three n.
+    Errors are geometric means over the tasks that have every n. Of several architectures the first
+    is drawn; the title says so.
     """
     shown = table[table["architecture"] == table["architecture"].iloc[0]]
-    errors = {
-        protocol: _errors_by_n(shown[shown["protocol"] == protocol]) for protocol in PROTOCOLS
-    }
-    errors = {protocol: wide for protocol, wide in errors.items() if not wide.empty}
+    found = {name: _errors_by_n(shown[shown["protocol"] == name]) for name in PROTOCOLS}
+    errors = {protocol: wide for protocol, wide in found.items() if not wide.empty}
     if not errors:
         raise LantkError("a figure of the growth wants three n_train or more, of one variant")
     names = order_variants(variant for wide in errors.values() for variant in wide)
@@ -245,10 +208,8 @@ def _draw_errors(
         error, style = wide[variant].dropna(), styles[variant]
         n = error.index.to_numpy(float)
         slope = _slope(error)
-        label = f"{row_name(variant)} ({slope:.3f})"
-        above.plot(
-            n, error, ls="none", ms=7 if variant in REFERENCES else 4.5, label=label, **style
-        )
+        label, size = f"{row_name(variant)} ({slope:.3f})", 7 if variant in REFERENCES else 4.5
+        above.plot(n, error, ls="none", ms=size, label=label, **style)
         centre = np.exp(np.log(error).mean() + slope * (np.log(n) - np.log(n).mean()))
         above.plot(n, centre, color=style["color"], lw=0.8)
         if "cntk" in wide:
@@ -267,25 +228,11 @@ def _draw_errors(
     above.yaxis.set_minor_locator(NullLocator())
 
 
-def alignment_figure(
-    evaluations: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
-) -> None:
+def alignment_figure(evaluations: Sequence[Mapping[str, Any]], path: Destination) -> None:
     """Draw the kernel-target alignment of K, of Z and of K + lambda Z on the train images.
 
-    The label weight is the honest choice, or the oracle's where only that was run.
-
-    Parameters
-    ----------
-    evaluations : sequence of mapping
-        Evaluations of any cases and variants. Controls of label terms, the ceiling and
-        evaluations without an alignment of Z are left out.
-    path : path-like
-        Where the PNG file goes.
-
-    Raises
-    ------
-    LantkError
-        If no evaluation has an alignment.
+    The label weight is the honest choice, or the oracle's where only that was run. Controls of
+    label terms, the ceiling and evaluations without an alignment of Z are left out.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     choices = set()
@@ -318,16 +265,13 @@ def alignment_figure(
             for i, variant in enumerate(rows):
                 for key, (marker, face, _) in marks.items():
                     place = alignments.get(variant, {}).get(key, math.nan)
-                    axes.plot(place, i, marker=marker, mfc=face, mec="black", mew=1, ms=5)
+                    axes.plot(place, i, marker=marker, mfc=face, ms=5, **RING)
         panels[0].set_yticks(range(len(rows)), [row_name(v) for v in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         where = "kernel-target alignment\non the train images, where Z was fitted"
         figure.supxlabel(where, fontsize=8)
         handles = [Line2D([], [], color="black", ls="--", lw=1.1, label="K")]
-        handles += [
-            Line2D([], [], ls="none", marker=m, mfc=face, mec="black", mew=1, label=label)
-            for m, face, label in marks.values()
-        ]
+        handles += [mark(*shape) for shape in marks.values()]
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
 
 
@@ -338,16 +282,8 @@ def _shown_protocol(evaluation: Mapping[str, Any]) -> str:
 def _alignments(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the alignments of K (``k``), Z (``z``) and their sum, as far as they are there."""
     diagnostics = evaluation.get("diagnostics") or {}
-    choice = evaluation["protocols"][_shown_protocol(evaluation)]
-    chosen = [
-        point.get("alignment")
-        for point in evaluation["curve"]
-        if (point.get("label_weight"), point.get("ridge"))
-        == (choice.get("label_weight"), choice.get("ridge"))
-    ]
-    values = {
-        "k": diagnostics.get("alignment_k"),
-        "z": diagnostics.get("alignment_z"),
-        "sum": chosen[0] if chosen and "epoch" not in evaluation["curve"][0] else None,
-    }
+    curve, choice = evaluation["curve"], evaluation["protocols"][_shown_protocol(evaluation)]
+    values = {name: diagnostics.get(f"alignment_{name}") for name in ("k", "z")}
+    if curve and "epoch" not in curve[0]:
+        values["sum"] = chosen_matrix(curve, choice)["alignment"]
     return {key: value for key, value in values.items() if value is not None}

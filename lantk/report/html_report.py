@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.blocks import blocks, order_variants, row_name, sizes_text
 from lantk.report.claims import CAVEAT, NOTHING, VERDICTS, main_claims, network_claims
-from lantk.report.comparisons import TITLES, choices_text
+from lantk.report.comparisons import TITLES, choices_text, exponent_tables, exponent_text
 from lantk.report.html_tables import (
     accuracy_tables,
     choice_table,
@@ -30,7 +30,7 @@ from lantk.report.html_tables import (
     timing_tables,
 )
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import ELASTICITY, elasticity_table, exponent_tables, exponent_text
+from lantk.report.tables import ELASTICITY, elasticity_table
 from lantk.workflow.failures import FailedJob
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -94,8 +94,9 @@ def html_report(results: Results) -> str:
     environment.filters["minus"] = _with_minus_signs
     style, script = ((_TEMPLATES / f"report.{ending}").read_text() for ending in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    table, records = results.table, results.records
-    exponents = error_exponents(table)
+    table, records, missing = results.table, results.records, results.missing
+    config = results.tracking.get("config")
+    exponents, protocols = error_exponents(table), set(table["protocol"])
     command = f"python -m lantk table --results {results.folder}"
     return environment.get_template("report.html.j2").render(
         results=results,
@@ -106,32 +107,29 @@ def html_report(results: Results) -> str:
         claims=claims_part(main_claims(table, command), "Claims"),
         network=claims_part(network_claims(table, command), "Claims on the network's kernels"),
         legends={"verdicts": VERDICTS, "caveat": CAVEAT, "nothing": NOTHING},
-        sections=[_protocol_section(table, name) for name in PROTOCOLS if _has(table, name)],
+        sections=[_protocol_section(table, name) for name in PROTOCOLS if name in protocols],
         exponents=[*exponent_tables(exponents)],
         exponent_text=exponent_text(exponents) if not exponents.empty else "",
         elasticity=ELASTICITY,
-        overviews=_overview_pictures(results.figures),
+        overviews=[
+            _picture(results.figures[name], overview.title, overview.text)
+            for name, overview in OVERVIEWS.items()
+            if name in results.figures
+        ],
         cases=_case_pictures(results),
         choices=choice_table(records),
-        protocols=[
-            choices_text(name, set(table["variant"])) for name in PROTOCOLS if _has(table, name)
-        ],
         provenance=_provenance(records),
-        config=_config_text(results.tracking),
+        config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         timings=timing_tables(results.timings),
         total_hours=_duration(float(results.timings["seconds"].sum())),
         links=_links(results.tracking),
-        missing=_missing_by_case(results.missing),
+        missing={case: [stem for c, stem in missing if c == case] for case, _ in missing},
     )
 
 
 def _with_minus_signs(text: str) -> str:
     """Return a text in which the sign of a negative number is a minus and no hyphen."""
     return _NEGATIVE.sub("\N{MINUS SIGN}", str(text))
-
-
-def _has(table: pd.DataFrame, protocol: str) -> bool:
-    return bool((table["protocol"] == protocol).any())
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -154,31 +152,23 @@ def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
     chosen = table[table["protocol"] == protocol]
     found = []
     for title, block in blocks(chosen):
-        name = f"Test accuracy in percent, {protocol}" + (f", {title}" if title else "")
-        main, controls = accuracy_tables(block, name)
-        worth = drawn_label_table(
-            block, name.replace("Test accuracy in percent", "Worth of labels")
-        )
+        end = f", {protocol}" + (f", {title}" if title else "")
+        main, controls = accuracy_tables(block, f"Test accuracy in percent{end}")
         elasticity = elasticity_table(block)
         found.append(
             {
                 "title": title,
+                "of": block,
                 "sizes": sizes_text(block.frame),
                 "main": main,
                 "controls": controls,
-                "worth": worth,
+                "worth": drawn_label_table(block, f"Worth of labels{end}"),
                 "elasticity": elasticity
-                and replace(elasticity, name=name.replace("Test accuracy", "Elasticity")),
-                "has_several_tasks": block.has_several_tasks,
-                "is_over_tasks": block.is_over_tasks,
+                and replace(elasticity, name=f"Elasticity in percent{end}"),
             }
         )
-    return {"protocol": protocol, "title": TITLES[protocol], "blocks": found}
-
-
-def _overview_pictures(figures: Mapping[str, bytes]) -> list[Picture]:
-    shown = {name: figure for name, figure in OVERVIEWS.items() if name in figures}
-    return [_picture(figures[name], found.title, found.text) for name, found in shown.items()]
+    choices = choices_text(protocol, set(table["variant"]))
+    return {"protocol": protocol, "title": TITLES[protocol], "choices": choices, "blocks": found}
 
 
 def _case_pictures(results: Results) -> list[tuple[str, list[Picture]]]:
@@ -222,30 +212,14 @@ def _provenance(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
         "GPU": (str(h["gpu"]["name"]) for h in hardware if h.get("gpu")),
         "Linear algebra": (text for o in origins for text in o.get("linear_algebra") or []),
     }
-    return [(name, list(dict.fromkeys(values))) for name, values in _filled(rows)]
-
-
-def _filled(rows: Mapping[str, Iterable[str]]) -> list[tuple[str, list[str]]]:
-    found = [(name, list(values)) for name, values in rows.items()]
-    return [(name, values) for name, values in found if values]
-
-
-def _config_text(tracking: Mapping[str, Any]) -> str:
-    config = tracking.get("config")
-    return json.dumps(config, indent=2, ensure_ascii=False) if config else ""
+    found = {name: list(dict.fromkeys(values)) for name, values in rows.items()}
+    return [(name, values) for name, values in found.items() if values]
 
 
 def _links(tracking: Mapping[str, Any]) -> dict[str, str]:
     """Return label -> address of the dashboard's pages; nothing that is not one."""
     links = tracking.get("links") or {}
     return {name: url for name, url in links.items() if url.startswith(("http://", "https://"))}
-
-
-def _missing_by_case(missing: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for case, stem in missing:
-        found.setdefault(case, []).append(stem)
-    return found
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lantk.label_terms.names import split_control
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.blocks import REFERENCE_CONTROLS, Block, row_name
+from lantk.report.blocks import REFERENCE_CONTROLS, Block, record_name, row_name
 from lantk.report.claims import Claim, Estimate, compare
 from lantk.report.tables import (
     Cell,
@@ -96,40 +96,29 @@ def choice_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
     One row a case and variant that has something to choose; seeds of controls are left out.
     """
     has_validation = any(_validated(record) for record in records)
-    header = ["Case", "Variant"]
-    if has_validation:
-        header += [
-            "Validation curve",
-            "Honest choice",
-            "Validation, chosen",
-            "Validation, weight 0",
-        ]
     shown = [name for name in PROTOCOLS if any(name in r["protocols"] for r in records)]
-    header += ["Test, honest"] * ("honest" in shown)
-    header += ["Oracle choice", "Test, oracle"] * ("oracle" in shown)
-    rows = []
+    rows: list[dict[str, Cell]] = []
     for record in records:
         is_control = split_control(record["variant"])[1] is not None
         if is_control or len(record["curve"]) < 2 or record["variant"] == "oracle-label":
             continue
-        protocols = record["protocols"]
-        honest, oracle = (protocols.get(name) or {} for name in PROTOCOLS)
-        name, seed = row_name(record["variant"]), record.get("seed")
-        name += "" if seed is None else f", seed {seed}"
-        cells = [text_cell(record["case"]), text_cell(name)]
+        honest, oracle = (record["protocols"].get(name) or {} for name in PROTOCOLS)
+        cells = {"Case": text_cell(record["case"]), "Variant": text_cell(record_name(record))}
         if has_validation:
             validated: dict[float | None, float] = dict(_validated(record))
-            cells += [
-                Cell("", curve=_validation_curve(record)),
-                _chosen_cell(honest),
-                number_cell(validated.get(_weight(honest))),
-                number_cell(validated.get(0.0)),
-            ]
-        cells += [_percent_cell(honest)] * ("honest" in shown)
+            cells["Validation curve"] = Cell("", curve=_validation_curve(record))
+            cells["Honest choice"] = _chosen_cell(honest)
+            cells["Validation, chosen"] = number_cell(validated.get(_weight(honest)))
+            cells["Validation, weight 0"] = number_cell(validated.get(0.0))
+        if "honest" in shown:
+            cells["Test, honest"] = _percent_cell(honest)
         if "oracle" in shown:
-            cells += [_chosen_cell(oracle), _percent_cell(oracle)]
+            cells |= {"Oracle choice": _chosen_cell(oracle), "Test, oracle": _percent_cell(oracle)}
         rows.append(cells)
-    return Table(header, rows, "What was chosen for each case and variant") if rows else None
+    if not rows:
+        return None
+    texts = [[*row.values()] for row in rows]
+    return Table([*rows[0]], texts, "What was chosen for each case and variant")
 
 
 def _weight(point: Mapping[str, Any]) -> float | None:

@@ -8,15 +8,14 @@ computed here but averages, differences and their paired intervals.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from lantk.label_terms.names import split_control
-from lantk.regression.statistics import mean_with_interval
-from lantk.report.blocks import CONTROL_TITLES, REFERENCE_CONTROLS, Block, order_variants, row_name
+from lantk.report.blocks import CONTROL_TITLES, REFERENCE_CONTROLS, Block, row_name
 from lantk.report.claims import Claim, compare, p_value_text, signed, with_half_width
 
 INTERVALS = (
@@ -123,7 +122,7 @@ def number_cell(value: Any, missing: str = "-", digits: int = 2) -> Cell:
     return Cell(missing) if pd.isna(value) else Cell(f"{value:,.{digits}f}", float(value))
 
 
-def _mean_cell(mean: float, half: float, missing: str, digits: int = 2) -> Cell:
+def mean_cell(mean: float, half: float, missing: str, digits: int = 2) -> Cell:
     return (
         Cell(missing)
         if math.isnan(mean)
@@ -134,7 +133,7 @@ def _mean_cell(mean: float, half: float, missing: str, digits: int = 2) -> Cell:
 def _gain_cell(block: Block, variant: str, missing: str, base: str = "cntk") -> Cell:
     """Return the mean gain over tasks with its interval, the mean alone if it is of one task."""
     found = compare(block, variant, base)
-    return _mean_cell(found.points, found.half, missing)
+    return mean_cell(found.points, found.half, missing)
 
 
 def markdown_lines(table: Table) -> list[str]:
@@ -335,80 +334,6 @@ def _pair_cell(first: float, second: float, missing: str) -> Cell:
     if all(cell.value is None for cell in cells):
         return Cell(missing)
     return Cell(" / ".join(cell.text for cell in cells), cells[0].value)
-
-
-def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
-    """Return the slopes of log(error) on log(n), for each protocol and architecture a table.
-
-    Parameters
-    ----------
-    exponents : pandas.DataFrame
-        What `statistics.error_exponents` returned.
-    missing : str
-        What stands where there is none.
-    """
-    lines = [f"{exponent_text(exponents)}\n"]
-    for table in exponent_tables(exponents, missing):
-        lines += [f"### {table.name}\n", *markdown_lines(table), ""]
-    return lines
-
-
-def exponent_text(exponents: pd.DataFrame) -> str:
-    """Return what the tables of slopes hold."""
-    over = " over the tasks" if exponents["task"].nunique() > 1 else ""
-    return (
-        "Slope b of log(error) = a + b log(n) for each task"
-        + (
-            ", its mean with a 95 % t-interval over the tasks"
-            if over
-            else " with its 95 % interval"
-        )
-        + f"; the slope minus CNTK's; and the error against CNTK's at the same n (mean of the"
-        f" logarithms{', both with paired intervals' + over if over else ''}). For a label term"
-        " these differences are what Z adds; what of it is labels, only the difference from its"
-        " shuffled twin says."
-    )
-
-
-def exponent_tables(exponents: pd.DataFrame, missing: str = "-") -> Iterator[Table]:
-    """Yield the slopes of each protocol and architecture, which name the table."""
-    tasks = list(exponents["task"].unique())
-    has_twins = bool(exponents["slope_minus_shuffled"].notna().any())
-    header = ["", *tasks, *["Mean"] * (len(tasks) > 1), "Slope minus CNTK's"]
-    header += ["Error against CNTK's", *["Slope minus twin's"] * has_twins]
-    for (protocol, architecture), group in exponents.groupby(
-        ["protocol", "architecture"], sort=False
-    ):
-        rows = []
-        for variant in order_variants(group["variant"].unique()):
-            found = group[group["variant"] == variant].set_index("task").reindex(tasks)
-            twin = [_slope_cell(found["slope_minus_shuffled"], "")] * has_twins
-            rows.append(_exponent_row(found, variant, missing) + twin)
-        yield Table(header, rows, f"{protocol}, {architecture}")
-
-
-def _exponent_row(found: pd.DataFrame, variant: str, missing: str) -> list[Cell]:
-    slopes = [_mean_cell(slope, math.nan, missing, 3) for slope in found["slope"]]
-    if len(found) > 1:
-        slopes.append(_slope_cell(found["slope"], missing))
-    elif slopes[0].value is not None:
-        low, high = found[["slope_low", "slope_high"]].iloc[0]
-        ends = f" ({signed(low, 3)} to {signed(high, 3)})"
-        slopes[0] = Cell(slopes[0].text + ends, slopes[0].value)
-    if variant == "cntk":
-        return [text_cell(row_name(variant)), *slopes, Cell("-"), Cell("-")]
-    mean, half = mean_with_interval(found["log_error_minus_cntk"].astype(float))
-    ratios = [signed(100 * math.expm1(mean + side * half), 1) for side in (-1, 1)]
-    ratio = Cell(missing)
-    if not math.isnan(mean):
-        ends = "" if math.isnan(half) else f" ({' to '.join(ratios)})"
-        ratio = Cell(f"{signed(100 * math.expm1(mean), 1)} %{ends}", 100 * math.expm1(mean))
-    difference = _slope_cell(found["slope_minus_cntk"], missing)
-    return [text_cell(row_name(variant)), *slopes, difference, ratio]
-
-
-def _slope_cell(slopes: pd.Series, missing: str) -> Cell:
-    return _mean_cell(*mean_with_interval(slopes.astype(float)), missing, 3)
 
 
 def claims_table(claims: Sequence[Claim], name: str = "Claims") -> tuple[str, Table]:
