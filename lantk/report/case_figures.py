@@ -40,15 +40,10 @@ def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: Destination) -
     small weights, and what collapses at large ones is cut off; the legend says which reference
     lines lie below.
 
-    Parameters
-    ----------
-    evaluations : sequence of mapping
-        The evaluations of one case, any variants and seeds, in any order. Label terms and
-        ``cntk-rbf`` are curves, with a thin line for the mean over a term's shuffled twins;
-        ``cntk`` and ``cnn`` (the mean over its seeds) are horizontal lines. Other controls are
-        left out. 95 % Wilson intervals stand at the honest choices and around CNTK.
-    path : path-like
-        Where the file goes.
+    Evaluations are of one case, any variants and seeds, in any order. Label terms and ``cntk-rbf``
+    are curves, with a thin line for the mean over a term's shuffled twins; ``cntk`` and ``cnn``
+    (the mean over its seeds) are horizontal lines. Other controls are left out. 95 % Wilson
+    intervals stand at the honest choices and around CNTK.
 
     Raises
     ------

@@ -125,14 +125,11 @@ def compare(block: Block | None, first: str, second: str, *others: str) -> Estim
     points = round(points, 9) + 0.0
     if math.isnan(points) or len(values) > 1 or others:
         return Estimate(points, half)
-    found = {key: float(block.values(key).loc[first].iloc[0]) for key in _OF_ONE_TASK}
     if second == "cntk":
-        return Estimate(points, p_value=found["p_value"])
-    is_twin = second == f"{first}-shuffled"
-    return Estimate(points, 100 * found["label_gain_half_width"] if is_twin else math.nan)
-
-
-_OF_ONE_TASK = ("p_value", "label_gain_half_width")
+        return Estimate(points, p_value=float(block.values("p_value").loc[first].iloc[0]))
+    if second == f"{first}-shuffled":
+        half = 100 * float(block.values("label_gain_half_width").loc[first].iloc[0])
+    return Estimate(points, half)
 
 
 @dataclass(frozen=True)

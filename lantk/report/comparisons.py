@@ -103,17 +103,13 @@ def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
 def exponent_text(exponents: pd.DataFrame) -> str:
     """Return what the tables of slopes hold."""
     over = " over the tasks" if exponents["task"].nunique() > 1 else ""
+    interval = f", its mean with a 95 % t-interval{over}" if over else " with its 95 % interval"
+    paired = f", both with paired intervals{over}" if over else ""
     return (
-        "Slope b of log(error) = a + b log(n) for each task"
-        + (
-            ", its mean with a 95 % t-interval over the tasks"
-            if over
-            else " with its 95 % interval"
-        )
-        + f"; the slope minus CNTK's; and the error against CNTK's at the same n (mean of the"
-        f" logarithms{', both with paired intervals' + over if over else ''}). For a label term"
-        " these differences are what Z adds; what of it is labels, only the difference from its"
-        " shuffled twin says."
+        f"Slope b of log(error) = a + b log(n) for each task{interval}; the slope minus CNTK's; and"
+        f" the error against CNTK's at the same n (mean of the logarithms{paired}). For a label"
+        " term these differences are what Z adds; what of it is labels, only the difference from"
+        " its shuffled twin says."
     )
 
 

@@ -76,13 +76,8 @@ def html_report(results: Results) -> str:
     """Return the report of a results folder as an HTML document.
 
     Equal results give equal text. Scripts, styles and images are inside, and a policy in the head
-    lets a browser load nothing else.
-
-    Parameters
-    ----------
-    results : Results
-        What there is. Of several n and architectures the summary speaks of the largest n that all
-        tasks have and of the first architecture; the tables hold all.
+    lets a browser load nothing else. Of several n and architectures the claims are of the largest n
+    that all tasks have and of the first architecture; the tables hold all.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),

@@ -47,28 +47,26 @@ def claims_part(claims: Sequence[Claim], name: str) -> tuple[str, Table] | None:
     if not claims:
         return None
     common, table = claims_table(claims, name)
-    strips = strips_of([claim.estimate for claim in claims])
-    rows = [
-        [*row[:2], Cell("", claim.estimate.points, strip=strip), *row[2:]]
-        for row, strip, claim in zip(table.rows, strips, claims, strict=True)
-    ]
-    return common, Table([*table.header[:2], "Drawn", *table.header[2:]], rows, name)
+    return common, _with_strips(table, 2, "Drawn", [claim.estimate for claim in claims])
 
 
 def drawn_label_table(block: Block, name: str) -> Table | None:
     """Return what labels are worth, with a strip for each interval where columns are tasks."""
     table = label_table(block)
     if table is None or not block.is_over_tasks:
-        return None if table is None else replace(table, name=name)
+        return table and replace(table, name=name)
     worth = {row_name(v): compare(block, v, f"{v}-shuffled") for v in block.variants}
-    drawn = {variant: found for variant, found in worth.items() if found.is_known}
-    strips = dict(zip(drawn, strips_of(drawn.values()), strict=True))
-    rows = []
-    for row in table.rows:
-        found = drawn.get(row[0].text)
-        value = None if found is None else found.points
-        rows.append([*row, Cell("", value, strip=strips.get(row[0].text))])
-    return Table([*table.header, "Label gain, drawn"], rows, name)
+    estimates = [worth[row[0].text] for row in table.rows]
+    place, title = len(table.header), "Label gain, drawn"
+    return replace(_with_strips(table, place, title, estimates), name=name)
+
+
+def _with_strips(table: Table, place: int, title: str, estimates: Sequence[Estimate]) -> Table:
+    """Return a table with a column in some place that draws an estimate of each row."""
+    strips = iter(strips_of(e for e in estimates if e.is_known))
+    cells = [Cell("", e.points, strip=next(strips)) if e.is_known else Cell("") for e in estimates]
+    rows = [[*r[:place], c, *r[place:]] for r, c in zip(table.rows, cells, strict=True)]
+    return replace(table, header=[*table.header[:place], title, *table.header[place:]], rows=rows)
 
 
 def strips_of(differences: Iterable[Estimate]) -> list[Strip]:
