@@ -47,7 +47,7 @@ def claims_part(claims: Sequence[Claim], name: str) -> tuple[str, Table] | None:
     if not claims:
         return None
     common, table = claims_table(claims, name)
-    return common, _with_strips(table, 2, "Drawn", [claim.estimate for claim in claims])
+    return common, _with_strips(table, 3, "Drawn", [claim.estimate for claim in claims])
 
 
 def drawn_label_table(block: Block, name: str) -> Table | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -90,7 +91,9 @@ def claims_text(frame: pd.DataFrame, command: str, width: int = _WIDTH) -> str:
     names, *columns = ([cell.text for cell in cells] for cells in zip(*table.rows, strict=True))
     heads = ([head] for head in table.header[1:])
     lines = _folded(names, list(zip(heads, columns, strict=True)), width)
-    legend = (textwrap.fill(text, width) for text in (f"{common}.", VERDICTS, CAVEAT))
+    # A command is copied as it stands.
+    whole: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    legend = (textwrap.fill(text, width, **whole) for text in (common, VERDICTS, CAVEAT))
     return "\n".join(["Claims", *lines, *legend])
 
 
