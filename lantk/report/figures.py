@@ -32,6 +32,7 @@ from lantk.report.figure_style import (
 from lantk.report.leaderboard import chosen_matrix
 
 _TITLE_LETTERS = 20  # that fit above a panel 1.45 inches wide
+_OF = {"k": "K", "z": "Z", "sum": "both"}  # the matrices of an alignment
 _LINE = 0.15  # inches that a line of text takes
 
 
@@ -251,7 +252,7 @@ def alignment_figure(evaluations: Sequence[Mapping[str, Any]], path: Destination
     titles = [_wrapped(case) for case in found]
     height = 1.2 + 0.2 * len(rows) + _LINE * max(title.count("\n") for title in titles)
     told = {
-        f"{case}, {row_name(variant)}:": ", ".join(f"{k} {v:.2f}" for k, v in values.items())
+        f"{case}, {row_name(variant)}:": ", ".join(f"{_OF[k]} {v:.2f}" for k, v in values.items())
         for case, alignments in found.items()
         for variant, values in alignments.items()
     }

@@ -147,8 +147,7 @@ def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for variant, seeds in by_variant.items():
         first = seeds.iloc[0].to_dict()
-        row = first | {"p_value": None, "spread": None}
-        row |= {"label_gain": None, "label_gain_half_width": None}
+        row = first | dict.fromkeys(("p_value", "spread", "label_gain", "label_gain_half_width"))
         row |= {key: _mean(seeds[key]) for key in (*_OF_MATRIX, *_OF_EIGENVECTORS)}
         if len(seeds) > 1:
             row["spread"] = seeds["accuracy"].std()

@@ -269,7 +269,7 @@ def test_figures_say_in_numbers_what_they_show(tmp_path):
     assert told(path).startswith(f"slopes under honest; CNTK {slopes['cntk']:+.3f}; ")
     assert f"CNN {slopes['cnn']:+.3f}" in told(path)
     alignment_figure(make_aligned(), path)
-    assert "3-8, LANTK-KR-V2: k 0.10, z 0.40, sum 0.15" in told(path)
+    assert "3-8, LANTK-KR-V2: K 0.10, Z 0.40, both 0.15" in told(path)
     gram_figure({"K": np.kron(np.eye(2), np.ones((3, 3)))}, np.arange(6) // 3, path)
     assert told(path) == "K 1 on average within classes, 0 between"
     weight_figure([evaluation("cntk"), evaluation("lantk-kr-v1", 0.9)], path)
