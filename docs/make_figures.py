@@ -22,8 +22,8 @@ from lantk.data.splits import Split, describe, split_pair
 from lantk.data.tasks import resolve_pair
 from lantk.kernel.bands import Band, plan_bands
 from lantk.label_terms.base import image_vectors
+from lantk.report.case_figures import gram_figure
 from lantk.report.figure_style import GREY, STYLES, saving
-from lantk.report.figures import gram_figure
 
 _BLUE, _ORANGE = STYLES[0][0], STYLES[2][0]
 _BINS, _FEWEST = 60, 1000  # of kernel values, and of pairs that make a dot

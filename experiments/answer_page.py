@@ -1,21 +1,43 @@
-"""The answers at the head of RESULTS.md, and the page of 2-layer networks, as Markdown."""
+"""The answers at the head of RESULTS.md, and the page of 2-layer networks, as Markdown.
+
+People write the paragraphs of the answers, in answers.md; where it has a comment such as
+``<!-- gap -->``, the table of that name stands in the page. Their numbers are held to the tables.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.variants import GAP_LEVELS
+from lantk.experiment.variants import BEST
 from lantk.regression.statistics import mean_with_interval
-from lantk.report.answers import CAVEAT, EPOCHS, NO_RESULT, answers
-from lantk.report.comparisons import blocks
-from lantk.report.decomposition import decomposition_lines, network_block, taps_of
+from lantk.report.blocks import Block, network_block, row_name, shown_block, taps_of
+from lantk.report.claims import (
+    CAVEAT,
+    FORMS,
+    GAP,
+    HIERARCHY,
+    VERDICTS,
+    claims_of,
+    decompose,
+    epoch_pairs,
+    layer_pairs,
+    signed,
+    with_half_width,
+)
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import ROWS, Block, markdown_rows, with_half_width
+from lantk.report.tables import claims_lines, markdown_rows
 
+NO_RESULT = "(not run)"
+ANSWERS = Path(__file__).with_name("answers.md")
+_COMMAND = "`snakemake --cores 2 --configfile experiments/{}.yaml`"
+_PLACE = re.compile(r"<!-- (\w+) -->")
+_NUMBER = re.compile(r"[+-]\d+\.\d+ ± \d+\.\d+|\d+\.\d+")
 # Kernels whose exponents are on the page, before those of each epoch.
 _EXPONENTS_OF = (
     "cntk",
@@ -45,37 +67,76 @@ def answer_lines(
     pictures : mapping of str to str, optional
         What a figure shows -> where it is, from the page's own folder.
     """
-    block, large = network_block(networks), _largest(chen2020)
-    lines = ["## Answers\n"]
+    block, large = network_block(networks), shown_block(chen2020, "honest")
     if block is None:
-        return [*lines, "No results of networks' kernels are there: run the preset.\n"]
-    n, protocol = int(block.frame["n_train"].max()), block.frame["protocol"].iloc[0]
-    steps = decomposition_lines(block)
-    lines += [
-        f"What lies between CNTK and the CNN at n = {n:,}, in points of test accuracy under the"
-        f" {protocol} protocol. The steps are differences of accuracies on the same test images and"
-        " add up; means over the tasks with paired 95 % t-intervals. In order: "
-        + ", ".join(f"`{name}`" for name in GAP_LEVELS)
-        + ". It is one path of several: the network's kernel takes the place of all that was added"
-        f" to CNTK before. {CAVEAT}\n",
-        *(steps or ["Not all of them were run."]),
-        "",
-        *(f"![{title}]({place})\n" for title, place in (pictures or {}).items()),
-        *_exponents(curves),
-    ]
-    for answer in answers(block, large):
-        lines += [f"### {answer.question}\n", f"**{answer.short}**\n", f"{answer.found}\n"]
-        if answer.rows:
-            lines += [*markdown_rows(EPOCHS, answer.rows), ""]
-        lines += [f"{answer.limits} Command: {answer.command}.\n"]
+        return ["## Answers\n", "No results of networks' kernels are there: run the preset.\n"]
+    tables = {
+        "steps": _step_lines(block) or ["Not all of them were run."],
+        "figures": ["\n\n".join(f"![{title}]({at})" for title, at in (pictures or {}).items())],
+        "exponents": _exponents(curves) or ["Not run."],
+        "legend": [f"{VERDICTS} {CAVEAT}"],
+        **_claims(block, large),
+    }
+    prose = _unwrapped(ANSWERS.read_text())
+    unfounded = unfounded_numbers(prose, itertools.chain(*tables.values()))
+    if unfounded:
+        note = f"Paragraphs are left out: {', '.join(unfounded)} in them are of other results."
+        kept = (line if line.startswith("#") else _PLACE.findall(line) for line in prose)
+        prose = [note, *(f"<!-- {x[0]} -->" if isinstance(x, list) else x for x in kept if x)]
+    lines = []
+    for line in prose:
+        before, *parts = _PLACE.split(line)
+        if parts and not before:
+            lines += [*tables[parts[0]], ""]
+        else:
+            lines.append(before + "".join(tables[name][0] for name in parts[::2]) + "\n")
     return lines
 
 
-def _largest(table: pd.DataFrame) -> Block | None:
-    """Return the honest results of the largest n; None where there are none."""
-    frame = table[table["protocol"] == "honest"] if len(table) else table
-    found = [block for _, block in blocks(frame) if "cntk" in block.variants]
-    return max(found, key=lambda block: block.frame["n_train"].max(), default=None)
+def _unwrapped(text: str) -> list[str]:
+    """Return the paragraphs of a text, each in one line."""
+    return [" ".join(part.split()) for part in text.split("\n\n")]
+
+
+def unfounded_numbers(prose: Iterable[str], tables: Iterable[str]) -> list[str]:
+    """Return the decimal numbers of a text, with their intervals, that stand in no table."""
+    known = {number for line in tables for number in _NUMBER.findall(line)}
+    return [number for line in prose for number in _NUMBER.findall(line) if number not in known]
+
+
+def _claims(block: Block, large: Block | None) -> dict[str, list[str]]:
+    """Return the claims beside each answer; an answer has those of two presets."""
+    twin = (BEST, f"{BEST}-shuffled")
+    pairs = {
+        "gap": ([*GAP, *epoch_pairs(block)], [("cntk-rbf", "cntk"), ("cntk-ridge", "cntk")]),
+        "forms": (FORMS, [twin, ("lantk-plugin", "cntk")]),
+        "architecture": ([*HIERARCHY, *layer_pairs(block)], []),
+    }
+    lines = {}
+    for name, (near, far) in pairs.items():
+        of_both = (
+            claims_of(block, near, _COMMAND.format("after-kernels")),
+            claims_of(large, far, _COMMAND.format("chen2020")),
+        )
+        found = ["\n".join(claims_lines(claims)) for claims in of_both if claims]
+        lines[name] = ["\n\n".join(found) or "The variants of it were not run."]
+    return lines
+
+
+def _step_lines(block: Block) -> list[str]:
+    """Return the steps as lines of Markdown, with means and paired intervals over the tasks."""
+    found = decompose(block)
+    if found is None:
+        return []
+    total = found.sum()
+    rows = [[title, *_step_cells(list(values))] for title, values in found.iterrows()]
+    rows.append(["CNN minus CNTK", *_step_cells(list(total))])
+    return markdown_rows(["Step", *block.columns, *["Mean"] * (len(total) > 1)], rows)
+
+
+def _step_cells(values: Sequence[float]) -> list[str]:
+    cells = [signed(value) for value in values]
+    return cells + [with_half_width(*mean_with_interval(values))] * (len(values) > 1)
 
 
 def _exponents(curves: Sequence[pd.DataFrame]) -> list[str]:
@@ -99,13 +160,7 @@ def _exponents(curves: Sequence[pd.DataFrame]) -> list[str]:
     ]
     if not rows:
         return []
-    return [
-        "Exponents b of error ~ n^b, means over the pairs ± 95 % (each of them in the tables of"
-        " errors against n). Networks have the same number of epochs at every n, so fewer steps at"
-        " a smaller one, which the exponents of their kernels and of the CNN include.\n",
-        *markdown_rows(["", *columns], rows),
-        "",
-    ]
+    return markdown_rows(["", *columns], rows)
 
 
 def two_layer_lines(table: pd.DataFrame | None, published: Mapping[str, Any]) -> list[str]:
@@ -147,7 +202,7 @@ def two_layer_lines(table: pd.DataFrame | None, published: Mapping[str, Any]) ->
                 paper = f" ({theirs[task]:.2f})" if kernel == "2-layer NTK" else ""
                 cell = f"{train:.2f}{paper} / {test:.2f}"
             cells.append(cell)
-        rows.append([ROWS.get(str(kernel), str(kernel)), *cells])
+        rows.append([row_name(str(kernel)), *cells])
     sizes = ", ".join(
         f"n_train = {a:,}, n_test = {b:,}"
         for a, b in dict.fromkeys(zip(table["n_train"], table["n_test"], strict=True))

@@ -14,16 +14,10 @@ import pandas as pd
 
 from answer_page import answer_lines, two_layer_lines
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.comparisons import TITLES, choices_text, sizes_text
+from lantk.report.blocks import Block, sizes_text
+from lantk.report.comparisons import TITLES, choices_text, exponent_lines
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import (
-    INTERVALS,
-    Block,
-    accuracy_lines,
-    block_lines,
-    exponent_lines,
-    interval_lines,
-)
+from lantk.report.tables import INTERVALS, accuracy_lines, block_lines, interval_lines
 from studies import NOT_RUN, Study, facts, in_order
 
 # Column of the seed's table of depths -> preset and variant.

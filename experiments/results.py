@@ -18,9 +18,10 @@ import yaml
 
 from archive import keep_results, read_results
 from lantk.cli.files import read_timings
+from lantk.experiment.overviews import OVERVIEWS
 from lantk.files import writing
-from lantk.report.captions import decomposition_caption, training_caption
-from lantk.report.decomposition import decompose, network_block
+from lantk.report.blocks import network_block
+from lantk.report.claims import decompose
 from lantk.report.network_figures import decomposition_figure, training_figure
 from pages import results_pages
 from studies import LARGEST_N, STUDIES, Study, asked_for, gather_study, in_order
@@ -123,9 +124,9 @@ def _draw(table: pd.DataFrame, folder: Path) -> dict[str, Path]:
         return {}
     found = {}
     if decompose(block) is not None:
-        found[decomposition_caption(table).title] = folder / "decomposition.png"
+        found[OVERVIEWS["decomposition"].title] = folder / "decomposition.png"
         decomposition_figure(table, folder / "decomposition.png")
-    found[training_caption(table).title] = folder / "training.png"
+    found[OVERVIEWS["training"].title] = folder / "training.png"
     training_figure(table, folder / "training.png")
     return found
 

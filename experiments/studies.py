@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from archive import Evaluation
 from lantk.experiment.variants import DERIVED, at_taps, candidates, case_key, stems
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.comparisons import sizes_text
+from lantk.report.blocks import order_variants, sizes_text
 from lantk.report.leaderboard import TABLE_COLUMNS, leaderboard
-from lantk.report.tables import order_variants
 from lantk.variant import Variant
 
 NOT_RUN = "not run"
@@ -80,7 +80,7 @@ def asked_variants(preset: Mapping[str, Any]) -> list[str]:
 
 def gather_study(
     preset: Mapping[str, Any],
-    evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]] = (),
+    evaluations: Sequence[Evaluation] = (),
     timings: pd.DataFrame | None = None,
 ) -> Study:
     """Return the study of what a preset asks for among some evaluations.
@@ -107,9 +107,7 @@ def gather_study(
     return Study(preset, table, [record for record, _ in kept], timings, left_out)
 
 
-def asked_for(
-    preset: Mapping[str, Any], evaluations: Sequence[tuple[dict[str, Any], pd.DataFrame]]
-) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+def asked_for(preset: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """Return those of some evaluations that a preset asks for."""
     return [found for found in evaluations if not _stray(Study(preset, EMPTY), found[0], {})]
 

@@ -15,7 +15,7 @@ from lantk.experiment.job_options import (
     evaluate_options,
     target_option,
 )
-from lantk.experiment.overviews import OVERVIEWS, overview_kinds
+from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS, overview_kinds
 from lantk.workflow.code import code_of
 from lantk.workflow.resources import (
     after_kernels_mb,

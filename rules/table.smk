@@ -71,6 +71,7 @@ rule figure:
         CONDA
     params:
         listing=LISTING,
+        caption=lambda wildcards: f"**{wildcards.case}**: {CASE_FIGURES['weight'][1]}",
     shell:
         "python -m lantk figure {params.listing:q} --cases {wildcards.case} --out {output:q}"
         " > {log:q} 2>&1"
@@ -83,7 +84,7 @@ rule overview:
     output:
         report(
             OVERVIEW,
-            caption="captions/overview.rst",
+            caption="captions/figure.rst",
             category="Figures, all cases",
             labels={"figure": "{kind}"},
         ),
@@ -112,7 +113,7 @@ rule heat_map:
     output:
         report(
             HEAT_MAP,
-            caption="captions/heat_map.rst",
+            caption="captions/figure.rst",
             category="Figures, case by case",
             labels={"case": "{case}", "figure": "K, Z and K + lambda Z, {term}"},
         ),
@@ -127,6 +128,7 @@ rule heat_map:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         term=lambda wildcards: TERMS[wildcards.term],
         estimator=lambda wildcards: estimator_option(config, TERMS[wildcards.term]),
+        caption=lambda w: f"**{w.case}, {w.term}**: {CASE_FIGURES['heat_map'][1]}",
     shell:
         "python -m lantk heat-map --split {input.split:q} --gram {input.gram[0]:q}"
         " --case {wildcards.case} --n-train {params.n_train} --variant {params.term}"

@@ -300,7 +300,7 @@ def heat_map(args: argparse.Namespace) -> None:
     import numpy as np
 
     from lantk.label_terms.base import image_vectors
-    from lantk.report.figures import gram_figure
+    from lantk.report.case_figures import gram_figure
     from lantk.variant import Variant
 
     drawn, k_train_train, _, record = load_gram(args)

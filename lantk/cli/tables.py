@@ -43,7 +43,7 @@ def table(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from lantk.report.leaderboard import leaderboard
-    from lantk.report.terminal import leaderboard_text, missing_text
+    from lantk.report.terminal import claims_text, leaderboard_text, missing_text
 
     listing, written = read_listing(args), args.results / "table.csv"
     missing: list[Path] = []
@@ -55,13 +55,10 @@ def table(args: argparse.Namespace) -> None:
         missing = [path for path in asked if not path.exists()]
         if len(missing) == len(asked):
             raise LantkError(f"no results in {folder}: run the workflow first")
-        frame = leaderboard(
-            read_evaluations(
-                (path for path in asked if path not in missing),
-                listing.protocols if listing else None,
-            )
-        )
-    print(leaderboard_text(frame, find_width()))
+        there = [path for path in asked if path not in missing]
+        frame = leaderboard(read_evaluations(there, listing.protocols if listing else None))
+    command = f"python -m lantk table --results {args.results}"
+    print(f"{leaderboard_text(frame, find_width())}\n\n{claims_text(frame, command, find_width())}")
     if listing and missing:
         names = [(path.parent.name, path.stem) for path in missing]
         print(f"\n{missing_text(names, listing.cases)}")
@@ -145,9 +142,9 @@ def _read_figures(folder: Path, cases: list[str]) -> dict[str, bytes]:
 def figure(args: argparse.Namespace) -> None:
     """Draw accuracy against label weight of one case, or one of the figures of all cases."""
     from lantk.experiment.overviews import OVERVIEWS
-    from lantk.report import figures, network_figures, weight_figure
+    from lantk.report import case_figures, figures, network_figures
 
-    functions = vars(figures) | vars(network_figures) | vars(weight_figure)
+    functions = vars(figures) | vars(network_figures) | vars(case_figures)
     draw = functions[f"{args.kind}_figure"]
     if args.kind == "weight" or OVERVIEWS[args.kind].is_of_records:
         listing = require_listing(args)

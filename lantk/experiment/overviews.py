@@ -1,7 +1,7 @@
-"""The figures over all cases: which are asked for, and what is said below each.
+"""The figures: which are asked for, and what is said below each.
 
-A figure more is an entry here and a function ``NAME_figure`` in `lantk.report.figures` or
-`lantk.report.network_figures`; nothing here needs matplotlib.
+A figure over all cases more is an entry here and a function ``NAME_figure`` in
+`lantk.report.figures` or `lantk.report.network_figures`; nothing here needs matplotlib.
 """
 
 from __future__ import annotations
@@ -101,3 +101,20 @@ OVERVIEWS = {
     ),
 }
 """Name of a figure -> what it is, in the order in which they are shown."""
+
+CASE_FIGURES = {
+    "weight": (
+        "Accuracy against label weight",
+        "Left is what the honest choice sees, validation inside the train set; right what the"
+        " choices get on the test images. Circles are honest choices, squares the oracle's. Dashed,"
+        " where they were run, the same label terms fitted to shuffled labels: only where a curve"
+        " leaves its dashed twin do labels make the difference.",
+    ),
+    "heat_map": (
+        "K, Z and K + λZ",
+        "The kernel, the label term and their sum among train images that are sorted by class."
+        " Squares on the diagonal are pairs of one class; the more they stand out, the more the"
+        " matrix knows of the classes.",
+    ),
+}
+"""Figure of one case -> its title and text."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import pandas as pd
 
-from lantk.regression.statistics import PROTOCOLS
-from lantk.report.tables import Block, block_lines, exponent_lines, order_variants
+from lantk.regression.statistics import PROTOCOLS, mean_with_interval
+from lantk.report.blocks import blocks, order_variants, row_name, sizes_text
+from lantk.report.claims import signed
+from lantk.report.tables import Cell, Table, block_lines, markdown_lines, mean_cell, text_cell
 from lantk.variant import Variant
 
 TITLES = {
@@ -47,20 +49,17 @@ def choices_text(protocol: str, variants: Collection[str]) -> str:
 
 
 def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -> str:
-    """Return the result tables in the layout of the seed's, one section per protocol.
+    """Return the result tables in the layout of the seed's as Markdown, one section per protocol.
+
+    Of each the accuracies in percent with their average and the improvement over CNTK, then
+    intervals and p-values, then what labels are worth.
 
     Parameters
     ----------
     table : pandas.DataFrame
         The leaderboard. The order of the tasks is kept.
     exponents : pandas.DataFrame, optional
-        What `statistics.error_exponents` found in it; a last section if there is any.
-
-    Returns
-    -------
-    str
-        Markdown: for each protocol the accuracies in percent with their average and the
-        improvement over CNTK, then intervals and p-values, then what labels are worth.
+        What `error_exponents` found in it; a last section if there is any.
 
     Notes
     -----
@@ -93,40 +92,63 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
     return "\n".join(lines)
 
 
-def blocks(frame: pd.DataFrame) -> Iterator[tuple[str, Block]]:
-    """Yield the tables of one protocol, each with a title that says what sets it apart.
-
-    Columns are the tasks if there are several, or neither n nor architecture varies; else the n;
-    else the architectures. What is left over tells one table from another.
-    """
-    if frame.empty:
-        return
-    is_several_n = bool((frame.groupby("task")["n_train"].nunique() > 1).any())
-    is_several_architectures = frame["architecture"].nunique() > 1
-    by = ["architecture"] * is_several_architectures + ["n_train"] * is_several_n
-    column = "task" if frame["task"].nunique() > 1 or not by else by.pop()
-    groups = frame.groupby(by, sort=False) if by else [((), frame)]
-    for key, group in groups:
-        title = ", ".join(_column_name(name, value) for name, value in zip(by, key, strict=True))
-        named = group.assign(column=[_column_name(column, value) for value in group[column]])
-        variants = order_variants(named["variant"].unique())
-        columns = list(named["column"].unique())
-        yield title, Block(named, variants, columns, is_over_tasks=column == "task")
+def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
+    """Return the slopes of log(error) on log(n), for each protocol and architecture a table."""
+    lines = [f"{exponent_text(exponents)}\n"]
+    for table in exponent_tables(exponents, missing):
+        lines += [f"### {table.name}\n", *markdown_lines(table), ""]
+    return lines
 
 
-def _column_name(column: str, value: Any) -> str:
-    return f"n = {value:,}" if column == "n_train" else str(value)
+def exponent_text(exponents: pd.DataFrame) -> str:
+    """Return what the tables of slopes hold."""
+    over = " over the tasks" if exponents["task"].nunique() > 1 else ""
+    interval = f", its mean with a 95 % t-interval{over}" if over else " with its 95 % interval"
+    paired = f", both with paired intervals{over}" if over else ""
+    return (
+        f"Slope b of log(error) = a + b log(n) for each task{interval}; the slope minus CNTK's; and"
+        f" the error against CNTK's at the same n (mean of the logarithms{paired}). For a label"
+        " term these differences are what Z adds; what of it is labels, only the difference from"
+        " its shuffled twin says."
+    )
 
 
-def sizes_text(frame: pd.DataFrame) -> str:
-    """Return the numbers of images, once if they are the same for every task."""
-    texts = {}
-    for task, group in frame.groupby("task", sort=False):
-        n_train, n_test = (
-            ", ".join(f"{n:,}" for n in sorted(set(group[key]))) for key in ("n_train", "n_test")
-        )
-        texts[task] = f"n_train = {n_train}, n_test = {n_test}"
-    if len(set(texts.values())) == 1:
-        every = " for every task" if len(texts) > 1 else ""
-        return next(iter(texts.values())) + every + "."
-    return "; ".join(f"{task}: {text}" for task, text in texts.items()) + "."
+def exponent_tables(exponents: pd.DataFrame, missing: str = "-") -> Iterator[Table]:
+    """Yield the slopes of each protocol and architecture, which name the table."""
+    tasks = list(exponents["task"].unique())
+    has_twins = bool(exponents["slope_minus_shuffled"].notna().any())
+    header = ["", *tasks, *["Mean"] * (len(tasks) > 1), "Slope minus CNTK's"]
+    header += ["Error against CNTK's", *["Slope minus twin's"] * has_twins]
+    for (protocol, architecture), group in exponents.groupby(
+        ["protocol", "architecture"], sort=False
+    ):
+        rows = []
+        for variant in order_variants(group["variant"].unique()):
+            found = group[group["variant"] == variant].set_index("task").reindex(tasks)
+            twin = [_slope_cell(found["slope_minus_shuffled"], "")] * has_twins
+            rows.append(_exponent_row(found, variant, missing) + twin)
+        yield Table(header, rows, f"{protocol}, {architecture}")
+
+
+def _exponent_row(found: pd.DataFrame, variant: str, missing: str) -> list[Cell]:
+    slopes = [mean_cell(slope, math.nan, missing, 3) for slope in found["slope"]]
+    if len(found) > 1:
+        slopes.append(_slope_cell(found["slope"], missing))
+    elif slopes[0].value is not None:
+        low, high = found[["slope_low", "slope_high"]].iloc[0]
+        ends = f" ({signed(low, 3)} to {signed(high, 3)})"
+        slopes[0] = Cell(slopes[0].text + ends, slopes[0].value)
+    if variant == "cntk":
+        return [text_cell(row_name(variant)), *slopes, Cell("-"), Cell("-")]
+    mean, half = mean_with_interval(found["log_error_minus_cntk"].astype(float))
+    ratios = [signed(100 * math.expm1(mean + side * half), 1) for side in (-1, 1)]
+    ratio = Cell(missing)
+    if not math.isnan(mean):
+        ends = "" if math.isnan(half) else f" ({' to '.join(ratios)})"
+        ratio = Cell(f"{signed(100 * math.expm1(mean), 1)} %{ends}", 100 * math.expm1(mean))
+    difference = _slope_cell(found["slope_minus_cntk"], missing)
+    return [text_cell(row_name(variant)), *slopes, difference, ratio]
+
+
+def _slope_cell(slopes: pd.Series, missing: str) -> Cell:
+    return mean_cell(*mean_with_interval(slopes.astype(float)), missing, 3)

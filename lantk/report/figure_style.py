@@ -1,15 +1,21 @@
-"""What the figures share: colours, markers, and files that are the same every time."""
+"""What the figures share: colours, markers, and files that are the same every time.
+
+A figure is drawn by a function of what it shows (the leaderboard, or records) and of the path where
+the PNG file goes, which raises `LantkError` where there is nothing to show. All are readable in
+grey and by colour-blind readers, and equal results give equal bytes.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lantk.files import writing
 
@@ -27,6 +33,9 @@ STYLES = (
 # CNTK and the networks are the two ends of what is compared: black everywhere.
 REFERENCES = {"cntk": ("black", "d"), "cnn": ("black", "*")}
 GREY = "#666666"
+RING: dict[str, Any] = {"mec": "black", "mew": 1}
+"""The edge of a mark that is told from another by its filling."""
+Destination = str | os.PathLike[str]
 _LOOK: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -46,18 +55,28 @@ _LOOK: dict[Any, Any] = {
 
 
 @contextmanager
-def saving(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Figure]:
+def saving(
+    path: Destination, width: float, height: float, told: Mapping[str, str] | None = None
+) -> Iterator[Figure]:
     """Yield an empty figure of a size in inches, which is saved as PNG when the block ends.
 
+    What is told (name -> value) is kept in the file as its description, for those who hear it.
     Equal drawings give equal bytes: a user's own settings are left out, and no time or program
     version is written. An older file is replaced when the new one is complete.
     """
+    described = "; ".join(f"{name} {value}" for name, value in (told or {}).items())
+    metadata = {"Software": None, **({"Description": described} if described else {})}
     with matplotlib.rc_context(), writing(path) as temporary:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_LOOK)
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=200, metadata=metadata)
+
+
+def mark(marker: str, face: str, label: str, **look: Any) -> Line2D:
+    """Return what a legend shows of a mark without a line."""
+    return Line2D([], [], ls="none", marker=marker, mfc=face, label=label, **RING | look)
 
 
 def variant_styles(variants: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -1,12 +1,8 @@
-"""Figures of a whole results folder, and of Gram matrices.
-
-All are readable in grey and by colour-blind readers, and equal results give equal bytes.
-"""
+"""Figures of a whole results folder: gains, errors against n, alignment."""
 
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,41 +13,37 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-from numpy.typing import NDArray
 
 from lantk.errors import LantkError
 from lantk.experiment.variants import CASE_COLUMNS
 from lantk.regression.statistics import PROTOCOLS, log_slope, mean_with_interval
-from lantk.report.comparisons import blocks
-from lantk.report.figure_style import GREY, REFERENCES, saving, variant_styles
-from lantk.report.tables import ROWS, Block, order_variants
+from lantk.report.blocks import Block, blocks, order_variants, row_name, shown_block
+from lantk.report.claims import compare, signed
+from lantk.report.figure_style import (
+    GREY,
+    REFERENCES,
+    RING,
+    Destination,
+    mark,
+    saving,
+    variant_styles,
+)
+from lantk.report.leaderboard import chosen_matrix
 from lantk.variant import Variant
 
-# Beyond this many images a heat map shows averages of blocks.
-_MOST_PIXELS = 500
 _TITLE_LETTERS = 20  # that fit above a panel 1.45 inches wide
+_OF = {"k": "K", "z": "Z", "sum": "both"}  # the matrices of an alignment
 _LINE = 0.15  # inches that a line of text takes
 
 
-def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def gap_figure(table: pd.DataFrame, path: Destination) -> None:
     """Draw what each variant gains over CNTK, with and without the true labels.
 
     One row of panels a protocol, one panel a task (or an n, or an architecture), and one for their
     mean with its paired 95 % t-interval where they are tasks. Above a panel stands what share of
-    the gap from CNTK to the CNN a gain closes, where the CNN is better.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The leaderboard. Of several n beside several tasks the largest is drawn, and of several
-        architectures beside them the first; the title says so.
-    path : path-like
-        Where the PNG file goes.
-
-    Raises
-    ------
-    LantkError
-        If nothing can be compared with ``cntk``.
+    the gap from CNTK to the CNN a gain closes, where the CNN is better. Of several n beside several
+    tasks the largest is drawn, and of several architectures beside them the first; the title says
+    so.
     """
     drawn = {}
     for protocol in PROTOCOLS:
@@ -60,13 +52,9 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         if found:
             drawn[protocol] = max(found, key=lambda block: block.frame["n_train"].max())
     variants = order_variants(v for block in drawn.values() for v in block.variants)
-    rows = [
-        variant
-        for variant in variants
-        if variant not in ("cntk", "cnn", "oracle-label")
-        and Variant.of(variant).control is None
-        and not Variant.of(variant).is_tap
-    ]
+    left_out = {*REFERENCES, "oracle-label"}
+    rows = [v for v in variants if v not in left_out]
+    rows = [v for v in rows if Variant.of(v).control is None and not Variant.of(v).is_tap]
     if not rows:
         raise LantkError("a figure of gains wants results of cntk and of another variant")
     # A protocol that lacks a column has an empty panel there.
@@ -81,24 +69,23 @@ def gap_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     n_columns = min(len(handles), int(width / 1.5))
     n_lines = title.count("\n") + 1 + math.ceil(len(handles) / n_columns)
     height = len(drawn) * (1.0 + 0.2 * len(rows)) + 0.6 + _LINE * n_lines
-    with saving(path, width, height) as figure:
+    protocol = next(iter(drawn))
+    shown = shown_block(table, protocol, lambda block: "cntk" in block.variants)
+    gains = {row_name(variant): compare(shown, variant, "cntk") for variant in rows}
+    told = {name: gain.text for name, gain in gains.items() if gain.is_known}
+    with saving(path, width, height, {"gains under": protocol, **told}) as figure:
         grid = figure.subplots(len(drawn), n_panels, sharey=True, sharex=True, squeeze=False)
         for panels, (protocol, block) in zip(grid, drawn.items(), strict=True):
             _draw_gaps(panels, block, rows)
             panels[0].set_ylabel(protocol)
-            panels[0].set_yticks(range(len(rows)), [ROWS.get(v, v) for v in rows])
+            panels[0].set_yticks(range(len(rows)), [row_name(v) for v in rows])
         grid[0, 0].set_ylim(len(rows) - 0.5, -0.5)  # shared by all
         low, high = grid[0, 0].get_xlim()
         grid[0, 0].set_xlim(min(low, -0.5), max(high, 0.5))
         figure.supxlabel("gain over CNTK (points of test accuracy)", fontsize=8)
         # A title of the figure would stand on the legend.
-        figure.legend(
-            handles=handles,
-            title=title,
-            title_fontsize=9,
-            loc="outside upper center",
-            ncols=n_columns,
-        )
+        options: dict[str, Any] = {"title": title, "title_fontsize": 9, "ncols": n_columns}
+        figure.legend(handles=handles, loc="outside upper center", **options)
 
 
 def _shown_text(table: pd.DataFrame, shown: pd.DataFrame, keys: Sequence[str]) -> str:
@@ -118,14 +105,12 @@ def _shown_text(table: pd.DataFrame, shown: pd.DataFrame, keys: Sequence[str]) -
 
 def _gap_handles(rows: Sequence[str], variants: Sequence[str]) -> list[Line2D]:
     """Return what the legend explains of gains: the marks that occur."""
-    ring: dict[str, Any] = {"ls": "none", "mec": "black", "mew": 1}
-    handles = [Line2D([], [], marker="o", mfc="black", label="gain", **ring)]
+    handles = [mark("o", "black", "gain")]
     if any(f"{variant}-shuffled" in variants for variant in rows):
-        label = "with shuffled labels (mean)"
-        handles.append(Line2D([], [], marker="o", mfc="white", label=label, **ring))
+        handles.append(mark("o", "white", "with shuffled labels (mean)"))
         handles.append(Line2D([], [], color=GREY, lw=3, alpha=0.4, label="label gain"))
     if any(f"{variant}-diagonal" in variants for variant in rows):
-        handles.append(Line2D([], [], marker="|", label="diagonal of Z only", **ring))
+        handles.append(mark("|", "none", "diagonal of Z only"))
     return handles
 
 
@@ -150,10 +135,9 @@ def _draw_gaps(panels: Sequence[Axes], block: Block, rows: Sequence[str]) -> Non
             if column == "mean" and variant in gains.index:
                 _, half = mean_with_interval(gains.loc[variant])
                 axes.plot([gain - half, gain + half], [i, i], color="black", lw=0.8)
-            circle: dict[str, Any] = {"marker": "o", "ms": 5, "mec": "black", "mew": 1}
-            axes.plot(twin, i, mfc="white", **circle)
-            axes.plot(shown.get(f"{variant}-diagonal", math.nan), i, "|", ms=8, mec="black", mew=1)
-            axes.plot(gain, i, mfc="black", **circle)
+            axes.plot(twin, i, marker="o", ms=5, mfc="white", **RING)
+            axes.plot(shown.get(f"{variant}-diagonal", math.nan), i, "|", ms=8, **RING)
+            axes.plot(gain, i, marker="o", ms=5, mfc="black", **RING)
 
 
 def _wrapped(name: str) -> str:
@@ -163,45 +147,29 @@ def _wrapped(name: str) -> str:
 
 def _add_share_of_gap(axes: Axes, gap: float) -> None:
     """Add an axis above that reads a gain in percent of the gap to the CNN."""
-
-    def share(points: Any) -> Any:
-        return 100 * points / gap
-
-    def points(share: Any) -> Any:
-        return share * gap / 100
-
-    above = axes.secondary_xaxis("top", functions=(share, points))
+    functions = (lambda points: 100 * points / gap, lambda share: share * gap / 100)
+    above = axes.secondary_xaxis("top", functions=functions)
     above.xaxis.set_major_locator(MaxNLocator(3))
     above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     above.tick_params(labelsize=6.5, colors=GREY)
 
 
-def growth_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def growth_figure(table: pd.DataFrame, path: Destination) -> None:
     """Draw the error against n on log axes with fitted slopes, and against CNTK's below.
 
-    Parameters
-    ----------
-    table : DataFrame
-        The leaderboard; errors are geometric means over the tasks that have every n. Of several
-        architectures the first is drawn; the title says so.
-    path : path-like
-        Where the PNG file goes.
-
-    Raises
-    ------
-    LantkError
-        If no variant has three n.
+    Errors are geometric means over the tasks that have every n. Of several architectures the first
+    is drawn; the title says so.
     """
     shown = table[table["architecture"] == table["architecture"].iloc[0]]
-    errors = {
-        protocol: _errors_by_n(shown[shown["protocol"] == protocol]) for protocol in PROTOCOLS
-    }
-    errors = {protocol: wide for protocol, wide in errors.items() if not wide.empty}
+    found = {name: _errors_by_n(shown[shown["protocol"] == name]) for name in PROTOCOLS}
+    errors = {protocol: wide for protocol, wide in found.items() if not wide.empty}
     if not errors:
         raise LantkError("a figure of the growth wants three n_train or more, of one variant")
     names = order_variants(variant for wide in errors.values() for variant in wide)
     styles = variant_styles(names)
-    with saving(path, 3.7 * len(errors), 5.0) as figure:
+    protocol, wide = next(iter(errors.items()))
+    told = {row_name(v): signed(_slope(wide[v]), 3) for v in order_variants(wide)}
+    with saving(path, 3.7 * len(errors), 5.0, {"slopes under": protocol, **told}) as figure:
         options: dict[str, Any] = {"sharex": True, "sharey": "row", "squeeze": False}
         grid = figure.subplots(2, len(errors), height_ratios=[2, 1], **options)
         for (above, below), (protocol, wide) in zip(grid.T, errors.items(), strict=True):
@@ -230,17 +198,20 @@ def _errors_by_n(frame: pd.DataFrame) -> pd.DataFrame:
     return means.loc[:, means.notna().sum() >= 3]
 
 
+def _slope(error: pd.Series) -> float:
+    error = error.dropna()
+    return log_slope(error.index, error)[0]
+
+
 def _draw_errors(
     above: Axes, below: Axes, wide: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]
 ) -> None:
     for variant in order_variants(wide):
         error, style = wide[variant].dropna(), styles[variant]
         n = error.index.to_numpy(float)
-        slope = log_slope(n, error)[0]
-        label = f"{ROWS.get(variant, variant)} ({slope:.3f})"
-        above.plot(
-            n, error, ls="none", ms=7 if variant in REFERENCES else 4.5, label=label, **style
-        )
+        slope = _slope(error)
+        label, size = f"{row_name(variant)} ({slope:.3f})", 7 if variant in REFERENCES else 4.5
+        above.plot(n, error, ls="none", ms=size, label=label, **style)
         centre = np.exp(np.log(error).mean() + slope * (np.log(n) - np.log(n).mean()))
         above.plot(n, centre, color=style["color"], lw=0.8)
         if "cntk" in wide:
@@ -259,25 +230,11 @@ def _draw_errors(
     above.yaxis.set_minor_locator(NullLocator())
 
 
-def alignment_figure(
-    evaluations: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
-) -> None:
+def alignment_figure(evaluations: Sequence[Mapping[str, Any]], path: Destination) -> None:
     """Draw the kernel-target alignment of K, of Z and of K + lambda Z on the train images.
 
-    The label weight is the honest choice, or the oracle's where only that was run.
-
-    Parameters
-    ----------
-    evaluations : sequence of mapping
-        Evaluations of any cases and variants. Controls of label terms, the ceiling and
-        evaluations without an alignment of Z are left out.
-    path : path-like
-        Where the PNG file goes.
-
-    Raises
-    ------
-    LantkError
-        If no evaluation has an alignment.
+    The label weight is the honest choice, or the oracle's where only that was run. Controls of
+    label terms, the ceiling and evaluations without an alignment of Z are left out.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     choices = set()
@@ -295,7 +252,12 @@ def alignment_figure(
     marks = {"z": ("s", "white", "Z"), "sum": ("o", "black", f"K + λZ, {chosen} choice")}
     titles = [_wrapped(case) for case in found]
     height = 1.2 + 0.2 * len(rows) + _LINE * max(title.count("\n") for title in titles)
-    with saving(path, max(4.0, 1.3 + 1.5 * len(found)), height) as figure:
+    told = {
+        f"{case}, {row_name(variant)}:": ", ".join(f"{_OF[k]} {v:.2f}" for k, v in values.items())
+        for case, alignments in found.items()
+        for variant, values in alignments.items()
+    }
+    with saving(path, max(4.0, 1.3 + 1.5 * len(found)), height, told) as figure:
         panels = figure.subplots(1, len(found), sharey=True, sharex=True, squeeze=False)[0]
         for axes, title, alignments in zip(panels, titles, found.values(), strict=True):
             axes.set_title(title)
@@ -305,16 +267,13 @@ def alignment_figure(
             for i, variant in enumerate(rows):
                 for key, (marker, face, _) in marks.items():
                     place = alignments.get(variant, {}).get(key, math.nan)
-                    axes.plot(place, i, marker=marker, mfc=face, mec="black", mew=1, ms=5)
-        panels[0].set_yticks(range(len(rows)), [ROWS.get(v, v) for v in rows])
+                    axes.plot(place, i, marker=marker, mfc=face, ms=5, **RING)
+        panels[0].set_yticks(range(len(rows)), [row_name(v) for v in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         where = "kernel-target alignment\non the train images, where Z was fitted"
         figure.supxlabel(where, fontsize=8)
         handles = [Line2D([], [], color="black", ls="--", lw=1.1, label="K")]
-        handles += [
-            Line2D([], [], ls="none", marker=m, mfc=face, mec="black", mew=1, label=label)
-            for m, face, label in marks.values()
-        ]
+        handles += [mark(*shape) for shape in marks.values()]
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
 
 
@@ -325,91 +284,8 @@ def _shown_protocol(evaluation: Mapping[str, Any]) -> str:
 def _alignments(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the alignments of K (``k``), Z (``z``) and their sum, as far as they are there."""
     diagnostics = evaluation.get("diagnostics") or {}
-    choice = evaluation["protocols"][_shown_protocol(evaluation)]
-    chosen = [
-        point.get("alignment")
-        for point in evaluation["curve"]
-        if (point.get("label_weight"), point.get("ridge"))
-        == (choice.get("label_weight"), choice.get("ridge"))
-    ]
-    values = {
-        "k": diagnostics.get("alignment_k"),
-        "z": diagnostics.get("alignment_z"),
-        "sum": chosen[0] if chosen and "epoch" not in evaluation["curve"][0] else None,
-    }
+    curve, choice = evaluation["curve"], evaluation["protocols"][_shown_protocol(evaluation)]
+    values = {name: diagnostics.get(f"alignment_{name}") for name in ("k", "z")}
+    if curve and "epoch" not in curve[0]:
+        values["sum"] = chosen_matrix(curve, choice)["alignment"]
     return {key: value for key, value in values.items() if value is not None}
-
-
-def gram_figure(
-    matrices: Mapping[str, NDArray],
-    labels: NDArray,
-    path: str | os.PathLike[str],
-    title: str = "",
-    names: Sequence[str] | None = None,
-) -> None:
-    """Draw heat maps of Gram matrices whose rows and columns are sorted by class.
-
-    Parameters
-    ----------
-    matrices : mapping of str to (n, n) array
-        Heading -> Gram matrix, such as those of K, Z and K + lambda Z. The colours of each span
-        the middle 96 % of its values off the diagonal. Above 500 images, blocks are averaged.
-    labels : (n,) array
-        One label an image; rows keep their order within a class.
-    path : path-like
-        Where the PNG file goes.
-    title : str
-        Above all maps.
-    names : sequence of str, optional
-        Names of the classes, in the order of their labels; the labels themselves if absent.
-
-    Raises
-    ------
-    ValueError
-        If there is no matrix, or one is not as long and wide as there are labels.
-    """
-    labels = np.asarray(labels)
-    shapes = {heading: np.shape(matrix) for heading, matrix in matrices.items()}
-    if not matrices or any(shape != (labels.size,) * 2 for shape in shapes.values()):
-        raise ValueError(f"wanted (n, n) matrices of {labels.size} images, found {shapes}")
-    classes, counts = np.unique(labels, return_counts=True)
-    names = [str(label) for label in classes] if names is None else list(names)
-    order = np.argsort(labels, kind="stable")
-    ends = np.cumsum(counts)
-    with saving(path, 0.6 + 2.9 * len(matrices), 3.1) as figure:
-        if title:
-            figure.suptitle(title)
-        panels = figure.subplots(1, len(matrices), squeeze=False)[0]
-        for axes, (heading, matrix) in zip(panels, matrices.items(), strict=True):
-            _draw_heat_map(axes, np.asarray(matrix)[np.ix_(order, order)])
-            axes.set_title(heading)
-            for end in ends[:-1]:
-                axes.axhline(end, color="white", lw=0.6)
-                axes.axvline(end, color="white", lw=0.6)
-            axes.grid(visible=False)
-            middles = ends - counts / 2
-            rotation = 90 if len(names) > 4 else 0
-            axes.set_xticks(middles, names, rotation=rotation, fontsize=7)
-            axes.set_yticks(middles, names if axes is panels[0] else [""] * len(names), fontsize=7)
-            axes.tick_params(length=0)
-
-
-def _draw_heat_map(axes: Axes, matrix: NDArray) -> None:
-    n = len(matrix)
-    shown = matrix.astype(float)
-    if n > _MOST_PIXELS:
-        # Blocks differ in size by at most one image.
-        starts = np.linspace(0, n, _MOST_PIXELS, endpoint=False).astype(int)
-        sizes = np.diff([*starts, n])
-        sums = np.add.reduceat(np.add.reduceat(shown, starts, axis=0), starts, axis=1)
-        shown = sums / np.outer(sizes, sizes)
-    others = shown[~np.eye(len(shown), dtype=bool)]
-    low, high = np.percentile(others, [2, 98]) if others.size else (0.0, 1.0)
-    image = axes.imshow(
-        shown, cmap="cividis", vmin=low, vmax=high, extent=(0, n, n, 0), interpolation="nearest"
-    )
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.85, extend="both")
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=6.5)
-    bar.locator = MaxNLocator(4)
-    bar.update_ticks()

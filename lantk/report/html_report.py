@@ -6,46 +6,31 @@ import base64
 import hashlib
 import json
 import re
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
-from lantk.experiment.overviews import OVERVIEWS
+from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS
 from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.answers import CAVEAT, EPOCHS, answers, place_of
-from lantk.report.captions import (
-    Caption,
-    alignment_caption,
-    decomposition_caption,
-    gap_caption,
-    growth_caption,
-    heat_map_caption,
-    training_caption,
-    weight_caption,
-)
-from lantk.report.comparisons import TITLES, blocks, choices_text, sizes_text
-from lantk.report.decomposition import network_block
-from lantk.report.findings import Difference, find_headline, row_name, summary_sentences
+from lantk.report.blocks import blocks, order_variants, row_name, sizes_text
+from lantk.report.claims import CAVEAT, NOTHING, VERDICTS, main_claims, network_claims
+from lantk.report.comparisons import TITLES, choices_text, exponent_tables, exponent_text
 from lantk.report.html_tables import (
-    Strip,
-    Table,
     accuracy_tables,
     choice_table,
-    elasticity_table,
-    exponent_tables,
-    label_table,
-    number_cell,
-    strips_of,
+    claims_part,
+    drawn_label_table,
     timing_tables,
 )
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import ELASTICITY, exponent_text, order_variants, p_value_text, signed
+from lantk.report.tables import ELASTICITY, elasticity_table
 from lantk.workflow.failures import FailedJob
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -76,21 +61,12 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Card:
-    """A number that is worth a look first."""
-
-    label: str
-    number: str
-    unit: str
-    note: str
-    strip: Strip | None = None
-
-
-@dataclass(frozen=True)
 class Picture:
     """A figure with what is said of it."""
 
-    caption: Caption
+    title: str
+    text: str
+    alternative: str
     source: str
     width: int
     height: int
@@ -100,13 +76,8 @@ def html_report(results: Results) -> str:
     """Return the report of a results folder as an HTML document.
 
     Equal results give equal text. Scripts, styles and images are inside, and a policy in the head
-    lets a browser load nothing else.
-
-    Parameters
-    ----------
-    results : Results
-        What there is. Of several n and architectures the summary speaks of the largest n that all
-        tasks have and of the first architecture; the tables hold all.
+    lets a browser load nothing else. Of several n and architectures the claims are of the largest n
+    that all tasks have and of the first architecture; the tables hold all.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -118,43 +89,42 @@ def html_report(results: Results) -> str:
     environment.filters["minus"] = _with_minus_signs
     style, script = ((_TEMPLATES / f"report.{ending}").read_text() for ending in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    table, records = results.table, results.records
-    exponents = error_exponents(table)
+    table, records, missing = results.table, results.records, results.missing
+    config = results.tracking.get("config")
+    exponents, protocols = error_exponents(table), set(table["protocol"])
+    command = f"python -m lantk table --results {results.folder}"
     return environment.get_template("report.html.j2").render(
         results=results,
         style=style,
         script=script,
         script_digest=f"sha256-{digest}",
         facts=_facts(results),
-        sentences=summary_sentences(table),
-        cards=_cards(table),
-        answers=_answers(table),
-        sections=[_protocol_section(table, name) for name in PROTOCOLS if _has(table, name)],
-        exponents=exponent_tables(exponents),
+        claims=claims_part(main_claims(table, command), "Claims"),
+        network=claims_part(network_claims(table, command), "Claims on the network's kernels"),
+        legends={"verdicts": VERDICTS, "caveat": CAVEAT, "nothing": NOTHING},
+        sections=[_protocol_section(table, name) for name in PROTOCOLS if name in protocols],
+        exponents=[*exponent_tables(exponents)],
         exponent_text=exponent_text(exponents) if not exponents.empty else "",
         elasticity=ELASTICITY,
-        overviews=_overview_pictures(results, exponents),
+        overviews=[
+            _picture(results.figures[name], overview.title, overview.text)
+            for name, overview in OVERVIEWS.items()
+            if name in results.figures
+        ],
         cases=_case_pictures(results),
         choices=choice_table(records),
-        protocols=[
-            choices_text(name, set(table["variant"])) for name in PROTOCOLS if _has(table, name)
-        ],
         provenance=_provenance(records),
-        config=_config_text(results.tracking),
+        config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         timings=timing_tables(results.timings),
         total_hours=_duration(float(results.timings["seconds"].sum())),
         links=_links(results.tracking),
-        missing=_missing_by_case(results.missing),
+        missing={case: [stem for c, stem in missing if c == case] for case, _ in missing},
     )
 
 
 def _with_minus_signs(text: str) -> str:
     """Return a text in which the sign of a negative number is a minus and no hyphen."""
     return _NEGATIVE.sub("\N{MINUS SIGN}", str(text))
-
-
-def _has(table: pd.DataFrame, protocol: str) -> bool:
-    return bool((table["protocol"] == protocol).any())
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -172,110 +142,51 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     ]
 
 
-def _cards(table: pd.DataFrame) -> list[Card]:
-    """Return the numbers of the headline, differences on one axis."""
-    headline = find_headline(table)
-    over = f"mean of {len(headline.block.columns)} tasks" * (len(headline.block.columns) > 1)
-    cards = []
-    if headline.cntk == headline.cntk:  # not NaN
-        note = _joined(over, headline.place)
-        cards.append(Card("CNTK, test accuracy", f"{headline.cntk:.2f}", "%", note))
-    found = {
-        f"{headline.name} minus CNTK": headline.gain,
-        f"Label gain of {headline.name}": headline.label_gain,
-        "CNN minus CNTK": headline.network,
-    }
-    known = {label: value for label, value in found.items() if value is not None}
-    for (label, value), strip in zip(known.items(), strips_of(known.values()), strict=True):
-        note = _joined(_card_note(value), headline.place)
-        cards.append(Card(label, signed(value.points), "points", note, strip))
-    return cards
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))
-
-
-def _card_note(difference: Difference) -> str:
-    if difference.has_interval:
-        return f"95 %: {difference.interval_text}"
-    if difference.p_value != difference.p_value:  # NaN
-        return ""
-    return f"McNemar {p_value_text(difference.p_value)}"
-
-
-def _answers(table: pd.DataFrame) -> dict[str, Any] | None:
-    """Return what these results say to the three questions; None without networks' kernels."""
-    block = network_block(table)
-    found = [] if block is None else answers(block)
-    if block is None or not found:
-        return None
-    caveat = CAVEAT if block.has_several_tasks else "One task has no interval over tasks."
-    rows = [[number_cell(text) for text in row] for answer in found for row in answer.rows]
-    kernels = Table("Kernels of single epochs, differences in points of accuracy", EPOCHS, rows)
-    return {"all": found, "intro": f"{place_of(block)}. {caveat}", "epochs": kernels}
-
-
 def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
     """Return the tables of one protocol."""
     chosen = table[table["protocol"] == protocol]
     found = []
     for title, block in blocks(chosen):
-        name = f"Test accuracy in percent, {protocol}" + (f", {title}" if title else "")
-        main, controls = accuracy_tables(block, name)
-        worth = label_table(block, name.replace("Test accuracy in percent", "Worth of labels"))
+        end = f", {protocol}" + (f", {title}" if title else "")
+        main, controls = accuracy_tables(block, f"Test accuracy in percent{end}")
+        elasticity = elasticity_table(block)
         found.append(
             {
                 "title": title,
+                "of": block,
                 "sizes": sizes_text(block.frame),
                 "main": main,
                 "controls": controls,
-                "worth": worth,
-                "elasticity": elasticity_table(block, name.replace("Test accuracy", "Elasticity")),
-                "has_several_tasks": block.has_several_tasks,
-                "is_over_tasks": block.is_over_tasks,
+                "worth": drawn_label_table(block, f"Worth of labels{end}"),
+                "elasticity": elasticity
+                and replace(elasticity, name=f"Elasticity in percent{end}"),
             }
         )
-    return {"protocol": protocol, "title": TITLES[protocol], "blocks": found}
-
-
-def _overview_pictures(results: Results, exponents: pd.DataFrame) -> list[Picture]:
-    makers = {
-        "gap": lambda: gap_caption(results.table),
-        "decomposition": lambda: decomposition_caption(results.table),
-        "training": lambda: training_caption(results.table),
-        "growth": lambda: growth_caption(exponents),
-        "alignment": lambda: alignment_caption(results.records),
-    }
-    shown = [kind for kind in OVERVIEWS if kind in results.figures]
-    shown = [kind for kind in shown if kind != "growth" or not exponents.empty]
-    return [_picture(results.figures[kind], makers[kind]()) for kind in shown]
+    choices = choices_text(protocol, set(table["variant"]))
+    return {"protocol": protocol, "title": TITLES[protocol], "choices": choices, "blocks": found}
 
 
 def _case_pictures(results: Results) -> list[tuple[str, list[Picture]]]:
     """Return the figures of each case that has any."""
-    found = []
+    found: dict[str, list[Picture]] = {}
     for case in dict.fromkeys(str(r["case"]) for r in results.records):
-        own = [r for r in results.records if r["case"] == case]
-        pictures = []
+        title, text = CASE_FIGURES["weight"]
         if case in results.figures:
-            pictures.append(_picture(results.figures[case], weight_caption(own)))
+            found[case] = [_picture(results.figures[case], f"{title}: {case}", text)]
+        title, text = CASE_FIGURES["heat_map"]
         for name, png in results.figures.items():
             if name.startswith(f"{case}/"):
-                term = name.removeprefix(f"{case}/")
-                record = next((r for r in own if r["variant"] == term), None)
-                pictures.append(_picture(png, heat_map_caption(case, term, record)))
-        if pictures:
-            found.append((case, pictures))
-    return found
+                term = row_name(name.removeprefix(f"{case}/"))
+                found.setdefault(case, []).append(_picture(png, f"{title}: {case}, {term}", text))
+    return list(found.items())
 
 
-def _picture(png: bytes, caption: Caption) -> Picture:
-    # The size stands in the first chunk, so that the page does not jump while it loads.
-    width, height = struct.unpack(">II", png[16:24])
-    return Picture(
-        caption, f"data:image/png;base64,{base64.b64encode(png).decode()}", width, height
-    )
+def _picture(png: bytes, title: str, text: str) -> Picture:
+    # The size, so that the page does not jump while it loads; what is told was drawn.
+    with Image.open(BytesIO(png)) as image:
+        told, (width, height) = image.info.get("Description"), image.size
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return Picture(title, text, f"{title}. {told}." if told else f"{title}.", source, width, height)
 
 
 def _provenance(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -296,30 +207,14 @@ def _provenance(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
         "GPU": (str(h["gpu"]["name"]) for h in hardware if h.get("gpu")),
         "Linear algebra": (text for o in origins for text in o.get("linear_algebra") or []),
     }
-    return [(name, list(dict.fromkeys(values))) for name, values in _filled(rows)]
-
-
-def _filled(rows: Mapping[str, Iterable[str]]) -> list[tuple[str, list[str]]]:
-    found = [(name, list(values)) for name, values in rows.items()]
-    return [(name, values) for name, values in found if values]
-
-
-def _config_text(tracking: Mapping[str, Any]) -> str:
-    config = tracking.get("config")
-    return json.dumps(config, indent=2, ensure_ascii=False) if config else ""
+    found = {name: list(dict.fromkeys(values)) for name, values in rows.items()}
+    return [(name, values) for name, values in found.items() if values]
 
 
 def _links(tracking: Mapping[str, Any]) -> dict[str, str]:
     """Return label -> address of the dashboard's pages; nothing that is not one."""
     links = tracking.get("links") or {}
     return {name: url for name, url in links.items() if url.startswith(("http://", "https://"))}
-
-
-def _missing_by_case(missing: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for case, stem in missing:
-        found.setdefault(case, []).append(stem)
-    return found
 
 
 def _duration(seconds: float) -> str:

@@ -1,167 +1,75 @@
-"""The tables of the HTML report as cells: text, what it sorts by, small print, marks, strips."""
+"""The tables of the HTML report: cells with small print, marks, and drawings of intervals."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.findings import Difference, gain_of, label_gain_of, row_name
+from lantk.report.blocks import REFERENCE_CONTROLS, Block, record_name, row_name
+from lantk.report.claims import Claim, Estimate, compare
 from lantk.report.tables import (
-    REFERENCE_CONTROLS,
-    Block,
-    average_and_improvement,
-    elasticity_rows,
-    exponent_rows,
-    interval_texts,
-    label_rows,
+    Cell,
+    Curve,
+    Strip,
+    Table,
+    accuracy_table,
+    claims_table,
+    label_table,
+    number_cell,
+    text_cell,
 )
 from lantk.variant import Variant
 
-_NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
-_SIGNIFICANCE = 0.05
-_CURVE_WIDTH, _CURVE_HEIGHT = 96.0, 26.0
 _SHOWN_POINTS = 5.0  # of accuracy below weight 0, that a small curve shows
-
-
-@dataclass(frozen=True)
-class Strip:
-    """A small drawing of an interval, places in percent of its width."""
-
-    low: float
-    middle: float
-    high: float
-    zero: float
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A small drawing of a validation curve, in the units of its viewBox."""
-
-    points: str
-    chosen: tuple[float, float] | None
-    width: float = _CURVE_WIDTH
-    height: float = _CURVE_HEIGHT
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table."""
-
-    text: str
-    notes: Sequence[str] = ()
-    mark: str = ""
-    """``better``, ``worse`` or nothing."""
-    value: float | str | None = None
-    """What the column is sorted by; None is last."""
-    strip: Strip | None = None
-    curve: Curve | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that a reader can sort; the first cell of a row names it."""
-
-    name: str
-    """What it holds, for those who hear the page."""
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-
-
-def number_cell(text: str, **others: Any) -> Cell:
-    """Return a cell that is sorted by the first number in its text."""
-    found = _NUMBER.search(text)
-    return Cell(text, value=float(found[0].replace(",", "")) if found else None, **others)
-
-
-def text_cell(text: str) -> Cell:
-    """Return a cell that is sorted by its text."""
-    return Cell(text, value=text.lower())
 
 
 def accuracy_tables(block: Block, name: str) -> tuple[Table, Table | None]:
     """Return accuracies with intervals and p-values: of the seed's rows, and of the controls."""
-    controls = [
-        v for v in block.variants if v in REFERENCE_CONTROLS or Variant.of(v).control is not None
-    ]
-    main = [v for v in block.variants if v not in controls]
-    percent = 100 * block.values("accuracy")
-    block = _with_plain(block)
-    found = {(row.variant, row.column): row for row in block.frame.itertuples()}
-    header = ["Variant", *block.columns]
-    header += ["Average", "Improvement (abs / rel.)"] * block.is_over_tasks
-
-    def rows(variants: Sequence[str]) -> list[list[Cell]]:
-        made = []
-        for variant in variants:
-            cells = [_accuracy_cell(found.get((variant, column))) for column in block.columns]
-            if block.is_over_tasks:
-                average, improvement = average_and_improvement(percent, variant, "-")
-                gain = gain_of(block, variant) if block.has_several_tasks else None
-                notes = [f"95 %: {gain.interval_text}"] if gain and gain.has_interval else []
-                cells += [number_cell(average), number_cell(improvement, notes=notes)]
-            made.append([text_cell(row_name(variant)), *cells])
-        return made
-
-    return (
-        Table(name, header, rows(main)),
-        Table(f"{name}: controls", header, rows(controls)) if controls else None,
-    )
+    table = accuracy_table(block)
+    rows: dict[bool, list[Sequence[Cell]]] = {False: [], True: []}
+    for variant, cells in zip(block.variants, table.rows, strict=True):
+        gain = compare(block, variant, "cntk")
+        if block.has_several_tasks and gain.has_interval:
+            last = replace(cells[-1], notes=[f"95 %: {gain.interval_text}"])
+            cells = [*cells[:-1], last]
+        rows[variant in REFERENCE_CONTROLS or Variant.of(variant).control is not None].append(cells)
+    controls = Table(table.header, rows[True], f"{name}: controls") if rows[True] else None
+    return Table(table.header, rows[False], name), controls
 
 
-def _accuracy_cell(row: Any) -> Cell:
-    if row is None:
-        return Cell("-")
-    mark = ""
-    if row.variant != "cntk" and not pd.isna(row.p_value) and row.p_value < _SIGNIFICANCE:
-        mark = "better" if row.accuracy > row.plain else "worse"
-    return number_cell(f"{100 * row.accuracy:.2f}", notes=interval_texts(row), mark=mark)
+def claims_part(claims: Sequence[Claim], name: str) -> tuple[str, Table] | None:
+    """Return what claims have in common and their table, each interval drawn; None of none."""
+    if not claims:
+        return None
+    common, table = claims_table(claims, name)
+    return common, _with_strips(table, 3, "Drawn", [claim.estimate for claim in claims])
 
 
-def _with_plain(block: Block) -> Block:
-    """Return a block whose rows also hold CNTK's accuracy in the same column, as ``plain``."""
-    values = block.values("accuracy")
-    plain = values.loc["cntk"] if "cntk" in values.index else pd.Series(dtype=float)
-    frame = block.frame.assign(plain=[plain.get(column, math.nan) for column in block.frame.column])
-    return Block(frame, block.variants, block.columns, block.is_over_tasks)
-
-
-def label_table(block: Block, name: str) -> Table | None:
+def drawn_label_table(block: Block, name: str) -> Table | None:
     """Return what labels are worth, with a strip for each interval where columns are tasks."""
-    header, rows = label_rows(block)
-    if not rows:
-        return None
-    made = [[text_cell(row[0]), *map(number_cell, row[1:])] for row in rows]
-    if not block.is_over_tasks:
-        return Table(name, ["Variant", *header[1:]], made)
-    worth = {v: label_gain_of(block, v) for v in block.variants}
-    drawn = {row_name(v): found for v, found in worth.items() if found is not None}
-    strips = strips_of(drawn.values())
-    shown = dict(zip(drawn, strips, strict=True))
-    for cells in made:
-        found = drawn.get(cells[0].text)
-        value = None if found is None else found.points
-        cells.append(Cell("", strip=shown.get(cells[0].text), value=value))
-    columns = ["Variant", *header[1:], "Label gain, drawn"]
-    return Table(name, columns, made)
+    table = label_table(block)
+    if table is None or not block.is_over_tasks:
+        return table and replace(table, name=name)
+    worth = {row_name(v): compare(block, v, f"{v}-shuffled") for v in block.variants}
+    estimates = [worth[row[0].text] for row in table.rows]
+    place, title = len(table.header), "Label gain, drawn"
+    return replace(_with_strips(table, place, title, estimates), name=name)
 
 
-def elasticity_table(block: Block, name: str) -> Table | None:
-    """Return relative ratios and alignments of what was chosen; None where none is known."""
-    found = elasticity_rows(block)
-    if found is None:
-        return None
-    header, rows = found
-    made = [[text_cell(row[0]), *map(number_cell, row[1:])] for row in rows]
-    return Table(name, ["Variant", *header[1:]], made)
+def _with_strips(table: Table, place: int, title: str, estimates: Sequence[Estimate]) -> Table:
+    """Return a table with a column in some place that draws an estimate of each row."""
+    strips = iter(strips_of(e for e in estimates if e.is_known))
+    cells = [Cell("", e.points, strip=next(strips)) if e.is_known else Cell("") for e in estimates]
+    rows = [[*r[:place], c, *r[place:]] for r, c in zip(table.rows, cells, strict=True)]
+    return replace(table, header=[*table.header[:place], title, *table.header[place:]], rows=rows)
 
 
-def strips_of(differences: Iterable[Difference]) -> list[Strip]:
+def strips_of(differences: Iterable[Estimate]) -> list[Strip]:
     """Return drawings of differences and their intervals on one axis that holds 0."""
     found = list(differences)
     halves = [0.0 if math.isnan(d.half) else d.half for d in found]
@@ -180,54 +88,35 @@ def strips_of(differences: Iterable[Difference]) -> list[Strip]:
     ]
 
 
-def exponent_tables(exponents: pd.DataFrame) -> list[tuple[str, Table]]:
-    """Return the slopes of log error on log n, a table for each protocol and architecture."""
-    made = []
-    for title, header, rows in exponent_rows(exponents):
-        cells = [[text_cell(row[0]), *map(number_cell, row[1:])] for row in rows]
-        made.append((title, Table(f"Slopes, {title}", ["Variant", *header[1:]], cells)))
-    return made
-
-
 def choice_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
     """Return what was chosen on validation inside train, and what on the test images.
 
     One row a case and variant that has something to choose; seeds of controls are left out.
     """
     has_validation = any(_validated(record) for record in records)
-    header = ["Case", "Variant"]
-    header += [
-        "Validation curve",
-        "Honest choice",
-        "Validation, chosen",
-        "Validation, weight 0",
-    ] * (has_validation)
     shown = [name for name in PROTOCOLS if any(name in r["protocols"] for r in records)]
-    header += ["Test, honest"] * ("honest" in shown)
-    header += ["Oracle choice", "Test, oracle"] * ("oracle" in shown)
-    rows = []
+    rows: list[dict[str, Cell]] = []
     for record in records:
         is_control = Variant.of(record["variant"]).control is not None
         if is_control or len(record["curve"]) < 2 or record["variant"] == "oracle-label":
             continue
-        protocols = record["protocols"]
-        honest, oracle = (protocols.get(name) or {} for name in PROTOCOLS)
-        name = row_name(record["variant"])
-        seed = record.get("seed")
-        name += "" if seed is None else f", seed {seed}"
-        cells = [text_cell(record["case"]), text_cell(name)]
+        honest, oracle = (record["protocols"].get(name) or {} for name in PROTOCOLS)
+        cells = {"Case": text_cell(record["case"]), "Variant": text_cell(record_name(record))}
         if has_validation:
-            cells += [
-                Cell("", curve=_validation_curve(record)),
-                _chosen_cell(honest),
-                _percent_cell(_validation_at(record, honest)),
-                _percent_cell(_validation_at_zero(record)),
-            ]
-        cells += [_percent_cell(honest.get("accuracy"))] * ("honest" in shown)
+            validated: dict[float | None, float] = dict(_validated(record))
+            cells["Validation curve"] = Cell("", curve=_validation_curve(record))
+            cells["Honest choice"] = _chosen_cell(honest)
+            cells["Validation, chosen"] = number_cell(validated.get(_weight(honest)))
+            cells["Validation, weight 0"] = number_cell(validated.get(0.0))
+        if "honest" in shown:
+            cells["Test, honest"] = _percent_cell(honest)
         if "oracle" in shown:
-            cells += [_chosen_cell(oracle), _percent_cell(oracle.get("accuracy"))]
+            cells |= {"Oracle choice": _chosen_cell(oracle), "Test, oracle": _percent_cell(oracle)}
         rows.append(cells)
-    return Table("What was chosen for each case and variant", header, rows) if rows else None
+    if not rows:
+        return None
+    texts = [[*row.values()] for row in rows]
+    return Table([*rows[0]], texts, "What was chosen for each case and variant")
 
 
 def _weight(point: Mapping[str, Any]) -> float | None:
@@ -243,28 +132,16 @@ def _validated(record: Mapping[str, Any]) -> list[tuple[float, float]]:
     return sorted((w, 100 * a) for w, a in points if w is not None and a is not None)
 
 
-def _validation_at(record: Mapping[str, Any], choice: Mapping[str, Any]) -> float | None:
-    found = dict(_validated(record)).get(_weight(choice))  # type: ignore[arg-type]
-    return None if found is None else found / 100
-
-
-def _validation_at_zero(record: Mapping[str, Any]) -> float | None:
-    found = dict(_validated(record)).get(0.0)
-    return None if found is None else found / 100
-
-
 def _chosen_cell(choice: Mapping[str, Any]) -> Cell:
-    if choice.get("label_weight") is not None:
-        return Cell(f"r = {choice['label_weight']:g}", value=float(choice["label_weight"]))
-    if choice.get("ridge") is not None:
-        return Cell(f"ridge {choice['ridge']:g}", value=float(choice["ridge"]))
-    if choice.get("epoch") is not None:
-        return Cell(f"epoch {choice['epoch']}", value=float(choice["epoch"]))
+    for key, text in (("label_weight", "r ="), ("ridge", "ridge"), ("epoch", "epoch")):
+        if choice.get(key) is not None:
+            return Cell(f"{text} {choice[key]:g}", float(choice[key]))
     return Cell("-")
 
 
-def _percent_cell(accuracy: float | None) -> Cell:
-    return Cell("-") if accuracy is None else number_cell(f"{100 * accuracy:.2f}")
+def _percent_cell(choice: Mapping[str, Any]) -> Cell:
+    accuracy = choice.get("accuracy")
+    return number_cell(None if accuracy is None else 100 * accuracy)
 
 
 def _validation_curve(record: Mapping[str, Any]) -> Curve | None:
@@ -278,8 +155,8 @@ def _validation_curve(record: Mapping[str, Any]) -> Curve | None:
         high, low = high + 0.5, low - 0.5
     places = [
         (
-            round(5 + (_CURVE_WIDTH - 10) * i / (len(points) - 1), 1),
-            round(5 + (_CURVE_HEIGHT - 10) * (high - max(a, low)) / (high - low), 1),
+            round(5 + (Curve.width - 10) * i / (len(points) - 1), 1),
+            round(5 + (Curve.height - 10) * (high - max(a, low)) / (high - low), 1),
         )
         for i, a in enumerate(values)
     ]
@@ -299,25 +176,21 @@ def timing_tables(timings: pd.DataFrame) -> tuple[Table, Table] | None:
         longest=("seconds", "max"),
         memory=("peak_memory_mb", "max"),
     )
-    rows = [
-        [
-            text_cell(str(name)),
-            number_cell(f"{row['jobs']:.0f}"),
-            *(number_cell(f"{row[key]:,.1f}") for key in ("seconds", "longest")),
-            _memory_cell(row["memory"]),
-        ]
-        for name, row in summed.iterrows()
-    ]
-    jobs = [
-        [text_cell(job), number_cell(f"{seconds:,.1f}"), _memory_cell(memory)]
-        for job, seconds, memory in timings.itertuples(index=False)
-    ]
     by_rule = ["Rule", "Jobs", "Seconds in all", "Longest (s)", "Peak memory (MB)"]
+    by_job = ["Job", "Seconds", "Peak memory (MB)"]
+    jobs = timings.set_index("job")
     return (
-        Table("Time and memory by rule", by_rule, rows),
-        Table("Time and memory of each job", ["Job", "Seconds", "Peak memory (MB)"], jobs),
+        Table(by_rule, _numbered(summed, (0, 1, 1, 0)), "Time and memory by rule"),
+        Table(by_job, _numbered(jobs, (1, 0)), "Time and memory of each job"),
     )
 
 
-def _memory_cell(memory: float) -> Cell:
-    return Cell("-") if pd.isna(memory) else number_cell(f"{memory:,.0f}")
+def _numbered(frame: pd.DataFrame, digits: Sequence[int]) -> list[list[Cell]]:
+    """Return a row of cells for each row: its name, and its numbers with some decimals each."""
+    return [
+        [
+            text_cell(str(name)),
+            *(number_cell(v, digits=d) for v, d in zip(row, digits, strict=True)),
+        ]
+        for name, *row in frame.itertuples(name=None)
+    ]

@@ -22,10 +22,14 @@ from lantk.regression.statistics import (
 )
 from lantk.variant import Variant
 
+_CASE = list(CASE_COLUMNS)
+_CHOSEN = ["accuracy", "label_weight", "ridge", "epoch", "validation_accuracy"]
+# Of the chosen matrix, from the curve.
+_OF_MATRIX = ["alignment", "relative_ratio_train", "relative_ratio_test"]
+# Of the ten top eigenvectors of the train Gram matrix, of kernels to which no Z is added.
+_OF_EIGENVECTORS = ["top10_trace_share", "top10_label_share"]
 TABLE_COLUMNS = [
-    "task",
-    "architecture",
-    "n_train",
+    *_CASE,
     "n_test",
     "variant",
     "protocol",
@@ -39,18 +43,13 @@ TABLE_COLUMNS = [
     "label_weight",
     "ridge",
     "epoch",
-    "alignment",
-    "relative_ratio_train",
-    "relative_ratio_test",
-    "top10_trace_share",
-    "top10_label_share",
+    *_OF_MATRIX,
+    *_OF_EIGENVECTORS,
 ]
-_CASE = list(CASE_COLUMNS)
-_CHOSEN = ["accuracy", "label_weight", "ridge", "epoch", "validation_accuracy"]
-# Of the chosen matrix, from the curve.
-_OF_MATRIX = ["alignment", "relative_ratio_train", "relative_ratio_test"]
-# Of the ten top eigenvectors of the train Gram matrix, of kernels to which no Z is added.
-_OF_EIGENVECTORS = ["top10_trace_share", "top10_label_share"]
+_SLOPES = ["slope", "slope_low", "slope_high"]
+_COMPARED = ["slope_minus_cntk", "log_error_minus_cntk", "slope_minus_shuffled"]
+_OF_CURVE = ["task", "architecture", "variant", "protocol", "n_points"]
+EXPONENT_COLUMNS = [*_OF_CURVE, *_SLOPES, *_COMPARED]
 
 
 def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:
@@ -78,7 +77,7 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
                 **{key: record[key] for key in ("n_test", "variant", "seed")},
                 "protocol": protocol,
                 **{key: result.get(key) for key in _CHOSEN},
-                **_chosen_matrix(record.get("curve", ()), result),
+                **chosen_matrix(record.get("curve", ()), result),
                 **_eigenvector_shares(record),
                 "correct": _is_right(record, predictions, protocol),
             }
@@ -101,7 +100,7 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
     return table[TABLE_COLUMNS].reset_index(drop=True)
 
 
-def _chosen_matrix(
+def chosen_matrix(
     curve: Sequence[Mapping[str, Any]], result: Mapping[str, Any]
 ) -> dict[str, float | None]:
     """Return what is known of K + lambda Z at the chosen weight; a ridge is no part of it."""
@@ -148,8 +147,7 @@ def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for variant, seeds in by_variant.items():
         first = seeds.iloc[0].to_dict()
-        row = first | {"p_value": None, "spread": None}
-        row |= {"label_gain": None, "label_gain_half_width": None}
+        row = first | dict.fromkeys(("p_value", "spread", "label_gain", "label_gain_half_width"))
         row |= {key: _mean(seeds[key]) for key in (*_OF_MATRIX, *_OF_EIGENVECTORS)}
         if len(seeds) > 1:
             row["spread"] = seeds["accuracy"].std()
@@ -168,21 +166,6 @@ def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
 def _mean(values: pd.Series) -> float | None:
     """Return the mean over seeds, None where one is not known."""
     return None if values.isna().any() else float(values.astype(float).mean())
-
-
-EXPONENT_COLUMNS = [
-    "task",
-    "architecture",
-    "variant",
-    "protocol",
-    "n_points",
-    "slope",
-    "slope_low",
-    "slope_high",
-    "slope_minus_cntk",
-    "log_error_minus_cntk",
-    "slope_minus_shuffled",
-]
 
 
 def error_exponents(table: pd.DataFrame) -> pd.DataFrame:
@@ -208,12 +191,12 @@ def error_exponents(table: pd.DataFrame) -> pd.DataFrame:
             own = error[variant].dropna()
             if own.size < FEWEST_POINTS:
                 continue
-            slope, low, high = log_slope(own.index, own)
-            row = {"variant": variant, "n_points": own.size, "slope": slope}
-            row |= {"slope_low": low, "slope_high": high}
-            row["slope_minus_cntk"], row["log_error_minus_cntk"] = _minus(error, variant, "cntk")
-            row["slope_minus_shuffled"], _ = _minus(error, variant, f"{variant}-shuffled")
-            rows.append(dict(zip(("task", "architecture", "protocol"), key, strict=True)) | row)
+            row = dict(zip(("task", "architecture", "protocol"), key, strict=True))
+            row |= {"variant": variant, "n_points": own.size}
+            row |= zip(_SLOPES, log_slope(own.index, own), strict=True)
+            twin, _ = _minus(error, variant, f"{variant}-shuffled")
+            row |= zip(_COMPARED, (*_minus(error, variant, "cntk"), twin), strict=True)
+            rows.append(row)
     return pd.DataFrame(rows, columns=EXPONENT_COLUMNS)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -15,28 +15,16 @@ from matplotlib.patheffects import withStroke
 from lantk.errors import LantkError
 from lantk.experiment.variants import CHOSEN_KERNELS, GAP_LEVELS
 from lantk.regression.statistics import mean_with_interval
-from lantk.report.decomposition import STEPS, decompose, network_block, taps_of
-from lantk.report.figure_style import GREY, STYLES, saving
-from lantk.report.tables import ROWS, Block
+from lantk.report.blocks import Block, network_block, row_name, taps_of
+from lantk.report.claims import STEPS, decompose, with_half_width
+from lantk.report.figure_style import GREY, STYLES, Destination, mark, saving
 from lantk.variant import Variant
 
 
-def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def decomposition_figure(table: pd.DataFrame, path: Destination) -> None:
     """Draw the steps from CNTK to the CNN, one column a task and one for the mean over them.
 
     Beside the step to the chosen after-kernel, a circle for that of each epoch.
-
-    Parameters
-    ----------
-    table : DataFrame
-        What `leaderboard` returned.
-    path : path-like
-        Where the PNG file goes.
-
-    Raises
-    ------
-    LantkError
-        If a variant on the way is missing.
     """
     block = network_block(table)
     steps = None if block is None else decompose(block)
@@ -51,96 +39,75 @@ def decomposition_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> N
     if len(base) > 1:
         shown["mean"], base["mean"] = shown.mean(axis="columns"), base.mean()
         by_epoch["mean"] = by_epoch.mean(axis="columns", skipna=False)
-    with saving(path, max(6.4, 2.2 + 0.95 * len(shown.columns)), 4.6) as figure:
+    means = {title: mean_with_interval(values) for title, values in steps.iterrows()}
+    told = {f"{title}": with_half_width(*mean) for title, mean in means.items()}
+    levels = pd.concat([base.to_frame().T, shown]).cumsum()
+    places = 0.84 * np.arange(len(STEPS) + 1) / len(STEPS) - 0.42
+    width = places[1] - places[0]
+    with saving(path, max(6.4, 2.2 + 0.95 * len(shown.columns)), 4.6, told) as figure:
         axes = figure.subplots()
-        lowest, highest = math.inf, -math.inf
         for place, column in enumerate(shown):
-            level = base[column]
-            for i, (step, points) in enumerate(zip(STEPS, shown[column], strict=True)):
-                left = place - 0.42 + 0.84 * i / len(STEPS)
-                colour = _COLOURS[step.title]
-                axes.bar(
-                    left, points, 0.84 / len(STEPS), level, align="edge", color=colour, lw=0.4,
-                    edgecolor="black",
-                )  # fmt: skip
-                level += points
-                axes.plot([left, left + 1.68 / len(STEPS)], [level] * 2, color=GREY, lw=0.6)
-                lowest, highest = min(lowest, level), max(highest, level)
-            middle = place - 0.42 + 0.84 * (_CHOSEN_EPOCH + 0.5) / len(STEPS)
+            level, left = levels[column].to_numpy(), place + places[:-1]
+            bars: dict[str, Any] = {"color": _COLOURS, "edgecolor": "black", "lw": 0.4}
+            axes.bar(left, shown[column], width, level[:-1], align="edge", **bars)
+            axes.plot([left, left + 2 * width], [level[1:]] * 2, color=GREY, lw=0.6)
+            middle = place + places[_CHOSEN_EPOCH] + width / 2
             for epoch, value in zip(taps, by_epoch[column], strict=True):
                 axes.plot(middle, value, marker="o", ms=3.2, mfc="white", mec="black", zorder=3)
-                axes.annotate(
-                    str(epoch), (middle, value), (3.2, 0), textcoords="offset points", fontsize=5,
-                    va="center", zorder=4, path_effects=_HALO,
-                )  # fmt: skip
-                lowest, highest = min(lowest, value), max(highest, value)
-            axes.plot(place - 0.42, base[column], marker="d", color="black", zorder=3)
-            axes.plot(place + 0.42, level, marker="*", color="black", ms=8, zorder=3)
-            lowest, highest = min(lowest, base[column]), max(highest, base[column])
-        axes.set_ylim(lowest - 1, highest + 1)
+                look: dict[str, Any] = {"fontsize": 5, "va": "center", "path_effects": _HALO}
+                look |= {"xytext": (3.2, 0), "textcoords": "offset points", "zorder": 4}
+                axes.annotate(str(epoch), (middle, value), **look)
+            axes.plot(left[0], level[0], marker="d", color="black", zorder=3)
+            axes.plot(place + places[-1], level[-1], marker="*", color="black", ms=8, zorder=3)
+        drawn = np.concatenate([np.ravel(levels), np.ravel(by_epoch)])
+        axes.set_ylim(np.nanmin(drawn) - 1, np.nanmax(drawn) + 1)
         axes.set_xticks(range(len(shown.columns)), list(shown.columns))
         axes.set_ylabel("test accuracy (%)")
         axes.grid(axis="x", visible=False)
         handles: list[Patch | Line2D] = [
-            Line2D([], [], ls="none", marker="d", color="black", label=ROWS["cntk"])
+            Line2D([], [], ls="none", marker="d", color="black", label=row_name("cntk")),
+            *(
+                Patch(fc=c, ec="black", lw=0.4, label=f"+ {s}")
+                for s, c in zip(STEPS, _COLOURS, strict=True)
+            ),
+            mark("o", "white", "after-kernel of an epoch", ms=3.2, mew=0.5),
+            Line2D([], [], ls="none", marker="*", color="black", label=row_name("cnn")),
         ]
-        handles += [
-            Patch(fc=_COLOURS[s.title], ec="black", lw=0.4, label=f"+ {s.title}") for s in STEPS
-        ]
-        handles.append(
-            Line2D(
-                [], [], ls="none", marker="o", ms=3.2, mfc="white", mec="black",
-                label="after-kernel of an epoch",
-            )
-        )  # fmt: skip
-        handles.append(Line2D([], [], ls="none", marker="*", color="black", label=ROWS["cnn"]))
         figure.legend(handles=handles, loc="outside upper center", ncols=2, title=_title(block))
 
 
 # The step that leads to the chosen after-kernel, by its number.
-_CHOSEN_EPOCH = [step.end for step in STEPS].index("after-kernel")
+_CHOSEN_EPOCH = GAP_LEVELS.index("after-kernel") - 1
 # Numbers are read on bars of any colour.
 _HALO = [withStroke(linewidth=1.2, foreground="white")]
 # What labels do in colours, what they do not in greys.
-_COLOURS = dict(
-    zip(
-        (step.title for step in STEPS),
-        ("#ffffff", "#cccccc", "#0072B2", "#888888", "#aaaaaa", "#D55E00", "#444444"),
-        strict=True,
-    )
-)
+_COLOURS = ("#ffffff", "#cccccc", "#0072B2", "#888888", "#aaaaaa", "#D55E00", "#444444")
 
 
-def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def training_figure(table: pd.DataFrame, path: Destination) -> None:
     """Draw what the network's kernels reach along its training: accuracy and local elasticity.
 
     Means over the tasks, with paired intervals of the gain over CNTK where there are several.
-    Parameters and errors are those of `decomposition_figure`.
-
-    Raises
-    ------
-    LantkError
-        If there are no kernels at two epochs or more.
     """
     block = network_block(table)
     if block is None:
         raise LantkError("a figure along training wants after-kernel at two epochs or more")
-    with saving(path, 7.2, 3.6) as figure:
+    names = [f"{name}{end}" for name in CHOSEN_KERNELS for end in ("", "-shuffled")]
+    names = [name for name in names if taps_of(block, name)]
+    shown = dict.fromkeys(variant for name in names for variant in taps_of(block, name).values())
+    means = 100 * block.values("accuracy").loc[list(shown)].mean(axis="columns", skipna=False)
+    told = {row_name(str(variant)): f"{mean:.2f} %" for variant, mean in means.items()}
+    with saving(path, 7.2, 3.6, told) as figure:
         panels = figure.subplots(1, 2)
-        names = [f"{name}{end}" for name in CHOSEN_KERNELS for end in ("", "-shuffled")]
         handles = []
-        for name in (name for name in names if taps_of(block, name)):
+        for name in names:
             parent, control = Variant.of(name).parent, Variant.of(name).control
             colour, marker = STYLES[2 * CHOSEN_KERNELS.index(parent)]
-            look: dict[str, Any] = {"color": colour, "marker": marker}
-            look |= {
-                "ls": "--" if control else "-",
-                "mfc": "white" if control else colour,
-                "mec": colour,
-                "mew": 1,
-            }
-            _drawtaps_of(panels[0], block, name, "accuracy", look)
-            _drawtaps_of(panels[1], block, name, "relative_ratio_test", look)
+            line, face = ("--", "white") if control else ("-", colour)
+            look: dict[str, Any] = {"color": colour, "marker": marker, "ls": line}
+            look |= {"mfc": face, "mec": colour, "mew": 1}
+            _draw_taps(panels[0], block, name, "accuracy", look)
+            _draw_taps(panels[1], block, name, "relative_ratio_test", look)
             label = f"{parent}, trained on shuffled labels" if control else parent
             handles.append(Line2D([], [], label=label, **look))
         for variant, style in (("cntk-ridge", "--"), ("lantk-best", "-."), ("cnn", ":")):
@@ -150,7 +117,7 @@ def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
                 value = 100 * block.values(key).loc[variant].mean(skipna=False)
                 if not math.isnan(value):
                     axes.axhline(value, color="black", ls=style, lw=1.1)
-            label = ROWS.get(variant, variant)
+            label = row_name(variant)
             handles.append(Line2D([], [], color="black", ls=style, lw=1.1, label=label))
         panels[0].set_ylabel("test accuracy (%)")
         panels[1].set_ylabel("relative ratio, test-train (%)")
@@ -158,7 +125,7 @@ def training_figure(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         figure.legend(handles=handles, loc="outside upper center", ncols=3, title=_title(block))
 
 
-def _drawtaps_of(axes: Axes, block: Block, name: str, key: str, look: dict[str, Any]) -> None:
+def _draw_taps(axes: Axes, block: Block, name: str, key: str, look: dict[str, Any]) -> None:
     """Draw one quantity against the epoch, the mean over the tasks with its interval."""
     taps = taps_of(block, name)
     values = 100 * block.values(key)

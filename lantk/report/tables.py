@@ -1,37 +1,22 @@
-"""Result tables as lines of Markdown: accuracies, intervals, what labels are worth, exponents.
+"""Result tables: accuracies, intervals, what labels are worth, exponents, claims.
 
-A table is a `Block` of the leaderboard: one row a variant, one column a task, an n or an
-architecture. Nothing is computed here but averages, differences and their paired intervals.
+A table is of a `Block` of the leaderboard, and of cells that know their text and their value, which
+are laid out as Markdown here, on a terminal by `terminal`, in a page by a template. Nothing is
+computed here but averages, differences and their paired intervals.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from lantk.regression.statistics import mean_with_interval
+from lantk.report.blocks import CONTROL_TITLES, REFERENCE_CONTROLS, Block, row_name
+from lantk.report.claims import Claim, compare, p_value_text, signed, with_half_width
 from lantk.variant import Variant
-
-ROWS = {
-    "cntk": "CNTK",
-    "lantk-best": "LANTK-best",
-    "lantk-kr-v1": "LANTK-KR-V1",
-    "lantk-kr-v2": "LANTK-KR-V2",
-    "lantk-fjlt-v1": "LANTK-FJLT-V1",
-    "lantk-fjlt-v2": "LANTK-FJLT-V2",
-    "cnn": "CNN",
-}
-"""Variant -> its row in the seed's table, in the seed's order. Others follow under their names."""
-REFERENCE_CONTROLS = ("cntk-ridge", "cntk-rbf", "oracle-label")
-CONTROL_TITLES = {
-    "shuffled": "With shuffled labels",
-    "diagonal": "Diagonal of Z",
-    "offdiagonal": "Fitted off the diagonal",
-}
 
 INTERVALS = (
     "95 % Wilson intervals of the accuracies above; p of the exact McNemar test against CNTK on the"
@@ -77,39 +62,94 @@ _OVER_IMAGES = (
 )
 
 
+_SIGNIFICANCE = 0.05
+
+
 @dataclass(frozen=True)
-class Block:
-    """Results of one protocol that make one table."""
+class Strip:
+    """A small drawing of an interval, places in percent of its width."""
 
-    frame: pd.DataFrame
-    """Rows of the leaderboard, with the name of their column in the table as ``column``."""
-    variants: Sequence[str]
-    columns: Sequence[str]
-    is_over_tasks: bool = True
-    """Whether columns are tasks, over which averages and paired intervals make sense."""
-    missing: str = "-"
-    """What stands where there is no result."""
-    published: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
-    """Variant -> column -> accuracy in percent, or a word; shown in brackets."""
-
-    @property
-    def has_several_tasks(self) -> bool:
-        """Whether there are means over tasks; else intervals are over test images."""
-        return self.is_over_tasks and len(self.columns) > 1
-
-    def values(self, key: str) -> pd.DataFrame:
-        """Return one quantity, variants by columns, NaN where there is none."""
-        if key not in self.frame:  # as in tables of earlier versions
-            return pd.DataFrame(math.nan, list(self.variants), list(self.columns))
-        wide = self.frame.pivot(index="variant", columns="column", values=key).astype(float)
-        return wide.reindex(index=list(self.variants), columns=list(self.columns))
+    low: float
+    middle: float
+    high: float
+    zero: float
 
 
-def blocks_by_n(frame: pd.DataFrame) -> list[Block]:
-    """Return the results of each n, by rising n, with the tasks as columns."""
+@dataclass(frozen=True)
+class Curve:
+    """A small drawing of a validation curve, in the units of its viewBox."""
+
+    points: str
+    chosen: tuple[float, float] | None
+    width: float = 96.0
+    height: float = 26.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table."""
+
+    text: str
+    value: float | str | None = None
+    """What the column is sorted by; None is last."""
+    notes: Sequence[str] = ()
+    mark: str = ""
+    """``better``, ``worse`` or nothing."""
+    strip: Strip | None = None
+    curve: Curve | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that a reader can sort; the first cell of a row names it."""
+
+    header: Sequence[str]
+    """Empty above the names of variants."""
+    rows: Sequence[Sequence[Cell]]
+    name: str = ""
+    """What it holds, for those who hear a page."""
+
+
+def text_cell(text: str) -> Cell:
+    """Return a cell that is sorted by its text."""
+    return Cell(text, text.lower())
+
+
+def number_cell(value: Any, missing: str = "-", digits: int = 2) -> Cell:
+    """Return a cell of a number with its decimals; a word stays one."""
+    if isinstance(value, str):
+        return Cell(value)
+    return Cell(missing) if pd.isna(value) else Cell(f"{value:,.{digits}f}", float(value))
+
+
+def mean_cell(mean: float, half: float, missing: str, digits: int = 2) -> Cell:
+    return (
+        Cell(missing)
+        if math.isnan(mean)
+        else Cell(with_half_width(mean, half, digits), float(mean))
+    )
+
+
+def _gain_cell(block: Block, variant: str, missing: str, base: str = "cntk") -> Cell:
+    """Return the mean gain over tasks with its interval, the mean alone if it is of one task."""
+    found = compare(block, variant, base)
+    return mean_cell(found.points, found.half, missing)
+
+
+def markdown_lines(table: Table) -> list[str]:
+    """Return the lines of a table whose columns also line up on a terminal."""
+    return markdown_rows(table.header, [[cell.text for cell in row] for row in table.rows])
+
+
+def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table of texts."""
+    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * width for width in widths]
     return [
-        Block(at.assign(column=at["task"]), order_variants(at["variant"]), [*at["task"].unique()])
-        for _, at in frame.groupby("n_train")
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in (header, rule, *rows)
     ]
 
 
@@ -119,142 +159,151 @@ def block_lines(block: Block) -> list[str]:
     intervals = f"{INTERVALS}; {_GAIN}." if block.is_over_tasks else f"{INTERVALS}."
     lines = [f"{imp}\n"] if block.is_over_tasks else []
     lines += [*accuracy_lines(block), f"\n{intervals}\n", *interval_lines(block), ""]
-    worth = label_lines(block)
-    if worth:
+    worth = label_table(block)
+    if worth is not None:
         text = LABELS if block.is_over_tasks else _LABELS_BY_COLUMN
         text += f".{_OVER_TASKS if block.has_several_tasks else _OVER_IMAGES}"
-        text += _NOTHING if any(_NO_DIFFERENCE in line for line in worth) else ""
-        lines += [f"{text}\n", *worth, ""]
-    elasticity = elasticity_rows(block)
+        text += _NOTHING if any(_NO_DIFFERENCE in c.text for row in worth.rows for c in row) else ""
+        lines += [f"{text}\n", *markdown_lines(worth), ""]
+    elasticity = elasticity_table(block)
     if elasticity is not None:
-        lines += [f"{ELASTICITY}\n", *markdown_rows(*elasticity), ""]
+        lines += [f"{ELASTICITY}\n", *markdown_lines(elasticity), ""]
     return lines
 
 
-def accuracy_lines(block: Block) -> list[str]:
-    """Return the accuracies in percent, with average and improvement where columns are tasks."""
-    accuracy = 100 * block.values("accuracy")
-    published = pd.DataFrame(block.published).T.reindex(index=accuracy.index, columns=block.columns)
+def accuracy_table(block: Block) -> Table:
+    """Return accuracies in percent, with average and improvement where columns are tasks.
+
+    The notes of a cell are its interval, p-value and spread; it is marked where it differs from
+    CNTK's by more than chance.
+    """
+    percent = 100 * block.values("accuracy")
+    plain = percent.loc["cntk"] if "cntk" in percent.index else pd.Series(dtype=float)
+    found = {(row.variant, row.column): row for row in block.frame.itertuples()}
     rows = []
     for variant in block.variants:
-        ours = [_number(value, block.missing) for value in accuracy.loc[variant]]
+        cells = [text_cell(row_name(variant))]
+        for column in block.columns:
+            row = found.get((variant, column))
+            cells.append(_accuracy_cell(row, plain.get(column, math.nan), block.missing))
         if block.is_over_tasks:
-            ours += average_and_improvement(accuracy, variant, block.missing)
-        theirs = [_number(value, "") for value in published.loc[variant]]
-        if block.is_over_tasks:
-            theirs += average_and_improvement(published, variant, "")
-        cells = [f"{a} ({b})" if b else a for a, b in zip(ours, theirs, strict=True)]
-        rows.append([ROWS.get(variant, variant), *cells])
-    header = ["", *block.columns, *["Avg", "Imp. (abs / rel.)"] * block.is_over_tasks]
-    return markdown_rows(header, rows)
+            cells += average_and_improvement(percent, variant, block.missing)
+        rows.append(cells)
+    header = ["", *block.columns, *["Average", "Improvement (abs / rel.)"] * block.is_over_tasks]
+    return Table(header, rows)
 
 
-def average_and_improvement(percent: pd.DataFrame, variant: str, missing: str) -> list[str]:
+def _accuracy_cell(row: Any, plain: float, missing: str) -> Cell:
+    if row is None:
+        return Cell(missing)
+    percent, mark = 100 * row.accuracy, ""
+    notes = [f"{100 * row.ci_low:.2f} to {100 * row.ci_high:.2f}"]
+    if row.variant != "cntk" and not pd.isna(row.p_value):
+        notes.append(p_value_text(row.p_value))
+        if row.p_value < _SIGNIFICANCE:
+            mark = "better" if percent > plain else "worse"
+    notes += [] if pd.isna(row.spread) else [f"sd {100 * row.spread:.2f}"]
+    return Cell(f"{percent:.2f}", percent, notes, mark)
+
+
+def average_and_improvement(percent: pd.DataFrame, variant: str, missing: str) -> list[Cell]:
     """Return the last two cells of a row; there is no average of a row that is not full."""
     averages = percent.apply(pd.to_numeric, errors="coerce").mean(axis="columns", skipna=False)
     average, cntk = averages[variant], averages.get("cntk", math.nan)
     if variant == "cntk":
-        return [_number(average, missing), "-" if missing else ""]
+        return [number_cell(average, missing), Cell("-" if missing else "")]
     if math.isnan(average) or math.isnan(cntk):
-        return [_number(average, missing), missing]
+        return [number_cell(average, missing), Cell(missing)]
     points = f"{round(average - cntk, 2) + 0.0:.2f}"  # no "-0.00"
     share = "-" if cntk >= 100 else f"{round(100 * (average - cntk) / (100 - cntk), 1) + 0.0:.1f} %"
-    return [_number(average, missing), f"{points} / {share}"]
+    return [number_cell(average, missing), Cell(f"{points} / {share}", float(average - cntk))]
+
+
+def accuracy_lines(block: Block) -> list[str]:
+    """Return the lines of the accuracies, the published ones in brackets."""
+    ours = 100 * block.values("accuracy")
+    theirs = pd.DataFrame(block.published).T.reindex(index=ours.index, columns=block.columns)
+    rows = []
+    for variant in block.variants:
+        cells = _accuracy_texts(ours, variant, block.missing, block.is_over_tasks)
+        beside = _accuracy_texts(theirs, variant, "", block.is_over_tasks)
+        both = [f"{a} ({b})" if b else a for a, b in zip(cells, beside, strict=True)]
+        rows.append([row_name(variant), *both])
+    header = ["", *block.columns, *["Avg", "Imp. (abs / rel.)"] * block.is_over_tasks]
+    return markdown_rows(header, rows)
+
+
+def _accuracy_texts(
+    percent: pd.DataFrame, variant: str, missing: str, is_over_tasks: bool
+) -> list[str]:
+    cells = [number_cell(value, missing) for value in percent.loc[variant]]
+    cells += average_and_improvement(percent, variant, missing) if is_over_tasks else []
+    return [cell.text for cell in cells]
 
 
 def interval_lines(block: Block) -> list[str]:
     """Return the intervals and p-values, with the mean gain where columns are tasks."""
-    cells = {(row.variant, row.column): _interval(row) for row in block.frame.itertuples()}
-    accuracy = 100 * block.values("accuracy")
     rows = []
-    for variant in block.variants:
-        found = [cells.get((variant, column), block.missing) for column in block.columns]
-        gain = (
-            [_mean(gains_over_cntk(accuracy, variant), block.missing)]
-            if block.is_over_tasks
-            else []
-        )
-        gain = ["-"] if gain and variant == "cntk" else gain
-        rows.append([ROWS.get(variant, variant), *found, *gain])
+    for variant, (name, *cells) in zip(block.variants, accuracy_table(block).rows, strict=True):
+        found = [", ".join(c.notes) or block.missing for c in cells[: len(block.columns)]]
+        gain = "-" if variant == "cntk" else _gain_cell(block, variant, block.missing).text
+        rows.append([name.text, *found, *[gain] * block.is_over_tasks])
     return markdown_rows(["", *block.columns, *["Mean gain"] * block.is_over_tasks], rows)
 
 
-def _interval(row: Any) -> str:
-    return ", ".join(interval_texts(row))
-
-
-def interval_texts(row: Any) -> list[str]:
-    """Return interval, p-value and spread of a row of the leaderboard, as far as it has them."""
-    texts = [f"{100 * row.ci_low:.2f} to {100 * row.ci_high:.2f}"]
-    if row.variant != "cntk" and not pd.isna(row.p_value):
-        texts.append(p_value_text(row.p_value))
-    return texts if pd.isna(row.spread) else [*texts, f"sd {100 * row.spread:.2f}"]
-
-
-def p_value_text(p_value: float) -> str:
-    """Return a p-value with three decimals, or that it is smaller.
-
-    Examples
-    --------
-    >>> p_value_text(0.04), p_value_text(1e-9)
-    ('p = 0.040', 'p < 0.001')
-    """
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
-
-
-def label_lines(block: Block) -> list[str]:
-    """Return the lines of `label_rows`; none where there is nothing to show."""
-    header, rows = label_rows(block)
-    return markdown_rows(header, rows) if rows else []
-
-
-def label_rows(block: Block) -> tuple[list[str], list[list[str]]]:
+def label_table(block: Block) -> Table | None:
     """Return what each label term and control gains and what labels are worth in it.
 
     Where columns are tasks, a label term's controls stand beside it, those of Z if there are any.
     Elsewhere a cell holds the gain over CNTK and, where there are shuffled twins, the label gain.
-    Its interval is over the tasks where there are several, else over the test images.
-
-    Returns
-    -------
-    header : list of str
-        Names of the columns.
-    rows : list of list of str
-        Of each variant; none where neither label terms' controls nor others were run.
+    Its interval is over the tasks where there are several, else over the test images. None where
+    neither label terms' controls nor others were run.
     """
     if all(Variant.of(v).control is None and v not in REFERENCE_CONTROLS for v in block.variants):
-        return [], []
+        return None
     if not block.is_over_tasks:
-        return _label_rows_by_column(block)
-    accuracy = 100 * block.values("accuracy")
+        return _label_table_by_column(block)
     header = ["", "Gain over CNTK", CONTROL_TITLES["shuffled"], "Label gain"]
     # Controls of Z that no label term has get no column.
     of_z = [
         c for c in ("diagonal", "offdiagonal") if any(v.endswith(f"-{c}") for v in block.variants)
     ]
-    header += [CONTROL_TITLES[control] for control in of_z]
     rows = []
     for variant in block.variants:
         if variant in ("cntk", "cnn") or Variant.of(variant).control is not None:
             continue
-        twins = [
-            gains_over_cntk(accuracy, f"{variant}-{control}") for control in ("shuffled", *of_z)
-        ]
-        shuffled, *others = (_mean(gains, "") for gains in twins)
-        gain, worth = _mean(gains_over_cntk(accuracy, variant), block.missing), ""
-        if f"{variant}-shuffled" in block.variants:
-            shuffled = shuffled or block.missing
-            mean, half = label_gain_with_interval(block, variant)
-            worth = block.missing if math.isnan(mean) else with_half_width(mean, half)
-        rows.append([ROWS.get(variant, variant), gain, shuffled, worth, *others])
-    return header, rows
+        twin = f"{variant}-shuffled"
+        missing = block.missing if twin in block.variants else ""
+        cells = [_gain_cell(block, variant, block.missing), _gain_cell(block, twin, missing)]
+        cells.append(_gain_cell(block, variant, missing, twin))
+        cells += [_gain_cell(block, f"{variant}-{control}", "") for control in of_z]
+        rows.append([text_cell(row_name(variant)), *cells])
+    return Table([*header, *(CONTROL_TITLES[control] for control in of_z)], rows)
 
 
-def elasticity_rows(block: Block) -> tuple[list[str], list[list[str]]] | None:
-    """Return header and rows of relative ratios, alignment and top eigenvectors.
+def _label_table_by_column(block: Block) -> Table:
+    keys = ("accuracy", "label_gain", "label_gain_half_width")
+    accuracy, label_gain, halves = (100 * block.values(key) for key in keys)
+    rows = []
+    for variant in block.variants:
+        is_base = variant == "cntk" or Variant.of(variant).is_shuffled
+        if is_base or "cntk" not in accuracy.index:
+            continue
+        gains = accuracy.loc[variant] - accuracy.loc["cntk"]
+        cells = [text_cell(row_name(variant))]
+        for column, gain in gains.items():
+            worth, half = (found.loc[variant, column] for found in (label_gain, halves))
+            text = "" if math.isnan(worth) else f" / {with_half_width(worth, half)}"
+            is_missing = math.isnan(gain)
+            cells.append(
+                Cell(block.missing) if is_missing else Cell(signed(gain) + text, float(gain))
+            )
+        rows.append(cells)
+    return Table(["gain / label gain ± half-width", *block.columns], rows)
 
-    None where no ratio is known.
-    """
+
+def elasticity_table(block: Block) -> Table | None:
+    """Return relative ratios, alignment and top eigenvectors; None where no ratio is known."""
     train, test = (100 * block.values(f"relative_ratio_{rows}") for rows in ("train", "test"))
     # What was run and has no ratio has a diagonal that is not positive.
     absent = block.values("accuracy").isna().replace({True: block.missing, False: "-"})
@@ -271,188 +320,48 @@ def elasticity_rows(block: Block) -> tuple[list[str], list[list[str]]] | None:
         if len(triples) > 1:
             other = block.missing if (absent.loc[variant] == block.missing).any() else "-"
             triples.append((*(part.mean(skipna=False) for part in ratios), other))
-        cells = [
-            other if pd.isna(a) and pd.isna(b) else f"{_number(a, other)} / {_number(b, other)}"
-            for a, b, other in triples
-        ]
+        cells = [_pair_cell(a, b, other) for a, b, other in triples]
         mean = alignment.loc[variant].mean(skipna=False)
-        cells.append(block.missing if math.isnan(mean) else f"{mean:.3f}")
+        cells.append(number_cell(mean, block.missing, 3))
         top = [100 * part.loc[variant].mean(skipna=False) for part in shares]
-        cells.append("" if any(map(math.isnan, top)) else " / ".join(f"{v:.1f} %" for v in top))
-        rows.append([ROWS.get(variant, variant), *cells])
-    return header, rows
+        text = "" if any(map(math.isnan, top)) else " / ".join(f"{v:.1f} %" for v in top)
+        rows.append([text_cell(row_name(variant)), *cells, Cell(text, top[0] if text else None)])
+    return Table(header, rows)
 
 
-def label_gain_with_interval(block: Block, variant: str) -> tuple[float, float]:
-    """Return what labels are worth in a variant, in points, and half the width of its interval.
-
-    It is the mean over the tasks where there are several; of one task the interval is over the
-    test images. Both are NaN where shuffled twins are missing.
-    """
-    worth, halves = (
-        100 * block.values(key).loc[variant] for key in ("label_gain", "label_gain_half_width")
-    )
-    if block.has_several_tasks:
-        return mean_with_interval(worth)
-    return float(worth.iloc[0]), float(halves.iloc[0])
+def _pair_cell(first: float, second: float, missing: str) -> Cell:
+    cells = [number_cell(value, missing) for value in (first, second)]
+    if all(cell.value is None for cell in cells):
+        return Cell(missing)
+    return Cell(" / ".join(cell.text for cell in cells), cells[0].value)
 
 
-def _label_rows_by_column(block: Block) -> tuple[list[str], list[list[str]]]:
-    keys = ("accuracy", "label_gain", "label_gain_half_width")
-    accuracy, label_gain, halves = (100 * block.values(key) for key in keys)
-    rows = []
-    for variant in block.variants:
-        gains = gains_over_cntk(accuracy, variant)
-        if gains is None or Variant.of(variant).is_shuffled:
-            continue
-        cells = [
-            block.missing if math.isnan(gain) else signed(gain) + _and_label_gain(worth, half)
-            for gain, worth, half in zip(
-                gains, label_gain.loc[variant], halves.loc[variant], strict=True
-            )
+def claims_table(claims: Sequence[Claim], name: str = "Claims") -> tuple[str, Table]:
+    """Return what all claims have in common, and them as a table with what differs."""
+    columns = {
+        "Protocol": [text_cell(claim.protocol) for claim in claims],
+        "n": [Cell(f"{claim.n_train:,}", claim.n_train) for claim in claims],
+        "Tasks": [text_cell(claim.tasks) for claim in claims],
+        "Architecture": [text_cell(claim.architecture) for claim in claims],
+        "Command": [text_cell(claim.command) for claim in claims],
+    }
+    differ = {key: cells for key, cells in columns.items() if len({c.text for c in cells}) > 1}
+    common = [f"{key}: {cells[0].text}" for key, cells in columns.items() if key not in differ]
+    rows = [
+        [
+            text_cell(claim.name),
+            Cell(claim.estimate.text, claim.estimate.points),
+            text_cell(claim.estimate.verdict),
+            Cell(claim.accuracies),
+            *others,
         ]
-        rows.append([ROWS.get(variant, variant), *cells])
-    return ["gain / label gain ± half-width", *block.columns], rows
-
-
-def _and_label_gain(worth: float, half: float) -> str:
-    return "" if math.isnan(worth) else f" / {with_half_width(worth, half)}"
-
-
-def with_half_width(value: float, half: float, digits: int = 2) -> str:
-    """Return a number with its sign and, where there is one, half the width of its interval."""
-    return signed(value, digits) + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
-
-
-def gains_over_cntk(accuracy: pd.DataFrame, variant: str) -> pd.Series | None:
-    """Return the accuracies of a variant minus CNTK's, in points; None without either."""
-    if variant == "cntk" or not {variant, "cntk"} <= set(accuracy.index):
-        return None
-    return accuracy.loc[variant] - accuracy.loc["cntk"]
-
-
-def _mean(gains: pd.Series | None, missing: str = "-", digits: int = 2) -> str:
-    """Return a mean over tasks with its interval, the mean alone if it is of one task."""
-    mean, half = mean_with_interval([math.nan] if gains is None else gains)
-    if math.isnan(mean):
-        return missing
-    return with_half_width(mean, half, digits)
-
-
-def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:
-    """Return the slopes of log(error) on log(n), for each protocol and architecture a table.
-
-    Parameters
-    ----------
-    exponents : pandas.DataFrame
-        What `statistics.error_exponents` returned.
-    missing : str
-        What stands where there is none.
-    """
-    lines = [f"{exponent_text(exponents)}\n"]
-    for title, header, rows in exponent_rows(exponents, missing):
-        lines += [f"### {title}\n", *markdown_rows(header, rows), ""]
-    return lines
-
-
-def exponent_text(exponents: pd.DataFrame) -> str:
-    """Return what the tables of slopes hold."""
-    over = " over the tasks" if exponents["task"].nunique() > 1 else ""
-    return (
-        "Slope b of log(error) = a + b log(n) for each task"
-        + (
-            ", its mean with a 95 % t-interval over the tasks"
-            if over
-            else " with its 95 % interval"
-        )
-        + f"; the slope minus CNTK's; and the error against CNTK's at the same n (mean of the"
-        f" logarithms{', both with paired intervals' + over if over else ''}). For a label term"
-        " these differences are what Z adds; what of it is labels, only the difference from its"
-        " shuffled twin says."
-    )
-
-
-def exponent_rows(
-    exponents: pd.DataFrame, missing: str = "-"
-) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Yield title, header and rows of the slopes of each protocol and architecture."""
-    tasks = list(exponents["task"].unique())
-    has_twins = bool(exponents["slope_minus_shuffled"].notna().any())
-    header = ["", *tasks, *["Mean"] * (len(tasks) > 1), "Slope minus CNTK's"]
-    header += ["Error against CNTK's", *["Slope minus twin's"] * has_twins]
-    for (protocol, architecture), group in exponents.groupby(
-        ["protocol", "architecture"], sort=False
-    ):
-        rows = []
-        for variant in order_variants(group["variant"].unique()):
-            found = group[group["variant"] == variant].set_index("task").reindex(tasks)
-            twin = [_mean(found["slope_minus_shuffled"].astype(float), "", 3)] * has_twins
-            rows.append(_exponent_row(found, variant, missing) + twin)
-        yield f"{protocol}, {architecture}", header, rows
-
-
-def _exponent_row(found: pd.DataFrame, variant: str, missing: str) -> list[str]:
-    slopes = [missing if math.isnan(b) else signed(b, 3) for b in found["slope"]]
-    if len(found) > 1:
-        slopes.append(_mean(found["slope"], missing, 3))
-    elif not math.isnan(found["slope"].iloc[0]):
-        low, high = found[["slope_low", "slope_high"]].iloc[0]
-        slopes[0] += f" ({signed(low, 3)} to {signed(high, 3)})"
-    if variant == "cntk":
-        return [ROWS[variant], *slopes, "-", "-"]
-    difference = _mean(found["slope_minus_cntk"].astype(float), missing, 3)
-    mean, half = mean_with_interval(found["log_error_minus_cntk"].astype(float))
-    ratios = [signed(100 * math.expm1(mean + side * half), 1) for side in (-1, 1)]
-    ratio = missing if math.isnan(mean) else f"{signed(100 * math.expm1(mean), 1)} %"
-    ratio += "" if math.isnan(half) else f" ({' to '.join(ratios)})"
-    return [ROWS.get(variant, variant), *slopes, difference, ratio]
-
-
-def order_variants(variants: Iterable[str]) -> list[str]:
-    """Return the seed's rows in the seed's order, other terms, controls by parent, then the rest.
-
-    Examples
-    --------
-    >>> order_variants(["cntk-ridge", "lantk-kr-v1-shuffled", "lantk-plugin", "cnn", "cntk"])
-    ['cntk', 'cnn', 'lantk-plugin', 'lantk-kr-v1-shuffled', 'cntk-ridge']
-    """
-    found = list(dict.fromkeys(variants))
-    parents = {v: Variant.of(v).parent for v in found if Variant.of(v).control is not None}
-    others = [
-        v for v in found if v not in ROWS and v not in REFERENCE_CONTROLS and v not in parents
+        for claim, *others in zip(claims, *differ.values(), strict=True)
     ]
-    grouped = [*ROWS, *others, *parents.values()]
-    kinds = [*CONTROL_TITLES]
-    controls = sorted(
-        parents, key=lambda v: (grouped.index(parents[v]), kinds.index(v.rpartition("-")[2]))
-    )
-    return [
-        *(v for v in ROWS if v in found),
-        *others,
-        *controls,
-        *(v for v in REFERENCE_CONTROLS if v in found),
-    ]
+    header = ["Claim", "Points", "Verdict", "Accuracies (%)", *differ]
+    return "; ".join(text for text in common if not text.endswith(": ")), Table(header, rows, name)
 
 
-def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table whose columns also line up on a terminal."""
-    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width for width in widths]
-    return [
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in (header, rule, *rows)
-    ]
-
-
-def _number(value: Any, missing: str) -> str:
-    """Return a number with two decimals; a word stays one."""
-    if isinstance(value, str):
-        return value
-    return missing if pd.isna(value) else f"{value:.2f}"
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """Return a number with its sign; what rounds to zero is ``+0.00``."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no "-0.00"
+def claims_lines(claims: Sequence[Claim]) -> list[str]:
+    """Return claims as lines of Markdown, below what they have in common."""
+    common, table = claims_table(claims)
+    return [f"{common}.\n", *markdown_lines(table)]

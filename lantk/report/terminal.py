@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
-from lantk.regression.statistics import PROTOCOLS, mean_with_interval
-from lantk.report.comparisons import blocks, sizes_text
-from lantk.report.tables import ROWS, Block
+from lantk.regression.statistics import PROTOCOLS
+from lantk.report.blocks import Block, blocks, row_name, sizes_text
+from lantk.report.claims import (
+    CAVEAT,
+    NOTHING,
+    VERDICTS,
+    compare,
+    main_claims,
+    network_claims,
+    with_half_width,
+)
+from lantk.report.tables import claims_table, number_cell
 from lantk.workflow.failures import FailedJob
 
 _WIDTH = 100
@@ -54,7 +63,8 @@ def leaderboard_text(frame: pd.DataFrame, width: int = _WIDTH) -> str:
         for i, (title, block) in enumerate(blocks(frame[frame["protocol"] == protocol])):
             lines = [_PROTOCOL_TEXTS[protocol]] if i == 0 else []
             lines += [title] if title else []
-            lines += _block_lines(block, width)
+            names = [row_name(variant) for variant in block.variants]
+            lines += _folded(names, list(_columns(block)), width)
             parts.append("\n".join([*lines, *_weights_lines(block, width)]))
     return "\n\n".join(parts)
 
@@ -67,6 +77,24 @@ def _weights_lines(block: Block, width: int) -> list[str]:
     n_zero = int((weights == 0).sum())
     text = f"Label weight 0, at which nothing is added to CNTK, was chosen in {n_zero} of"
     return textwrap.wrap(f"{text} {len(weights)} cells.", width) if n_zero else []
+
+
+def claims_text(frame: pd.DataFrame, command: str, width: int = _WIDTH) -> str:
+    """Return what a leaderboard says as a table of claims, and how to read it."""
+    found = main_claims(frame, command)
+    seen = {(claim.name, claim.protocol, claim.n_train) for claim in found}
+    more = network_claims(frame, command, is_whole=False)
+    found += [claim for claim in more if (claim.name, claim.protocol, claim.n_train) not in seen]
+    if not found:
+        return textwrap.fill(NOTHING, width)
+    common, table = claims_table(found)
+    names, *columns = ([cell.text for cell in cells] for cells in zip(*table.rows, strict=True))
+    heads = ([head] for head in table.header[1:])
+    lines = _folded(names, list(zip(heads, columns, strict=True)), width)
+    # A command is copied as it stands.
+    whole: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    legend = (textwrap.fill(text, width, **whole) for text in (common, VERDICTS, CAVEAT))
+    return "\n".join(["Claims", *lines, *legend])
 
 
 def missing_text(missing: Sequence[tuple[str, str]], cases: Sequence[str]) -> str:
@@ -92,16 +120,9 @@ def missing_text(missing: Sequence[tuple[str, str]], cases: Sequence[str]) -> st
 
 
 def failures_text(jobs: Sequence[FailedJob], resume: str | None, width: int = _WIDTH) -> str:
-    """Return what failed, why, where to read more, and how to go on.
+    """Return which jobs failed, why, where to read more, and the command that goes on.
 
-    Parameters
-    ----------
-    jobs : sequence of FailedJob
-        What failed; none where the workflow was interrupted.
-    resume : str or None
-        Command that goes on.
-    width : int
-        Columns of the terminal.
+    Where no job failed, the workflow was interrupted.
     """
     parts = []
     if len(jobs) > 1:
@@ -149,10 +170,8 @@ def _quantities(frame: pd.DataFrame) -> str:
     return f"{text}."
 
 
-def _block_lines(block: Block, width: int) -> list[str]:
+def _folded(names: Sequence[str], columns: Sequence[_Column], width: int) -> list[str]:
     """Return the lines of one table, the rows repeated where not all columns fit."""
-    names = [ROWS.get(variant, variant) for variant in block.variants]
-    columns = list(_columns(block))
     room = width - max(map(len, names))
     if sum(map(_width_of, columns)) > room:
         columns = [(_broken(head), cells) for head, cells in columns]
@@ -168,19 +187,15 @@ def _block_lines(block: Block, width: int) -> list[str]:
 
 def _columns(block: Block) -> Iterator[_Column]:
     accuracy = 100 * block.values("accuracy")
-    for name in block.columns:
-        yield [name], [_number(value, block.missing) for value in accuracy[name]]
-    if not block.is_over_tasks:
-        return
     if block.has_several_tasks:
         # There is no average of a row that is not full.
-        averages = accuracy.mean(axis="columns", skipna=False)
-        yield ["Avg"], [_number(value, block.missing) for value in averages]
-    if "cntk" in accuracy.index:
-        gains = [
-            "-" if variant == "cntk" else _gain(accuracy.loc[variant] - accuracy.loc["cntk"])
-            for variant in block.variants
-        ]
+        accuracy["Avg"] = accuracy.mean(axis="columns", skipna=False)
+    for name, values in accuracy.items():
+        yield [str(name)], [number_cell(value, block.missing).text for value in values]
+    if block.is_over_tasks and "cntk" in accuracy.index:
+        found = [compare(block, variant, "cntk") for variant in block.variants]
+        gains = [with_half_width(e.points, e.half) if e.is_known else "" for e in found]
+        gains[list(block.variants).index("cntk")] = "-"
         # Left-aligned on the sign, so that numbers with and without an interval stand in line.
         head = "Gain over CNTK"
         longest = max(map(len, [head, *gains]))
@@ -211,15 +226,3 @@ def _broken(head: list[str]) -> list[str]:
     """Return a head on several lines, broken at its hyphens."""
     words = head[0].split("-")
     return [*(f"{word}-" for word in words[:-1]), words[-1]]
-
-
-def _number(value: float, missing: str) -> str:
-    return missing if math.isnan(value) else f"{value:.2f}"
-
-
-def _gain(gains: pd.Series) -> str:
-    mean, half = mean_with_interval(gains)
-    if math.isnan(mean):
-        return ""
-    text = f"{round(mean, 2) + 0.0:+.2f}"  # no "-0.00"
-    return text if math.isnan(half) else f"{text} ± {half:.2f}"

@@ -17,12 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lantk.experiment.overviews import OVERVIEWS
-from lantk.experiment.variants import (
-    CNTK_FAMILY,
-    NETWORK_FAMILY,
-    evaluation_job,
-    first_of_job,
-)
+from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY, evaluation_job, first_of_job
 from lantk.variant import Variant
 
 _N_LINES = 10

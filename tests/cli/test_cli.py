@@ -485,10 +485,13 @@ def test_the_table_is_aligned_plain_text(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "|" not in printed
     assert "Not there" not in printed
-    rows = [line for line in printed.splitlines() if line.startswith(("CNTK", "LANTK", "CNN"))]
+    leaderboard, _, claims = printed.partition("\nClaims\n")
+    rows = [line for line in leaderboard.splitlines() if line.startswith(("CNTK", "LANTK", "CNN"))]
     assert len(rows) == 6
     assert rows[0].split() == ["CNTK", "80.00", "80.00", "80.00", "-"]
     assert rows[1].split() == ["LANTK-KR-V1", *["80.00"] * 3, "+0.00", "±", "0.00"]
+    assert re.search(r"^LANTK-KR-V1 minus CNTK +\+0\.00 ± 0\.00 +open ", claims, re.MULTILINE)
+    assert f"python -m lantk table --results {tmp_path}" in " ".join(claims.split())
 
 
 def test_the_table_of_an_unfinished_run_says_what_is_missing(tmp_path, capsys):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from records import make_predictions, make_record, write_record
 
+from answer_page import ANSWERS, unfounded_numbers
 from archive import read_archive, read_results, write_archive
 from pages import results_pages
 from results import main
@@ -313,6 +314,12 @@ def test_the_results_pages_are_those_of_the_records(tmp_path, monkeypatch):
     assert [ROOT / path.relative_to(tmp_path) for path in pages] == sorted(there)
     for path in pages:
         assert path.read_text() == (ROOT / path.relative_to(tmp_path)).read_text()
+    # The paragraphs of the answers stand in the page, so their numbers are in its tables.
+    assert "Paragraphs are left out" not in kept
+    prose = [part for part in ANSWERS.read_text().split("\n\n") if "<!--" not in part]
+    assert all(" ".join(part.split()) in kept for part in prose)
+    tables = [line for line in kept.splitlines() if line.startswith("|")]
+    assert unfounded_numbers(prose, tables) == []
 
 
 def test_kept_evaluations_give_the_same_tables(tmp_path):

@@ -14,12 +14,11 @@ from PIL import Image
 from records import make_predictions, make_record
 
 from lantk.errors import LantkError
-from lantk.report import figures
-from lantk.report import weight_figure as weight_figure_module
+from lantk.report import case_figures, figures
+from lantk.report.case_figures import gram_figure, weight_figure
 from lantk.report.figure_style import STYLES, saving
-from lantk.report.figures import alignment_figure, gap_figure, gram_figure, growth_figure
-from lantk.report.leaderboard import leaderboard
-from lantk.report.weight_figure import weight_figure
+from lantk.report.figures import alignment_figure, gap_figure, growth_figure
+from lantk.report.leaderboard import error_exponents, leaderboard
 
 
 def evaluation(variant, accuracy=0.8, *, case="3-8", curve=None, protocols=("honest", "oracle")):
@@ -65,7 +64,7 @@ def test_figure_is_the_same_file_every_time(tmp_path):
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"first.png", "second.png"}
     with Image.open(tmp_path / "first.png") as image:
-        assert set(image.info) == {"dpi"}
+        assert set(image.info) == {"Description", "dpi"}
 
 
 def changed_panels(tmp_path, before: list, after: list) -> tuple[bool, bool]:
@@ -253,6 +252,33 @@ def test_overviews_are_the_same_file_every_time(tmp_path, draw):
     assert len(np.unique(pixels(tmp_path / "first.png"))) > 2
 
 
+def told(path: Path) -> str:
+    """Return what a figure says of itself."""
+    with Image.open(path) as image:
+        return image.info["Description"]
+
+
+def test_figures_say_in_numbers_what_they_show(tmp_path):
+    """The description in a file has the numbers that are drawn."""
+    path = tmp_path / "a.png"
+    gap_figure(make_table(), path)
+    assert told(path) == "gains under honest; LANTK-KR-V1 +2.00 ± 0.00"
+    table = make_table((40, 80, 160))
+    growth_figure(table, path)
+    slopes = error_exponents(table).query("protocol == 'honest'").groupby("variant")["slope"].mean()
+    assert told(path).startswith(f"slopes under honest; CNTK {slopes['cntk']:+.3f}; ")
+    assert f"CNN {slopes['cnn']:+.3f}" in told(path)
+    alignment_figure(make_aligned(), path)
+    assert "3-8, LANTK-KR-V2: K 0.10, Z 0.40, both 0.15" in told(path)
+    gram_figure({"K": np.kron(np.eye(2), np.ones((3, 3)))}, np.arange(6) // 3, path)
+    assert told(path) == "K 1 on average within classes, 0 between"
+    weight_figure([evaluation("cntk"), evaluation("lantk-kr-v1", 0.9)], path)
+    assert told(path) == (
+        "CNTK 80.00 % (honest), 80.00 % (oracle); LANTK-KR-V1 90.00 % (honest at r = 0.01),"
+        " 90.00 % (oracle at r = 0.01)"
+    )
+
+
 def keep_figures(monkeypatch) -> list:
     """Return a list that every figure drawn from now on is added to."""
     drawn = []
@@ -264,7 +290,7 @@ def keep_figures(monkeypatch) -> list:
         figure.draw_without_rendering()  # places in pixels of the figure as it is now
         drawn.append(figure)
 
-    for module in (figures, weight_figure_module):
+    for module in (figures, case_figures):
         monkeypatch.setattr(module, "saving", keeping)
     return drawn
 

@@ -12,17 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from records import make_predictions, make_record, write_record
 
 from lantk.cli.main import main
 from lantk.experiment.variants import GAP_LEVELS
-from lantk.report.answers import answers
-from lantk.report.decomposition import network_block
-from lantk.report.findings import find_headline, summary_sentences
+from lantk.report.blocks import ROWS
+from lantk.report.claims import main_claims, network_claims
 from lantk.report.html_report import Results, html_report
 from lantk.report.html_tables import choice_table, strips_of
-from lantk.report.leaderboard import error_exponents, leaderboard
-from lantk.report.tables import ROWS
+from lantk.report.leaderboard import leaderboard
 from lantk.workflow.failures import FailedJob
 
 ACCURACIES = {
@@ -117,7 +116,9 @@ def make_results(tasks=("3-8", "1-8", "8-9"), ns=(40,), accuracies=None, **chang
 
 def draw_png(path: Path, shape: tuple[int, int] = (60, 120)) -> bytes:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*shape, 3), 200, np.uint8)).save(path)
+    info = PngInfo()
+    info.add_text("Description", "CNTK +1.25")
+    Image.fromarray(np.full((*shape, 3), 200, np.uint8)).save(path, pnginfo=info)
     return path.read_bytes()
 
 
@@ -161,18 +162,19 @@ NETWORK = {
 }
 
 
-def test_answers_stand_where_networks_kernels_were_run(report):
-    """The three questions, each with what is not established, as RESULTS.md has them."""
-    table = make_results(accuracies=ACCURACIES | TWINS | NETWORK).table
-    page = html_report(make_results(accuracies=ACCURACIES | TWINS | NETWORK))
-    block = network_block(table)
-    for answer in answers(block):
-        assert f"<h3>{answer.question}</h3>" in page
-        shown = unescape(re.sub(r"</?code>", "`", page))
-        assert answer.found.replace("-", "\N{MINUS SIGN}") in shown.replace("-", "\N{MINUS SIGN}")
-        assert "Not established" in answer.limits
-        assert "`" not in page[page.index('id="answers"') : page.index('id="honest"')]
-    assert "Three answers" not in report
+def test_claims_stand_where_networks_kernels_were_run(report):
+    """Each claim with its points and verdict; in a section of its own, which others lack."""
+    found = make_results(accuracies=ACCURACIES | TWINS | NETWORK)
+    page = _Page(html_report(found))
+    rows = page.rows("Claims on the network's kernels")
+    claims = network_claims(found.table)
+    assert [*rows] == [claim.name for claim in claims]
+    for claim in claims:
+        row = rows[claim.name]
+        assert row["Points"].replace("\N{MINUS SIGN}", "-") == claim.estimate.text
+        assert row["Verdict"] == claim.estimate.verdict
+    assert "network" in page.ids
+    assert "network" not in _Page(report).ids
 
 
 def test_eigenvectors_stand_beside_the_relative_ratio():
@@ -225,13 +227,14 @@ def test_averages_and_what_labels_are_worth(results, report):
 
 
 def test_every_figure_is_inside_and_says_what_it_shows(results, report):
-    """Each figure is an image in the page, with its size and with numbers in its alternative."""
+    """Each figure is an image in the page, its alternative what it says of itself."""
     images = _Page(report).images
     assert len(images) == len(results.figures)
     for image in images:
         assert image["src"].startswith("data:image/png;base64,")
         assert (image["width"], image["height"]) == ("720", "250")
-        assert re.search(r"\d\.\d\d", image["alt"]), image["alt"]
+        assert image["alt"].endswith(". CNTK +1.25.")
+    assert "Accuracy against label weight: 3-8." in images[2]["alt"]
 
 
 def test_contents_lead_somewhere(report):
@@ -273,56 +276,28 @@ def test_names_from_outside_are_text():
     assert HOSTILE in unescape(report)
 
 
-def test_summary_speaks_of_what_validation_chose(results):
-    """The label term of the summary is LANTK-best, and the gain that of the honest rows."""
-    headline = find_headline(results.table)
-    assert (headline.protocol, headline.variant) == ("honest", "lantk-best")
+def test_claims_come_first_and_speak_of_what_validation_chose(results, report):
+    """The label term of the claims is LANTK-best, and the gain that of the honest rows."""
+    page = _Page(report)
+    assert next(iter(page.tables)) == "Claims"
+    row = page.rows("Claims")["LANTK-best minus its shuffled twin"]
     rows = results.table[results.table["protocol"] == "honest"].set_index(["variant", "task"])
-    gains = rows.loc["lantk-best", "accuracy"] - rows.loc["cntk", "accuracy"]
-    assert headline.gain.points == pytest.approx(100 * gains.mean())
-    text = " ".join(summary_sentences(results.table))
-    assert f"{headline.gain.points:+.2f} points" in text
-
-
-@pytest.mark.parametrize(
-    ("gains", "expected"),
-    [
-        ((0.00, 0.05, 0.00), "The interval holds 0"),
-        ((0.04, 0.05, 0.05), "The interval lies above 0"),
-        ((-0.04, -0.05, -0.05), "The interval lies below 0"),
-        ((0.0, 0.0, 0.0), "Nothing was gained and nothing lost"),
-    ],
-)
-def test_summary_says_whether_a_gain_can_be_told_from_none(gains, expected):
-    """What is said of a gain follows its interval, whatever the size of the gain."""
-    records = [
-        make_record(variant, 0.8 + gain * (variant != "cntk"), task=f"{i}-9")
-        for i, gain in enumerate(gains)
-        for variant in ("cntk", "lantk-kr-v1")
-    ]
-    table = leaderboard([(record, make_predictions(record)) for record in records])
-    assert expected in " ".join(summary_sentences(table))
-
-
-def test_hindsight_is_named():
-    """Without LANTK-best the label term spoken of has the highest test accuracy, and it is said."""
-    accuracies = {"cntk": 0.8, "lantk-kr-v1": 0.82, "lantk-plugin": 0.83}
-    found = make_results(accuracies=accuracies)
-    text = summary_sentences(found.table)[0]
-    assert "lantk-plugin (the label term with the highest test accuracy" in text
-    assert "hindsight" in text
+    worth = rows.loc["lantk-best", "accuracy"] - rows.loc["lantk-best-shuffled", "accuracy"]
+    assert row["Points"].startswith(f"{100 * worth.mean():+.2f}")
+    assert row["Protocol"] == "honest"
 
 
 def test_oracle_alone_is_called_optimistic():
-    """Where only the oracle was run, the summary says that choices saw the test images."""
+    """Where only the oracle was run, the claims say that choices saw the test images."""
     records = [
         make_record(variant, accuracy, task=task, protocols=("oracle",))
         for task in ("3-8", "1-8")
         for variant, accuracy in (("cntk", 0.8), ("lantk-kr-v1", 0.82))
     ]
     table = leaderboard([(record, make_predictions(record)) for record in records])
-    assert "optimistic" in summary_sentences(table)[0]
     page = html_report(Results(Path("a"), table, records, make_results().timings))
+    assert "Protocol: oracle;" in page
+    assert "is optimistic" in page
     assert "Honest:" not in page
 
 
@@ -353,17 +328,6 @@ def test_report_of_other_experiments(case):
     assert {ROWS.get(v, v) for v in found.table["variant"]} <= shown
     assert ("exponents" in page.ids) == ("several n" in case)
     assert "mlflow" not in page.ids  # without tracking.json
-
-
-def test_caption_of_growth_names_the_slopes(results):
-    """Below the figure of error against n stand the slopes of CNTK and of the steepest variant."""
-    found = make_results(ns=(40, 80, 160), figures={"growth": results.figures["gap"]})
-    report = html_report(found)
-    exponents = error_exponents(found.table)
-    slopes = exponents[exponents["protocol"] == "honest"].groupby("variant")["slope"].mean()
-    alternative = _Page(report).images[0]["alt"].replace("\N{MINUS SIGN}", "-")
-    assert f"CNTK {slopes['cntk']:+.3f}" in alternative
-    assert f"CNN {slopes['cnn']:+.3f}" in alternative
 
 
 def test_a_folder_of_little_has_a_report():
@@ -398,8 +362,8 @@ def test_choices_are_those_of_the_records():
 
 def test_strips_share_one_axis(results):
     """Drawn intervals stand on one axis, with 0 at one place, in the order of their values."""
-    headline = find_headline(results.table)
-    small, large = strips_of([headline.gain, headline.network])
+    claims = main_claims(results.table)
+    small, large = strips_of([claims[0].estimate, claims[2].estimate])
     assert small.zero == large.zero
     assert small.zero <= small.low <= small.middle <= small.high <= 94
     assert small.middle < large.middle

@@ -19,10 +19,10 @@ PACKAGE = ROOT / "lantk"
 ONLY_IN = {
     "mlflow": {"lantk.tracking.logged", "lantk.tracking.store", "lantk.tracking.sync"},
     "matplotlib": {
+        "lantk.report.case_figures",
         "lantk.report.figure_style",
         "lantk.report.figures",
         "lantk.report.network_figures",
-        "lantk.report.weight_figure",
     },
     "torch": {
         "lantk.network.after_kernels",
