@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import sys
 import time
 from typing import Any
@@ -20,7 +19,7 @@ from lantk.cli.files import (
 )
 from lantk.cli.progress import showing_progress, showing_work
 from lantk.errors import LantkError
-from lantk.experiment.records import write_record
+from lantk.experiment.records import read_record, write_record
 
 # Images of a heat map: more would be points smaller than a pixel.
 _SHOWN_IMAGES = 500
@@ -120,11 +119,8 @@ def evaluate(args: argparse.Namespace) -> None:
         )
         if not knows_test_labels:
             results["diagnostics"]["seconds"] = seconds
-        settings = {
-            **_settings_of(args, name),
-            "device": solver or "cpu",
-            "gram_device": "+".join(record["devices"]),
-        }
+        settings = _settings_of(args, name) | {"device": solver or "cpu"}
+        settings["gram_device"] = "+".join(record["devices"])
         v = Variant.of(name)
         head = {"case": args.case, "variant": v.name, "seed": permutation}
         head["architecture"] = with_name(record["architecture"])
@@ -308,7 +304,7 @@ def heat_map(args: argparse.Namespace) -> None:
     term = find_term(args.variant, args.estimator)()
     vectors = image_vectors(drawn.x_train, append_one=drawn.is_binary) if term.needs_x else None
     term.restore(load_fitted(args, args.variant, record), vectors)
-    evaluation = json.loads(args.evaluation.read_text())
+    evaluation = read_record(args.evaluation)
     chosen = {name: found["label_weight"] for name, found in evaluation["protocols"].items()}
     # At weight 0, which validation may choose, there would be nothing to see.
     protocol = next((name for name, weight in chosen.items() if weight), next(iter(chosen)))
@@ -346,6 +342,7 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     honest = "honest" in args.protocols
     asked = [w for name in args.protocols for w in vars(args)[f"{name}_weights"]]
     ridges = [w for name in args.protocols for w in vars(args)[f"{name}_ridges"]]
+    permutations = range(args.first_permutation, args.first_permutation + args.permutations)
     members: list[Any] = []
     makers: dict[str, Any] = {}
     if "cntk" in args.variants or "oracle-label" in args.variants:
@@ -359,8 +356,7 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
         make = makers.setdefault(fitted_name, find_term(fitted_name, args.estimator))
         is_ridge = variant == "cntk-ridge"
         validated = args.honest_ridges if is_ridge else args.honest_weights
-        first, n = args.first_permutation, args.permutations
-        for permutation in range(first, first + n) if v.is_shuffled else [None]:
+        for permutation in permutations if v.is_shuffled else [None]:
             members.append(
                 Member(
                     variant,
