@@ -43,11 +43,12 @@ localrules:
 
 
 # One workflow at a time writes to these results; its jobs end with it.
-hold_while_executing(workflow, RESULTS)
+hold_while_executing(workflow, RESULTS, prepare)
 shorten_progress()
 
-# For what is printed at the end: what has results, and the command that goes on.
-TERMINAL = [*LISTING, "--cases", *CASES]
+# For what is printed at the end, also where nothing has begun: what has results, and the command
+# that goes on.
+TERMINAL = ["--results", RESULTS, *LISTING.to_options()]
 ENVIRONMENT = inactive_environment()
 RESUME = resume_command(sys.argv, ENVIRONMENT)
 # What is printed has to work in the shell that is left, which may not have activated it.

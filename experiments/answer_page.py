@@ -101,7 +101,9 @@ def _unwrapped(text: str) -> list[str]:
 def unfounded_numbers(prose: Iterable[str], tables: Iterable[str]) -> list[str]:
     """Return the decimal numbers of a text, with their intervals, that stand in no table."""
     known = {number for line in tables for number in _NUMBER.findall(line)}
-    return [number for line in prose for number in _NUMBER.findall(line) if number not in known]
+    # Numbers and their intervals may stand on two lines.
+    texts = (" ".join(part.split()) for part in prose)
+    return [number for text in texts for number in _NUMBER.findall(text) if number not in known]
 
 
 def _claims(block: Block, large: Block | None) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ rule after_kernel:
             f"{RESULTS}/evaluations/{{case}}/{variant}-seed{{seed}}.csv"
             for variant in NETWORK_KERNELS
         ],
-        protocols=touch(protocol_marks(["after-kernel-seed{seed}"])),
+        protocols=touch(protocol_marks("after-kernel-seed{seed}")),
     log:
         f"{RESULTS}/logs/after-kernel/{{case}}/seed{{seed}}.log",
     benchmark:
@@ -38,9 +38,10 @@ rule after_kernel:
         channels=json.dumps(config["cnn"]["channels"]),
         options=after_kernel_options(config, NETWORK_KERNELS),
         device=config["device"],
+        marks=old_marks("after-kernel-seed{seed}"),
         folder=f"{RESULTS}/evaluations/{{case}}",
     shell:
-        "python -m lantk after-kernels --split {input.split:q} --case {wildcards.case}"
+        "rm -f {params.marks:q}; python -m lantk after-kernels --split {input.split:q} --case {wildcards.case}"
         " --n-train {params.n_train} --architecture {params.architecture:q}"
         " --variants {params.variants:q} --batch-size {params.batch_size}"
         " --learning-rate {params.learning_rate} --loss {params.loss} {params.targets}"

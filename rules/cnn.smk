@@ -5,7 +5,7 @@ rule cnn:
     output:
         record=f"{RESULTS}/evaluations/{{case}}/cnn-seed{{seed}}.json",
         predictions=f"{RESULTS}/evaluations/{{case}}/cnn-seed{{seed}}.csv",
-        protocols=touch(protocol_marks(["cnn-seed{seed}"])),
+        protocols=touch(protocol_marks("cnn-seed{seed}")),
     log:
         f"{RESULTS}/logs/cnn/{{case}}/seed{{seed}}.log",
     benchmark:
@@ -28,8 +28,9 @@ rule cnn:
         targets=target_option(config),
         channels=json.dumps(config["cnn"]["channels"]),
         device=config["device"],
+        marks=old_marks("cnn-seed{seed}"),
     shell:
-        "python -m lantk cnn --split {input.split:q} --case {wildcards.case}"
+        "rm -f {params.marks:q}; python -m lantk cnn --split {input.split:q} --case {wildcards.case}"
         " --n-train {params.n_train} --architecture {params.architecture:q}"
         " --epochs {params.epochs} --batch-size {params.batch_size}"
         " --learning-rate {params.learning_rate} --loss {params.loss} {params.targets}"

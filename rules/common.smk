@@ -15,6 +15,7 @@ from lantk.experiment.job_options import (
     evaluate_options,
     target_option,
 )
+from lantk.experiment.records import MARK, Listing, keep_listing, mark_protocols
 from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS, overview_kinds
 from lantk.workflow.code import code_of
 from lantk.workflow.resources import (
@@ -33,7 +34,7 @@ from lantk.experiment.variants import (
     evaluation_job,
     first_of_job,
     is_term,
-    jobs_of,
+    job_of,
     own_file,
     stems,
 )
@@ -61,6 +62,22 @@ FAMILIES = EXPERIMENT.families
 SEEDS = config["cnn"]["seeds"]
 # What rules and the verb table name alike: the variants that have results, in the table's order.
 VARIANTS = EXPERIMENT.variants
+# What tables, figures and runs depend on beside their records; verbs read it in listing.json.
+LISTING = Listing(
+    tuple(CASES),
+    tuple(VARIANTS),
+    config["permutations"],
+    tuple(SEEDS),
+    tuple(config["protocols"]),
+)
+
+
+def prepare():
+    """Say what the results should hold; take over results that have no marks of protocols."""
+    keep_listing(Path(RESULTS), LISTING, config)
+    mark_protocols(Path(RESULTS), LISTING)
+
+
 # Slug -> classes by number, as the verb split reads them.
 CLASSES = {
     slug: ["--pair" if len(task.numbers) == 2 else "--classes"]
@@ -120,10 +137,17 @@ def case_bands(ending):
 PROTOCOLS = " ".join(config["protocols"])
 
 
-def protocol_marks(jobs):
-    """Return empty files, one for each job and protocol: that of one more is missing, and computed."""
-    folder = f"{RESULTS}/evaluations/{{case}}/protocols"
-    return [f"{folder}/{job}.{name}" for job in jobs for name in config["protocols"]]
+def protocol_marks(job, protocols=config["protocols"]):
+    """Return empty files, one for each protocol: that of one more is missing, and computed."""
+    return [
+        MARK.format(results=RESULTS, case="{case}", job=job, protocol=name)
+        for name in protocols
+    ]
+
+
+def old_marks(job):
+    """Return the marks that a job deletes first: also those of protocols that it does not evaluate."""
+    return protocol_marks(job, ["honest", "oracle"])
 
 
 # Name in paths -> label term; those of the user's own are module:Class.

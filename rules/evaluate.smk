@@ -24,7 +24,7 @@ for (name, (shown, members)), first in itertools.product(
             predictions=[
                 f"{RESULTS}/evaluations/{{case}}/{stem}.csv" for stem in outputs
             ],
-            protocols=touch(protocol_marks([evaluation_job(shown, first)])),
+            protocols=touch(protocol_marks(evaluation_job(shown, first))),
         log:
             f"{RESULTS}/logs/evaluate/{{case}}/{evaluation_job(shown, first)}.log",
         benchmark:
@@ -49,8 +49,9 @@ for (name, (shown, members)), first in itertools.product(
             device=config["device"],
             label_term=["--label-term"] * (is_term(members[0]) and first == 0),
             folder=f"{RESULTS}/evaluations/{{case}}",
+            marks=old_marks(evaluation_job(shown, first)),
         shell:
-            "python -m lantk evaluate --split {input.split:q} --gram {input.gram[0]:q}"
+            "rm -f {params.marks:q}; python -m lantk evaluate --split {input.split:q} --gram {input.gram[0]:q}"
             " --case {wildcards.case} --n-train {params.n_train} --variants {params.variants:q}"
             " {params.label_term} {input.label_term:q} --permutations {resources.permutations}"
             " {params.first} --protocols {resources.protocols} {params.options} --device {params.device}"

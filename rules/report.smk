@@ -24,8 +24,7 @@ rule html_report:
     conda:
         CONDA
     params:
-        listing=LISTING,
-        cases=list(CASES),
+        results=lambda wildcards: RESULTS,
+        listed=LISTING.to_options(),
     shell:
-        "python -m lantk report {params.listing:q} --cases {params.cases} --out {output:q}"
-        " > {log:q} 2>&1"
+        "python -m lantk report --results {params.results:q} --out {output:q} > {log:q} 2>&1"

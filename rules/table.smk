@@ -4,12 +4,12 @@ RECORDS = [
     for stem in stems(VARIANTS, config["permutations"], SEEDS)
 ]
 # What says which protocols were evaluated, of all its jobs.
-MARKS = protocol_marks(
-    sorted({job for v in VARIANTS for job in jobs_of(v, config["permutations"], SEEDS)})
-)
-LISTING = ["--results", RESULTS, "--variants", *VARIANTS]
-LISTING += ["--permutations", config["permutations"], "--seeds", *SEEDS]
-LISTING += ["--protocols", *config["protocols"]]
+JOBS = {
+    job_of(variant, number)
+    for variant in VARIANTS
+    for number in Variant.of(variant).numbers(config["permutations"], SEEDS)
+}
+MARKS = [mark for job in sorted(JOBS) for mark in protocol_marks(job)]
 # Figures by their paths: outputs that are marked for a report cannot be expanded.
 FIGURE = f"{RESULTS}/figures/{{case}}.png"
 OVERVIEW = f"{RESULTS}/figures/{{kind}}.png"
@@ -46,12 +46,11 @@ rule table:
     conda:
         CONDA
     params:
-        listing=LISTING,
-        cases=list(CASES),
+        results=lambda wildcards: RESULTS,
+        listed=LISTING.to_options(),
         bands=sorted({name for names in BANDS.values() for name in names}),
     shell:
-        "python -m lantk collect {params.listing:q} --cases {params.cases} --bands {params.bands}"
-        " > {log:q} 2>&1"
+        "python -m lantk collect --results {params.results:q} --bands {params.bands} > {log:q} 2>&1"
 
 
 rule figure:
@@ -70,11 +69,12 @@ rule figure:
     conda:
         CONDA
     params:
-        listing=LISTING,
+        results=lambda wildcards: RESULTS,
+        listed=LISTING.to_options(),
         caption=lambda wildcards: f"**{wildcards.case}**: {CASE_FIGURES['weight'][1]}",
     shell:
-        "python -m lantk figure {params.listing:q} --cases {wildcards.case} --out {output:q}"
-        " > {log:q} 2>&1"
+        "python -m lantk figure --results {params.results:q} --cases {wildcards.case}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule overview:
@@ -93,11 +93,11 @@ rule overview:
     conda:
         CONDA
     params:
-        listing=LISTING,
-        cases=list(CASES),
+        results=lambda wildcards: RESULTS,
+        listed=LISTING.to_options(),
         caption=lambda wildcards: OVERVIEWS[wildcards.kind].text,
     shell:
-        "python -m lantk figure {params.listing:q} --cases {params.cases} --kind {wildcards.kind}"
+        "python -m lantk figure --results {params.results:q} --kind {wildcards.kind}"
         " --out {output:q} > {log:q} 2>&1"
 
 
@@ -127,10 +127,11 @@ rule heat_map:
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         term=lambda wildcards: TERMS[wildcards.term],
+        protocols=config["protocols"],
         estimator=lambda wildcards: estimator_option(config, TERMS[wildcards.term]),
         caption=lambda w: f"**{w.case}, {w.term}**: {CASE_FIGURES['heat_map'][1]}",
     shell:
         "python -m lantk heat-map --split {input.split:q} --gram {input.gram[0]:q}"
         " --case {wildcards.case} --n-train {params.n_train} --variant {params.term}"
-        " {params.estimator} --label-term {input.label_term:q} --evaluation {input.evaluation:q}"
+        " {params.estimator} --protocols {params.protocols} --label-term {input.label_term:q} --evaluation {input.evaluation:q}"
         " --out {output:q} > {log:q} 2>&1"

@@ -15,8 +15,7 @@ rule track:
         mlflow=1,
     params:
         config=lambda wildcards: CONFIG_TEXT,
-        listing=LISTING,
-        cases=list(CASES),
+        results=lambda wildcards: RESULTS,
+        listed=LISTING.to_options(),
     shell:
-        "python -m lantk mlflow sync {params.listing:q} --cases {params.cases}"
-        " --config {params.config:q} > {log:q} 2>&1"
+        "python -m lantk mlflow sync --results {params.results:q} > {log:q} 2>&1"

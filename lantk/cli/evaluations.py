@@ -304,7 +304,7 @@ def heat_map(args: argparse.Namespace) -> None:
     term = find_term(args.variant, args.estimator)()
     vectors = image_vectors(drawn.x_train, append_one=drawn.is_binary) if term.needs_x else None
     term.restore(load_fitted(args, args.variant, record), vectors)
-    evaluation = read_record(args.evaluation)
+    evaluation = read_record(args.evaluation, args.protocols)
     chosen = {name: found["label_weight"] for name, found in evaluation["protocols"].items()}
     # At weight 0, which validation may choose, there would be nothing to see.
     protocol = next((name for name, weight in chosen.items() if weight), next(iter(chosen)))

@@ -17,9 +17,6 @@ from typing import Any
 from lantk.errors import LantkError
 from lantk.experiment.records import Listing, Record, read_predictions, read_record
 
-# What a listing must name; protocols are all without any.
-_NEEDED = {"cases", "variants", "permutations", "seeds"}
-
 
 def spell_out(architecture: Any) -> dict[str, Any]:
     """Return the digest and the layers of an architecture."""
@@ -163,11 +160,11 @@ def read_listing(args: argparse.Namespace) -> Listing | None:
         for field in fields(Listing)
         if vars(args).get(field.name) is not None
     }
-    if not set(found) >= _NEEDED:
+    if len(found) < len(fields(Listing)):
         kept = read_kept(args.results)
-        if kept is None:
-            return None
-        found = kept["listing"] | found
+        found = (kept["listing"] if kept else {}) | found
+    if not set(found) >= {"cases", "variants"}:
+        return None
     return Listing(**{k: v if isinstance(v, int) else tuple(v) for k, v in found.items()})  # type: ignore[arg-type]
 
 
@@ -176,22 +173,25 @@ def require_listing(args: argparse.Namespace) -> Listing:
     listing = read_listing(args)
     if listing is None:
         raise LantkError(
-            f"{args.results} has no listing.json that names its results: give --cases, --variants,"
-            " --permutations and --seeds"
+            f"{args.results} has no listing.json that names its results: give --cases and"
+            " --variants, or run the workflow, which writes it"
         )
     return listing
 
 
 def read_kept(results: Path) -> dict[str, Any] | None:
-    """Return the ``listing`` and ``config`` that the last sync was given, finished or not; or None.
+    """Return the ``listing`` and ``config`` of the last workflow or sync, finished or not; or None.
 
-    They are in listing.json, which is no output of a rule: Snakemake deletes tracking.json where a
-    sync fails. That repeats them, and is read where it was copied without the other.
+    They are in listing.json, which a workflow writes before its first job; tracking.json repeats
+    them, and is read where it was copied without the other.
     """
     for path in (results / "listing.json", results / "tracking.json"):
         try:
             record = json.loads(path.read_text())
-            listing = {name: record["listing"][name] for name in _NEEDED}
+            listing = {
+                name: record["listing"][name]
+                for name in ("cases", "variants", "permutations", "seeds")
+            }
             listing["protocols"] = record["listing"].get("protocols", ["honest", "oracle"])
             config = record.get("config") or {}
         except (FileNotFoundError, NotADirectoryError):
@@ -210,8 +210,7 @@ def read_kept(results: Path) -> dict[str, Any] | None:
 
 def _not_kept(path: Path, why: str) -> LantkError:
     return LantkError(
-        f"{path} is not what `mlflow sync` writes ({why}): delete it and run the workflow, whose"
-        " last job `track` writes it"
+        f"{path} is not what a workflow writes ({why}): delete it and run the workflow again"
     )
 
 
@@ -222,16 +221,16 @@ def read_evaluations(
     return [(read_record(path, protocols), read_predictions(path)) for path in paths]
 
 
-def read_benchmarks(args: argparse.Namespace) -> Any:
+def read_benchmarks(results: Path, listing: Listing, bands: Collection[str]) -> Any:
     """Return seconds and peak memory of the jobs behind the table, from Snakemake's benchmarks."""
-    folder = args.results / "benchmarks"
+    folder = results / "benchmarks"
+    paths = sorted(folder.rglob("*.jsonl"))
     return _read_jobs(
-        folder,
-        [path for path in sorted(folder.rglob("*.jsonl")) if _is_of_table(path, folder, args)],
+        folder, [p for p in paths if _is_listed(p.relative_to(folder), listing, bands)]
     )
 
 
-def _is_of_table(path: Path, folder: Path, args: argparse.Namespace) -> bool:
+def _is_listed(path: Path, listing: Listing, bands: Collection[str]) -> bool:
     """Return whether a benchmark is of a job behind the table; others are left over."""
     from lantk.experiment.variants import (
         NETWORK_FAMILY,
@@ -242,17 +241,17 @@ def _is_of_table(path: Path, folder: Path, args: argparse.Namespace) -> bool:
     from lantk.variant import Variant
 
     # RULE, RULE/TASK, gram/GRAM/BAND, cnn or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
-    rule, *job = path.relative_to(folder).with_suffix("").parts
-    families = {Variant.of(family_of(variant)).name for variant in args.variants}
+    rule, *job = path.with_suffix("").parts
+    families = {Variant.of(family_of(variant)).name for variant in listing.variants}
     if rule in ("cnn", NETWORK_FAMILY) and rule not in families:
         return False
-    known = {*args.bands, *(f"seed{seed}" for seed in args.seeds), *families}
-    known |= {Variant.of(variant).name for variant in args.variants}
-    firsts = range(0, args.permutations, PERMUTATIONS_A_JOB)
+    known = {*bands, *(f"seed{seed}" for seed in listing.seeds), *families}
+    known |= {Variant.of(variant).name for variant in listing.variants}
+    firsts = range(0, listing.permutations, PERMUTATIONS_A_JOB)
     known |= {evaluation_job(family, first) for family in families for first in firsts}
     is_whole = rule != "gram" or len(job) == 2
     # The name of a case begins with its task and architecture.
-    is_case = not job or any(f"{case}.".startswith(f"{job[0]}.") for case in args.cases)
+    is_case = not job or any(f"{case}.".startswith(f"{job[0]}.") for case in listing.cases)
     return is_case and is_whole and set(job[1:]) <= known
 
 

@@ -51,9 +51,8 @@ _FAMILY = (
 )
 _CHOOSING = ("protocols", *_GRIDS, "folds", "fold-seed")
 _TRAINING = ("epochs", "batch-size", "learning-rate", "loss", "targets", "channels", "seed")
-_DRAWING = ("case", "case-n-train", "variant", "estimator", "label-term", "evaluation")
-_LISTING = ("results", "cases", "variants", "seeds", "permutations", "protocols")
-_KEPT = ("results", *(f"kept-{name}" for name in _LISTING[1:]))
+_DRAWING = ("case", "case-n-train", "variant", "estimator", "label-term", "protocols", "evaluation")
+_LISTING = ("results", "cases", "variants", "seeds", "listed-permutations", "listed-protocols")
 _COMPUTING = ("device", "threads")
 
 # Group -> verb -> its options, in the order of use.
@@ -90,16 +89,16 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
     },
     "What the results say": {
         tables.collect: (*_LISTING, "table-bands"),
-        tables.table: _KEPT,
+        tables.table: _LISTING,
         tables.figure: (*_LISTING, "kind", "out"),
-        tables.report: (*_KEPT, "out"),
-        tables.failures: (*_KEPT, "resume"),
+        tables.report: (*_LISTING, "out"),
+        tables.failures: (*_LISTING, "resume"),
     },
 }
 # The same of the verbs behind `mlflow`.
 _MLFLOW_VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
     "Runs of a results folder": {
-        store.sync: (*_KEPT, "config"),
+        store.sync: (*_LISTING, "config"),
         store.verify: ("results",),
         store.rebuild: ("results",),
         store.links: ("results", "short"),

@@ -215,19 +215,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "loss": _setting("cnn.loss"),
     "channels": _option("JSON list, one number a convolution, or null", type=json.loads),
     "results": _option("folder of the results", type=Path, required=True),
-    "cases": _option("cases, as in the folder names", nargs="+", required=True),
-    "variants": _option("variants, in the order of the table", nargs="+", required=True),
-    "seeds": _setting("cnn.seeds", "seeds of the networks", nargs="*"),
-    # What may be left out: listing.json keeps it.
-    "kept-cases": _option(f"cases ({_KEPT})", flag="--cases", nargs="+"),
-    "kept-variants": _option(f"variants ({_KEPT})", flag="--variants", nargs="+"),
-    "kept-seeds": _option(f"seeds of the networks ({_KEPT})", flag="--seeds", nargs="*", type=int),
-    "kept-permutations": _option(
+    # What listing.json keeps.
+    "cases": _option(f"cases, as in the folder names ({_KEPT})", nargs="+"),
+    "variants": _option(f"variants, in the order of the table ({_KEPT})", nargs="+"),
+    "seeds": _option(f"seeds of the networks ({_KEPT})", nargs="*", type=int),
+    "listed-permutations": _option(
         f"permutations of the labels of each shuffled control ({_KEPT})",
         flag="--permutations",
         type=int,
     ),
-    "kept-protocols": _option(
+    "listed-protocols": _option(
         f"protocols ({_KEPT})", flag="--protocols", nargs="+", choices=get_args(Protocol)
     ),
     "kind": _option(

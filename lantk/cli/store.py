@@ -10,6 +10,7 @@ from typing import Any
 
 from lantk.cli.files import read_kept, require_listing
 from lantk.errors import LantkError
+from lantk.experiment.records import keep_listing
 from lantk.files import write_json
 
 # What verbs but `sync` find in listing.json.
@@ -106,7 +107,8 @@ def _target(args: argparse.Namespace) -> Any:
         if kept is None or not kept["config"]:
             raise LantkError(
                 f"there is no {args.results / 'listing.json'} with a configuration: run the"
-                " workflow, whose last job `track` writes it"
+                ""
+                " workflow, which writes it"
             )
         config = kept["config"]
         # Where the last sync failed, nothing says where the runs went before it.
@@ -157,11 +159,7 @@ def _keep_listing(target: Any) -> None:
     """Write listing.json before a store is touched, so that a sync can catch up by itself."""
     target.check()
     if target.results.is_dir():
-        write_json(target.results / "listing.json", _what_was_given(target))
-
-
-def _what_was_given(target: Any) -> dict[str, Any]:
-    return {"config": dict(target.config), "listing": vars(target.listing)}
+        keep_listing(target.results, target.listing, target.config)
 
 
 def _keep_record(target: Any, report: Any) -> dict[str, Any]:
@@ -179,7 +177,8 @@ def _keep_record(target: Any, report: Any) -> dict[str, Any]:
             target.results, n_runs, report.failed, target.experiment, report.uri
         ),
         "counts": report.counts,
-        **_what_was_given(target),
+        "config": dict(target.config),
+        "listing": vars(target.listing),
     }
     write_json(target.results / "tracking.json", record)
     return record

@@ -26,10 +26,18 @@ def collect(args: argparse.Namespace) -> None:
     from lantk.report.leaderboard import error_exponents, leaderboard
 
     listing = require_listing(args)
-    frame = leaderboard(read_evaluations(listing.paths(args.results), listing.protocols))
+    evaluations = read_evaluations(listing.paths(args.results), listing.protocols)
+    for record, _ in evaluations:
+        lacking = [name for name in listing.protocols if name not in record["protocols"]]
+        if lacking and record["variant"] != "oracle-label":
+            raise LantkError(
+                f"the result of {record['variant']} in {record['case']} lacks the protocol"
+                f" {' and '.join(lacking)}: delete it and run the workflow again"
+            )
+    frame = leaderboard(evaluations)
     exponents = error_exponents(frame)
     with writing(args.results / "timings.csv") as temporary:
-        read_benchmarks(args).to_csv(temporary, index=False)
+        read_benchmarks(args.results, listing, args.bands).to_csv(temporary, index=False)
     with writing(args.results / "exponents.csv") as temporary:
         exponents.to_csv(temporary, index=False)
     with writing(args.results / "table.md") as temporary:

@@ -91,13 +91,13 @@ def resolve_classes(description: Description, classes: str | Sequence[str | int]
         raise DataError(
             f"classes is {shorten(repr(classes))}: wanted all, or a list of class names or numbers"
         )
-    task = _make_task(description, classes if is_list else names)
-    if not 3 <= len(task.numbers) <= _MOST_CLASSES:
+    asked = classes if is_list else names
+    if not 3 <= len(asked) <= _MOST_CLASSES:
         raise DataError(
-            f"classes is {shorten(repr(classes))}, {len(task.numbers)} of the {len(names)} classes"
+            f"classes is {shorten(repr(classes))}, {len(asked)} of the {len(names)} classes"
             f" of {description.source}: wanted 3 to {_MOST_CLASSES} of them (two are a class pair)"
         )
-    return task
+    return _make_task(description, asked)
 
 
 def _make_task(description: Description, classes: Sequence[str | int]) -> Task:

@@ -125,7 +125,7 @@ def _explain(config: Any, errors: list[tuple[tuple[Any, ...], str]]) -> str:
         kind = _member(kind)
     wanted = takes(kind).replace("`", "")
     text = f"{_dotted(path)} is {shorten(repr(found))}: wanted {wanted}"
-    if isinstance(found, str) and "number" in wanted:
+    if isinstance(found, str) and "number" in wanted and _is_number(found):
         text += " (YAML reads 1e-4 as text: write 1.0e-4; numbers inside the braces of --config"
         text += " arrive as text too: give them in a file, with --configfile)"
     return f"{text}. {meaning_of('.'.join(keys))}" if keys else text
@@ -164,3 +164,11 @@ def _member(kind: Any) -> Any:
 
 def _dotted(path: Iterable[Any]) -> str:
     return ".".join(map(str, path)) or "the configuration"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

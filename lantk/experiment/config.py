@@ -218,7 +218,13 @@ def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dic
     found = families(variants)
     names = [Variant.of(variant).name for variant in variants]
     own = [Variant.of(name).name for name in found if Variant.of(name).is_own_term]
+    unclear = [name for name in own if re.search(r"-from\d+$", name)]
     taken = [name for name in own if name in (*TERMS, BEST) or names.count(name) > 1]
+    if unclear:
+        raise ConfigError(
+            f"variants has a label term of your own whose class makes the name {unclear[0]!r}:"
+            " it reads as a job of later permutations, so give the class another name"
+        )
     if taken:
         raise ConfigError(
             f"variants has a label term of your own whose class makes the name {taken[0]!r}, which"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from numpy.typing import NDArray
 
+from lantk.experiment.variants import job_of
 from lantk.files import write_json, writing
+from lantk.regression.statistics import PROTOCOLS
 from lantk.variant import Variant
 
 if TYPE_CHECKING:
@@ -23,9 +27,9 @@ class Listing:
 
     cases: tuple[str, ...]
     variants: tuple[str, ...]
-    permutations: int
+    permutations: int = 3
     """Label permutations of each shuffled control, numbered from 0."""
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = (0,)
     """Of the networks."""
     protocols: tuple[str, ...] = ("honest", "oracle")
 
@@ -39,10 +43,54 @@ class Listing:
             found |= {v.stem(seed): (v.name, seed) for seed in seeds}
         return found
 
+    def to_options(self) -> list[str]:
+        """Return it as options of the verbs that read results."""
+        found: list[str] = []
+        for name, value in vars(self).items():
+            found += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+        return found
+
     def paths(self, results: Path) -> list[Path]:
         """Return the records of all cases, in the order of the table."""
         folder = results / "evaluations"
         return [folder / case / f"{stem}.json" for case in self.cases for stem in self.stems]
+
+
+MARK = "{results}/evaluations/{case}/protocols/{job}.{protocol}"
+"""Empty file, for each protocol that a job evaluated."""
+
+
+def mark_protocols(results: Path, listing: Listing) -> None:
+    """Make the marks of the protocols that all results of a job hold, where there are none.
+
+    So results of version 0.1.0, which has no marks, can be taken over.
+    """
+    jobs: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for case, variant in itertools.product(listing.cases, listing.variants):
+        v = Variant.of(variant)
+        for number in v.numbers(listing.permutations, listing.seeds):
+            path = results / "evaluations" / case / f"{v.stem(number)}.json"
+            jobs[case, job_of(variant, number)].append(path)
+    for (case, job), paths in jobs.items():
+        marks = {
+            name: Path(MARK.format(results=results, case=case, job=job, protocol=name))
+            for name in PROTOCOLS
+        }
+        if any(mark.exists() for mark in marks.values()) or not all(p.exists() for p in paths):
+            continue
+        try:
+            found = [read_record(p)["protocols"] for p in paths if p.stem != "oracle-label"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # the job is to run again
+        for name in PROTOCOLS:
+            if all(name in protocols for protocols in found):
+                marks[name].parent.mkdir(exist_ok=True)
+                marks[name].touch()
+
+
+def keep_listing(results: Path, listing: Listing, config: Mapping[str, Any]) -> None:
+    """Write what a folder should hold, and its configuration, into its listing.json."""
+    write_json(results / "listing.json", {"config": dict(config), "listing": vars(listing)})
 
 
 class Choice(TypedDict):

@@ -223,19 +223,18 @@ def evaluation_job(family: str, first: int) -> str:
     return f"{family}-from{first}" if first else family
 
 
-def jobs_of(variant: str, permutations: int, seeds: Sequence[int]) -> list[str]:
-    """Return the names of the jobs of one case that evaluate a variant.
+def job_of(variant: str, number: int | None) -> str:
+    """Return the name of the job of one case that evaluates a variant with a seed, if it has any.
 
     Examples
     --------
-    >>> jobs_of("lantk-kr-v1-shuffled", 5, [0]), jobs_of("cnn", 5, [7])
-    (['lantk-kr-v1', 'lantk-kr-v1-from3'], ['cnn-seed7'])
+    >>> job_of("cntk-ridge", None), job_of("lantk-kr-v1-shuffled", 4), job_of("cnn", 7)
+    ('cntk', 'lantk-kr-v1-from3', 'cnn-seed7')
     """
     v, family = Variant.of(variant), Variant.of(family_of(variant)).name
-    if v.is_network:
-        return [f"{family}-seed{seed}" for seed in seeds]
-    firsts = {first_of_job(number): None for number in v.numbers(permutations, seeds)}
-    return [evaluation_job(family, first) for first in firsts]
+    return (
+        f"{family}-seed{number}" if v.is_network else evaluation_job(family, first_of_job(number))
+    )
 
 
 def case_key(record: Mapping[str, Any]) -> tuple[str, str, int]:

@@ -24,8 +24,8 @@ Samples = tuple[NDArray[Any], ...]
 class PairedVectors:
     """Vectors of which inner products and L1 distances are computed once, and cut to any rows.
 
-    Validation fits the same features anew in every fold, and these two are most of their cost. An
-    instance stands wherever an array of vectors does: ``x[rows]`` is one with the same store. The
+    Validation fits the same features anew in every fold, and these two are most of their cost. Of
+    an instance, ``x[rows]`` is one with the same store. The
     first n are those of `x_train` (n, d), on both sides of pairs; then come those of `x_others` (m,
     d), which are compared with them only. Memory: 16 n (n + m) bytes.
     """

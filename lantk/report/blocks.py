@@ -99,11 +99,15 @@ def _column_name(column: str, value: Any) -> str:
 
 
 def shown_block(
-    table: pd.DataFrame, protocol: str, is_wanted: Callable[[Block], bool] = lambda _: True
+    table: pd.DataFrame,
+    protocol: str,
+    is_wanted: Callable[[Block], bool] = lambda _: True,
+    is_better: Callable[[Block], bool] = lambda _: True,
 ) -> Block | None:
     """Return the results of one n and the first architecture that has any that are wanted.
 
-    Averages are of one n: that of most tasks, the largest of equals. Columns are the tasks.
+    Averages are of one n: that of most tasks, of equals one that is better, of equals the largest.
+    Columns are the tasks.
     """
     for _, group in table[table["protocol"] == protocol].groupby("architecture", sort=False):
         found = [
@@ -113,7 +117,7 @@ def shown_block(
         found = [block for block in found if is_wanted(block)]
         if found:
             # Of equals, max takes the first.
-            return max(reversed(found), key=lambda block: len(block.columns))
+            return max(reversed(found), key=lambda b: (len(b.columns), is_better(b)))
     return None
 
 

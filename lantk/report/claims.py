@@ -21,7 +21,8 @@ VERDICTS = (
     "Points are differences of test accuracy, ± half a paired 95 % interval over the tasks (of one"
     " task over the test images, or p of the exact McNemar test). A shuffled twin is the same with"
     " its labels shuffled: the difference is what labels are worth. Verdict: above or below 0 where"
-    " that can be told, open where it cannot, unknown where there is neither interval nor p."
+    " that can be told, open where it cannot, unknown where there is neither interval nor p;"
+    " +0.00 ± 0.00 where no accuracy differs."
 )
 CAVEAT = (
     "Tasks share images where they share a class, and all of them share the seeds of networks and"
@@ -86,7 +87,8 @@ class Estimate:
     def text(self) -> str:
         """The difference with its sign, and half its interval or its p-value."""
         if math.isnan(self.p_value):
-            return with_half_width(self.points, self.half)
+            is_equal = self.points != 0 and not self.has_interval
+            return with_half_width(self.points, math.nan if is_equal else self.half)
         return f"{signed(self.points)} ({p_value_text(self.p_value)})"
 
     @property
@@ -126,7 +128,8 @@ def compare(block: Block | None, first: str, second: str, *others: str) -> Estim
         return Estimate(points, half)
     if second == "cntk":
         return Estimate(points, p_value=float(block.values("p_value").loc[first].iloc[0]))
-    if second == f"{first}-shuffled":
+    # Of networks, test images say nothing of how another training would differ.
+    if second == f"{first}-shuffled" and not Variant.of(first).is_network:
         half = 100 * float(block.values("label_gain_half_width").loc[first].iloc[0])
     return Estimate(points, half)
 
@@ -197,7 +200,9 @@ def main_claims(table: pd.DataFrame, command: str = "") -> list[Claim]:
     They are of the honest protocol where it was run, and then of the same label term under the
     oracle. It is the best that validation chose; without it, that of the highest test accuracy.
     """
-    blocks = filter(None, (_comparable_block(table, protocol) for protocol in PROTOCOLS))
+    blocks = filter(
+        None, (shown_block(table, name, is_better=_is_comparable) for name in PROTOCOLS)
+    )
     block = next(blocks)  # one of the protocols is there
     accuracy = block.values("accuracy").mean(axis="columns", skipna=False)
     terms = _full_terms(block)
@@ -217,15 +222,10 @@ def _place(claim: Claim) -> tuple[str, int, str]:
     return claim.architecture, claim.n_train, claim.tasks
 
 
-def _comparable_block(table: pd.DataFrame, protocol: str) -> Block | None:
-    """Return the results in which no task lacks CNTK, nor the same label term; else any."""
-
-    def is_comparable(block: Block) -> bool:
-        plain = block.values("accuracy").reindex(["cntk"])
-        return bool(plain.notna().all(axis=None)) and bool(_full_terms(block))
-
-    found = shown_block(table, protocol, is_comparable)
-    return shown_block(table, protocol) if found is None else found
+def _is_comparable(block: Block) -> bool:
+    """Return whether no task lacks CNTK, nor the same label term."""
+    plain = block.values("accuracy").reindex(["cntk"])
+    return bool(plain.notna().all(axis=None)) and bool(_full_terms(block))
 
 
 def _full_terms(block: Block) -> list[str]:

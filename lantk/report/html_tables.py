@@ -93,7 +93,7 @@ def choice_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
 
     One row a case and variant that has something to choose; seeds of controls are left out.
     """
-    has_validation = any(_validated(record) for record in records)
+    has_validation = any("honest" in r["protocols"] and _validated(r) for r in records)
     shown = [name for name in PROTOCOLS if any(name in r["protocols"] for r in records)]
     rows: list[dict[str, Cell]] = []
     for record in records:

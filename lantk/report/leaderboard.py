@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lantk.errors import LantkError
 from lantk.experiment.variants import CASE_COLUMNS, DERIVED, candidates, case_key
 from lantk.labels import decide
 from lantk.regression.statistics import (
@@ -69,6 +70,11 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
     evaluations : sequence of (record, predictions)
         Cases and variants in the order of the table; seeds in any. Predictions have the columns
         ``label`` and one of scores, or of class numbers, for each protocol.
+
+    Raises
+    ------
+    LantkError
+        If no result is of a protocol that is asked for.
     """
     frame = pd.DataFrame(
         [
@@ -85,6 +91,11 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
             for protocol, result in record["protocols"].items()
         ]
     )
+    if frame.empty:
+        raise LantkError(
+            "no result is of the protocols that are asked for: run the workflow with these"
+            " `protocols`, or name others"
+        )
     found = []
     for _, group in frame.groupby([*_CASE, "protocol"], sort=False):
         group = pd.concat([group, *_best_of(group)], ignore_index=True)

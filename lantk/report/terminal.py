@@ -82,9 +82,7 @@ def _weights_lines(block: Block, width: int) -> list[str]:
 def claims_text(frame: pd.DataFrame, command: str, width: int = _WIDTH) -> str:
     """Return what a leaderboard says as a table of claims, and how to read it."""
     found = main_claims(frame, command)
-    seen = {(claim.name, claim.protocol, claim.n_train) for claim in found}
-    more = network_claims(frame, command, is_whole=False)
-    found += [claim for claim in more if (claim.name, claim.protocol, claim.n_train) not in seen]
+    found += [c for c in network_claims(frame, command, is_whole=False) if c not in found]
     if not found:
         return textwrap.fill(NOTHING, width)
     common, table = claims_table(found)

@@ -27,7 +27,16 @@ def code_of(verb: str) -> list[str]:
         for node in _tree(path).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
+    # Name -> the file of our modules that it is imported from, above the functions.
+    imported = {
+        alias.asname or alias.name: paths
+        for path in sorted(_VERBS.glob("*.py"))
+        for node in _tree(path).body
+        if isinstance(node, ast.ImportFrom) and (paths := _imported(node))
+        for alias in node.names
+    }
     reached: set[str] = set()
+    used: set[str] = set()
     waiting = {verb.replace("-", "_")}
     while waiting:
         name = waiting.pop()
@@ -35,8 +44,10 @@ def code_of(verb: str) -> list[str]:
         names = [node for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
         local = {node.id for node in names if isinstance(node.ctx, ast.Store)}
         local |= {node.arg for node in ast.walk(functions[name]) if isinstance(node, ast.arg)}
-        waiting |= ({node.id for node in names} & set(functions)) - local - reached
-    found = _closure(path for name in reached for path in _imported(functions[name]))
+        used |= {node.id for node in names} - local
+        waiting |= used & set(functions) - reached
+    starts = [_imported(functions[name]) for name in reached]
+    found = _closure(set().union(*starts, *(imported[name] for name in used & set(imported))))
     files = {str(path.relative_to(_ROOT)) for path in found}
     return sorted(files | {_RESOURCES[name] for name in files & set(_RESOURCES)})
 

@@ -171,9 +171,11 @@ def _jobs_behind(
         blocks = (folder / f"{band}.json", folder / f"{band}.npy")
         yield job(f"Gram matrix of {task}, band {band}", f"gram/{task}/{band}", *blocks)
     family = "cntk" if variant in CNTK_FAMILY else Variant.of(variant).parent
-    term = results / "label_terms" / case / f"{family}.npz"
-    yield job(f"fit {family} of {case}", f"label_term/{case}/{family}", term)
-    name = evaluation_job(family, first_of_job(int(seed) if seed != stem else None))
+    first = first_of_job(int(seed) if seed != stem else None)
+    if first == 0:
+        term = results / "label_terms" / case / f"{family}.npz"
+        yield job(f"fit {family} of {case}", f"label_term/{case}/{family}", term)
+    name = evaluation_job(family, first)
     yield job(f"evaluate {name} of {case}", f"evaluate/{case}/{name}", record)
 
 

@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _PATIENCE_SECONDS = 60.0
 _PROBE_SECONDS = 1.0
 _WATCH_SECONDS = 1.0
+_SETTLING_SECONDS = 0.2
 # Compiled code hears of a signal when it returns to Python; after this it is not waited for.
 _GRACE_SECONDS = 10.0
 # Clocks of the machines that share a file system differ by less.
@@ -46,8 +47,10 @@ class LeaseError(LantkError):
     """The results folder belongs to another workflow, or cannot be written."""
 
 
-def hold_while_executing(workflow: Any, results: str | os.PathLike[str]) -> None:
-    """Let a Snakemake workflow hold its results folder while it runs jobs.
+def hold_while_executing(
+    workflow: Any, results: str | os.PathLike[str], prepare: Callable[[], None] = lambda: None
+) -> None:
+    """Let a Snakemake workflow hold its results folder while it runs jobs, and prepare it for them.
 
     Only the process that a user started holds it, and not for a dry run, a report, a list. Where
     the folder is held, Snakemake's own lock, which outlives a SIGKILL, is left out.
@@ -66,6 +69,8 @@ def hold_while_executing(workflow: Any, results: str | os.PathLike[str]) -> None
                 if is_held:
                     workflow.execution_settings.lock = False
                 bring_back_from_the_future(results)
+                with _naming(Path(results) / "listing.json"):
+                    prepare()
                 return execute(**settings)
         except LeaseError as error:
             raise WorkflowError(str(error)) from None
@@ -162,6 +167,10 @@ def _watch(lock: Path, token: str, parent: int, ended: threading.Event) -> None:
     """End this process once the workflow is gone, or was killed with the shell left out."""
     while (is_held := _is_held(lock, token)) and os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
+    if is_held:
+        # The shell in between is gone, or the next workflow holds the lock and has yet to say so.
+        time.sleep(_SETTLING_SECONDS)
+        is_held = _is_held(lock, token)
     if not is_held:
         ended.set()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -17,7 +17,7 @@ from lantk.data.splits import describe, digest_source, fingerprint, split_pair
 from lantk.data.tasks import resolve_pair
 
 pytestmark = pytest.mark.rest
-# More of them, at random: LANTK_FUZZ_EXAMPLES=5000 pytest tests/test_fuzz_data.py
+# More of them, at random: LANTK_FUZZ_EXAMPLES=5000 pytest tests/data/test_fuzz_data.py
 EXAMPLES = int(os.environ.get("LANTK_FUZZ_EXAMPLES", "0"))
 
 

@@ -262,7 +262,7 @@ def test_figures_say_in_numbers_what_they_show(tmp_path):
     """The description in a file has the numbers that are drawn."""
     path = tmp_path / "a.png"
     gap_figure(make_table(), path)
-    assert told(path) == "gains under honest; LANTK-KR-V1 +2.00 ± 0.00"
+    assert told(path) == "gains under honest; LANTK-KR-V1 +2.00"
     table = make_table((40, 80, 160))
     growth_figure(table, path)
     slopes = error_exponents(table).query("protocol == 'honest'").groupby("variant")["slope"].mean()

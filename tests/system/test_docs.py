@@ -125,7 +125,9 @@ def runnable(arguments):
     if arguments[:3] == ["python", "-m", "lantk"]:
         check_options(arguments[3:])
         if arguments[3:5] == ["mlflow", "dashboard"]:
-            return None  # It serves until it is stopped: tests/test_dashboard.py starts it.
+            return (
+                None  # It serves until it is stopped: tests/tracking/test_dashboard.py starts it.
+            )
         # A rate that is given is not measured.
         return arguments + (["--rate", "4e5"] if arguments[3] == "plan" else [])
     if program == "python" and arguments[1].startswith("docs/"):

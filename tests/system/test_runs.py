@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from records import make_record, write_record
 
+from lantk.experiment.records import Listing
 from lantk.experiment.timings import read_gram_cost, read_job_cost
 from lantk.experiment.variants import TERMS
 from lantk.tracking.reading import read_runs
-from lantk.tracking.run import Listing, Run, TrackingError
+from lantk.tracking.run import Run, TrackingError
 
 # Parameters of every run and their types.
 CORE_PARAMS = {

@@ -139,6 +139,7 @@ def test_code_of_a_verb_is_what_it_loads(tmp_path):
         assert rooms <= set(code_of(arguments[0]))
     assert {"lantk/kernel/planes.cu", "lantk/kernel/cpu_loops.py"} <= set(code_of("gram"))
     assert "lantk/network/training.py" not in code_of("evaluate")
+    assert "lantk/experiment/records.py" in code_of("evaluate"), "imported above the functions"
     assert "lantk/experiment/config.py" not in code_of("figure"), "for type checkers only"
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -126,7 +127,7 @@ def test_every_evaluation_has_its_files(finished):
     """A family writes a record and predictions for each of its variants, and for each seed."""
     for pair in ("3-8", "1-8"):
         folder = finished[0] / "out/tiny/evaluations" / pair
-        assert {path.name for path in folder.iterdir()} == {
+        assert {path.name for path in folder.iterdir() if path.is_file()} == {
             f"{stem}.{ending}" for stem in STEMS for ending in ("json", "csv")
         }
         for path in folder.glob("*.json"):
@@ -283,7 +284,7 @@ WEIGHTS = {"honest": [0, 0.3], "oracle": [0.03, 1]}
 EDITS = {
     "a label weight": ({"label_weights": WEIGHTS}, EVALUATE),
     "a ridge": ({"ridges": WEIGHTS}, CNTK),
-    "a protocol less": ({"protocols": ["oracle"]}, {}),
+    "a protocol less": ({"protocols": ["oracle"]}, {"heat_map": 2}),
     "permutations less": ({"permutations": 1}, {}),
     "permutations more": ({"permutations": 7}, FROM_THIRD),
     "an architecture": ({"architecture": "arora2019-vanilla-8"}, FROM_GRAM),
@@ -310,18 +311,38 @@ def test_an_edited_key_reruns_what_depends_on_it(finished, edit):
 @pytest.mark.rest
 def test_another_protocol_is_computed_and_one_less_is_not_shown(finished):
     """One more evaluates again; one less leaves the records and goes from the table."""
-    tree, variants = finished[0], {"variants": ["cntk", "lantk-kr-v1"], "results": "out/protocols"}
-    config = TINY | variants | {"task": TINY["task"] | {"pairs": [[3, 8]]}}
-    honest = config | {"protocols": ["honest"]}
-    for asked in (honest, config, honest):
-        computing = {"evaluate_cntk", "evaluate_lantk_kr_v1"} & set(planned(tree, asked))
-        assert len(computing) == (0 if asked is honest and (tree / "out/protocols").exists() else 2)
+    tree, results = finished[0], finished[0] / "out/protocols"
+    config = TINY | {"results": "out/protocols", "permutations": 1}
+    config |= {"variants": ["cntk", "lantk-kr-v1", "lantk-kr-v1-shuffled"]}
+    config |= {"task": TINY["task"] | {"pairs": [[3, 8]]}}
+    honest, both = {"evaluate_cntk", "evaluate_lantk_kr_v1"}, ["honest", "oracle"]
+    # What is asked for -> the evaluations that it computes; one more permutation while only one
+    # protocol is asked for leaves that family with this protocol alone.
+    steps = [
+        ({"protocols": ["honest"]}, honest),
+        ({"protocols": both}, honest),
+        ({"protocols": ["honest"]}, set()),
+        ({"protocols": ["honest"], "permutations": 2}, {"evaluate_lantk_kr_v1"}),
+        ({"protocols": both, "permutations": 2}, {"evaluate_lantk_kr_v1"}),
+    ]
+    for change, computing in steps:
+        asked = config | change
+        rules = {rule for rule in planned(tree, asked) if rule.startswith("evaluate")}
+        assert rules == computing
         status, output = snakemake(tree, "--cores", "2", config=asked)
         assert status == 0, output[-3000:]
-        table = pd.read_csv(tree / "out/protocols/table.csv")
-        assert set(table["protocol"]) == set(asked.get("protocols", ["honest", "oracle"]))
-    record = json.loads((tree / "out/protocols/evaluations/3-8/cntk.json").read_text())
-    assert set(record["protocols"]) == {"honest", "oracle"}
+        table = pd.read_csv(results / "table.csv")
+        assert set(table["protocol"]) == set(asked["protocols"])
+        assert len(table) == 3 * len(asked["protocols"])
+    shutil.rmtree(results / "evaluations/3-8/protocols")
+    # As of a version that had no marks.
+    status, output = snakemake(tree, "--touch", "--cores", "1", config=asked)
+    assert status == 0, output[-3000:]
+    more = planned(tree, asked | {"permutations": 4})
+    assert {rule for rule in more if rule.startswith("evaluate")} == {
+        "evaluate_lantk_kr_v1",
+        "evaluate_lantk_kr_v1_from3",
+    }
 
 
 @pytest.mark.rest
@@ -350,7 +371,7 @@ def test_tracking_is_redone_alone(finished):
     [
         ("lantk/label_terms/least_squares.py", {"label_term": 4} | EVALUATE | LAST),
         ("lantk/network/layers.py", {"cnn": 4} | LAST),
-        ("lantk/report/comparisons.py", LAST | {"heat_map": 2}),
+        ("lantk/report/blocks.py", LAST | {"heat_map": 2}),
         ("lantk/__init__.py", {}),
     ],
 )

@@ -118,6 +118,16 @@ def test_the_first_failed_job_takes_the_blame(results, job, name, n_missing):
     assert all(case == "3-8" for case, _ in failed.results)
 
 
+def test_later_permutations_wait_for_no_fitted_label_term(results):
+    """A job of the fourth permutation and later is blamed by its own log, not a fit's."""
+    stems = [*STEMS, "lantk-kr-v1-shuffled-seed3"]
+    fail(results, "label_term/{case}/lantk-kr-v1")
+    touch(results / "logs/evaluate/3-8/lantk-kr-v1-from3.log", "lantk evaluate: disk is full\n")
+    found = find_failed_jobs(results, ["3-8"], stems)
+    missing = {job.name: job.results for job in found}
+    assert missing["evaluate lantk-kr-v1-from3 of 3-8"] == (("3-8", "lantk-kr-v1-shuffled-seed3"),)
+
+
 def test_data_that_cannot_be_fetched_are_missing_everywhere(results):
     """A failed fetch is one job, and every result of every case is missing because of it."""
     for case in CASES:

@@ -1,6 +1,6 @@
 """A Slurm cluster of one node on this machine, with its state, key and sockets in one folder.
 
-    python tests/slurm/cluster.py PROGRAM ARGUMENT ...
+    python tests/system/slurm/cluster.py PROGRAM ARGUMENT ...
 
 runs a program with the cluster up, and stops the cluster again; with --check it only says whether
 one can be started here.
