@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 _HANDLER = "DefaultStreamHandler"
-_CHATTER = ("Select jobs to execute", "Execute ")
+_CHATTER = ("Select jobs to execute", "Execute ", "Touching output file")
 
 
 def shorten_progress() -> None:
