@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from archive import Evaluation
-from lantk.experiment.variants import DERIVED, at_taps, candidates, case_key, stems
+from lantk.experiment.variants import DERIVED, at_taps, candidates, case_key
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.blocks import order_variants, sizes_text
 from lantk.report.leaderboard import TABLE_COLUMNS, leaderboard
@@ -125,8 +125,8 @@ def _stray(asked: Study, record: Mapping[str, Any], largest: Mapping[str, int]) 
     variant, seed = record["variant"], record["seed"]
     if variant not in [Variant.of(name).name for name in asked_variants(preset)]:
         return variant
-    names = stems([variant], preset["permutations"], preset["cnn"]["seeds"])
-    if seed is not None and f"{variant}-seed{seed}" not in names:
+    numbers = Variant.of(variant).numbers(preset["permutations"], preset["cnn"]["seeds"])
+    if seed is not None and seed not in numbers:
         return f"{variant} of seed {seed}"
     given = preset["architecture"]
     if architecture not in (given if isinstance(given, list) else [given]):

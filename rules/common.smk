@@ -36,7 +36,6 @@ from lantk.experiment.variants import (
     is_term,
     job_of,
     own_file,
-    stems,
 )
 from lantk.variant import Variant
 

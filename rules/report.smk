@@ -1,5 +1,5 @@
 rule html_report:
-    # One file with everything that was found; it reads what is listed in tracking.json.
+    # One file with everything that was found; links into MLflow are those of tracking.json.
     input:
         tables=rules.table.output,
         figures=expand(FIGURE, case=CASES),

@@ -1,7 +1,7 @@
 # The records of one case, in the order of the table.
 RECORDS = [
     f"{RESULTS}/evaluations/{{case}}/{stem}.json"
-    for stem in stems(VARIANTS, config["permutations"], SEEDS)
+    for stem in LISTING.stems
 ]
 # What says which protocols were evaluated, of all its jobs.
 JOBS = {

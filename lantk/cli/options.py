@@ -205,7 +205,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "how networks start (default: what the architecture trains with)",
         choices=("standard", "he", "ntk"),
     ),
-    "epochs": _option("passes over train", default=300),
+    "epochs": _option("passes over train (default: 300, as in the paper)", default=300),
     "batch-size": _setting("cnn.batch_size"),
     "learning-rate": _option(
         "step size of Adam; of several, validation inside train chooses one",

@@ -10,11 +10,11 @@ from typing import Any
 
 from lantk.cli.files import read_kept, require_listing
 from lantk.errors import LantkError
-from lantk.experiment.records import keep_listing
+from lantk.experiment.records import Listing, keep_listing
 from lantk.files import write_json
 
-# What verbs but `sync` find in listing.json.
-_NOT_GIVEN = dict.fromkeys(("config", "cases", "variants", "permutations", "seeds"))
+# What verbs but `sync` find in listing.json, since they have no such options.
+_NOT_GIVEN = dict.fromkeys(("config", *Listing.__dataclass_fields__))
 
 
 def sync(args: argparse.Namespace) -> None:
@@ -107,7 +107,6 @@ def _target(args: argparse.Namespace) -> Any:
         if kept is None or not kept["config"]:
             raise LantkError(
                 f"there is no {args.results / 'listing.json'} with a configuration: run the"
-                ""
                 " workflow, which writes it"
             )
         config = kept["config"]

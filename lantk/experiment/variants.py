@@ -1,8 +1,4 @@
-"""Names of variants: label terms, their controls, their families, the files and rows they fill.
-
-A variant is a name in the configuration and in the table. A label term of the user's own is written
-``module:Class`` and has a name made of its class, so that it can stand in paths and tables.
-"""
+"""Variants of the study: families, choices, jobs; `lantk.variant` takes a name apart."""
 
 from __future__ import annotations
 
@@ -175,30 +171,6 @@ def own_file(variant: str) -> list[str]:
     module = Variant.of(variant).module
     file = Path(f"{module.replace('.', '/')}.py") if module else Path()
     return [str(file)] if file.is_file() else []
-
-
-def stems(variants: Iterable[str], permutations: int, seeds: Sequence[int]) -> list[str]:
-    """Return the names, without ending, of the files that hold the results of variants.
-
-    Parameters
-    ----------
-    variants : iterable of str
-        Variants, in the order wanted.
-    permutations : int
-        Number of label permutations of ``*-shuffled``, numbered from 0.
-    seeds : sequence of int
-        Seeds of the networks.
-
-    Examples
-    --------
-    >>> stems(["cntk", "lantk-kr-v1-shuffled", "cnn"], 2, [7])
-    ['cntk', 'lantk-kr-v1-shuffled-seed0', 'lantk-kr-v1-shuffled-seed1', 'cnn-seed7']
-    """
-    return [
-        v.stem(number)
-        for v in map(Variant.of, variants)
-        for number in v.numbers(permutations, seeds)
-    ]
 
 
 def first_of_job(number: int | None) -> int:

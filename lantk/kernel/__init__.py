@@ -1,1 +1,1 @@
-"""Exact kernels of infinitely wide networks: `reference` (readable), `cpu` (compiled), `gram`."""
+"""Exact kernels of infinitely wide networks: `reference` reads well, the engines are compiled."""

@@ -122,7 +122,7 @@ def predict_after_kernels(
     DivergenceError, TrainingError
         If a network diverges, or has no such layer.
     ValidationError, SolveError
-        As `predict.predict` does, and if there are not so many folds to hold out.
+        As `paths.predict` does, and if there are not so many folds to hold out.
 
     Notes
     -----

@@ -1,12 +1,11 @@
 """Evaluation: what the scores are worth on the test images, under each protocol.
 
-Test labels enter the project here and nowhere else: `paths.predict` and `training.train` return
-scores without them, and `assess` and `assess_network` compare the scores with them.
+`paths.predict` and `training.train` return scores without test labels, and `assess` and
+`assess_network` compare the scores with them; so does the leaderboard, with finished predictions.
 
 References
 ----------
-Chen, He and Su (2020) for the label weight and the protocol here named ``oracle``; Wilson (1927)
-for the interval; McNemar (1947) for the paired test, in its exact form.
+Chen, He and Su (2020) for the label weight and the protocol here named ``oracle``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ ROWS = {
     "lantk-fjlt-v2": "LANTK-FJLT-V2",
     "cnn": "CNN",
 }
-"""Variant -> its row in the seed's table, in the seed's order. Others follow under their names."""
+"""Variant -> its row in the paper's table, in that order. Others follow under their names."""
 REFERENCE_CONTROLS = ("cntk-ridge", "cntk-rbf", "oracle-label")
 CONTROL_TITLES = {
     "shuffled": "With shuffled labels",
@@ -147,7 +147,7 @@ def label_terms_of(variants: Iterable[str]) -> list[str]:
 
 
 def order_variants(variants: Iterable[str]) -> list[str]:
-    """Return the seed's rows in the seed's order, other terms, controls by parent, then the rest.
+    """Return the paper's rows in the paper's order, other terms, controls by parent, then the rest.
 
     Examples
     --------

@@ -49,7 +49,7 @@ def choices_text(protocol: str, variants: Collection[str]) -> str:
 
 
 def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -> str:
-    """Return the result tables in the layout of the seed's as Markdown, one section per protocol.
+    """Return the result tables in the layout of the paper's as Markdown, one section per protocol.
 
     Of each the accuracies in percent with their average and the improvement over CNTK, then
     intervals and p-values, then what labels are worth.

@@ -29,7 +29,7 @@ _SHOWN_POINTS = 5.0  # of accuracy below weight 0, that a small curve shows
 
 
 def accuracy_tables(block: Block, name: str) -> tuple[Table, Table | None]:
-    """Return accuracies with intervals and p-values: of the seed's rows, and of the controls."""
+    """Return accuracies with intervals and p-values: of the paper's rows, and of the controls."""
     table = accuracy_table(block)
     rows: dict[bool, list[Sequence[Cell]]] = {False: [], True: []}
     for variant, cells in zip(block.variants, table.rows, strict=True):

@@ -1,4 +1,4 @@
-"""Result tables: accuracies, intervals, what labels are worth, exponents, claims.
+"""Result tables: accuracies, intervals, what labels are worth, claims.
 
 A table is of a `Block` of the leaderboard, and of cells that know their text and their value, which
 are laid out as Markdown here, on a terminal by `terminal`, in a page by a template. Nothing is

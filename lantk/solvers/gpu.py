@@ -1,8 +1,8 @@
 """Kernel regression solves on a GPU, by PyTorch: one LU factorization for every label weight.
 
-A GPU factors n = 10,000 in some tens of milliseconds, less than the steps that `solve.solve_path`
+A GPU factors n = 10,000 in some tens of milliseconds, less than the steps that `path.solve_path`
 saves on a CPU, so nothing cleverer is done here. The systems, the refinement, the residuals and the
-errors are those of `solve`.
+errors are those of `direct` and `path`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What only the workflow needs: its lease, and what to say of failures."""
+"""What only the workflow needs: lease, failures, progress, resources, files of code."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lantk.experiment.records import Listing
 from lantk.experiment.variants import (
     PLAIN_VARIANTS,
     TERMS,
@@ -10,7 +11,6 @@ from lantk.experiment.variants import (
     families,
     family_of,
     own_file,
-    stems,
 )
 from lantk.variant import CONTROLS, Variant, VariantError
 
@@ -88,8 +88,13 @@ def test_files_are_one_a_seed_where_there_are_seeds():
     assert not Variant.of("lantk-kr-v1-diagonal").is_seeded
     names = ["cnn", "cntk", f"{OWN}-shuffled"]
     shuffled = ["lantk-nearest-mean2-shuffled-seed0", "lantk-nearest-mean2-shuffled-seed1"]
-    assert stems(names, 2, [5, 3]) == ["cnn-seed5", "cnn-seed3", "cntk", *shuffled]
-    assert stems(["cnn"], 2, []) == []
+    assert [*Listing((), tuple(names), 2, (5, 3)).stems] == [
+        "cnn-seed5",
+        "cnn-seed3",
+        "cntk",
+        *shuffled,
+    ]
+    assert Listing((), ("cnn",), 2, ()).stems == {}
 
 
 def test_the_file_of_an_own_term_is_found_where_jobs_run(tmp_path, monkeypatch):
@@ -107,7 +112,9 @@ def test_kernels_of_networks_are_one_family_and_seeded():
     names = ["after-kernel-3", "conjugate-kernel-0-shuffled", "after-kernel-conv2-3+lantk-kr-v1"]
     assert families(names) == {"after-kernel": names}
     assert all(v.is_seeded and v.is_network_kernel and v.is_tap for v in map(Variant.of, names))
-    assert stems(["after-kernel-3-shuffled"], 5, [7]) == ["after-kernel-3-shuffled-seed7"]
+    assert [*Listing((), ("after-kernel-3-shuffled",), 5, (7,)).stems] == [
+        "after-kernel-3-shuffled-seed7"
+    ]
 
 
 @pytest.mark.parametrize(
