@@ -1,8 +1,5 @@
 # The records of one case, in the order of the table.
-RECORDS = [
-    f"{RESULTS}/evaluations/{{case}}/{stem}.json"
-    for stem in LISTING.stems
-]
+RECORDS = [f"{RESULTS}/evaluations/{{case}}/{stem}.json" for stem in LISTING.stems]
 # What says which protocols were evaluated, of all its jobs.
 JOBS = {
     job_of(variant, number)
