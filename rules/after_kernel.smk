@@ -26,7 +26,7 @@ rule after_kernel:
             lambda wildcards: after_kernels_mb(MOST_LAYERS, *case_sizes(wildcards))
         ),
         runtime=growing(480),
-        protocols=PROTOCOLS,
+        protocols=ASKED_PROTOCOLS,
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         architecture=lambda wildcards: json.dumps(CASES[wildcards.case].architecture),

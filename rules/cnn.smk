@@ -17,7 +17,7 @@ rule cnn:
         **GPU,
         mem_mb=growing(lambda wildcards: network_mb(CASES[wildcards.case].n_train)),
         runtime=growing(480),
-        protocols=PROTOCOLS,
+        protocols=ASKED_PROTOCOLS,
     params:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         architecture=lambda wildcards: json.dumps(CASES[wildcards.case].architecture),

@@ -2,6 +2,8 @@
 import itertools
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -17,6 +19,7 @@ from lantk.experiment.job_options import (
 )
 from lantk.experiment.records import MARK, Listing, keep_listing, mark_protocols
 from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS, overview_kinds
+from lantk.experiment.settings import PROTOCOLS
 from lantk.workflow.code import code_of
 from lantk.workflow.resources import (
     after_kernels_mb,
@@ -34,7 +37,6 @@ from lantk.experiment.variants import (
     evaluation_job,
     first_of_job,
     is_term,
-    job_of,
     own_file,
 )
 from lantk.variant import Variant
@@ -133,7 +135,7 @@ def case_bands(ending):
 
 
 # As a resource, since it is no parameter: a protocol less computes nothing again.
-PROTOCOLS = " ".join(config["protocols"])
+ASKED_PROTOCOLS = " ".join(config["protocols"])
 
 
 def protocol_marks(job, protocols=config["protocols"]):
@@ -146,7 +148,7 @@ def protocol_marks(job, protocols=config["protocols"]):
 
 def old_marks(job):
     """Return the marks that a job deletes first: also those of protocols that it does not evaluate."""
-    return protocol_marks(job, ["honest", "oracle"])
+    return protocol_marks(job, PROTOCOLS)
 
 
 # Name in paths -> label term; those of the user's own are module:Class.

@@ -40,7 +40,7 @@ for (name, (shown, members)), first in itertools.product(
             runtime=growing(480),
             # No parameters: what there is does not change with them.
             permutations=permutations,
-            protocols=PROTOCOLS,
+            protocols=ASKED_PROTOCOLS,
         params:
             n_train=lambda wildcards: CASES[wildcards.case].n_train,
             variants=of_family(shown, job_variants(first)),

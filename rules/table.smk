@@ -1,12 +1,7 @@
 # The records of one case, in the order of the table.
 RECORDS = [f"{RESULTS}/evaluations/{{case}}/{stem}.json" for stem in LISTING.stems]
 # What says which protocols were evaluated, of all its jobs.
-JOBS = {
-    job_of(variant, number)
-    for variant in VARIANTS
-    for number in Variant.of(variant).numbers(config["permutations"], SEEDS)
-}
-MARKS = [mark for job in sorted(JOBS) for mark in protocol_marks(job)]
+MARKS = [mark for job in LISTING.jobs for mark in protocol_marks(job)]
 # Figures by their paths: outputs that are marked for a report cannot be expanded.
 FIGURE = f"{RESULTS}/figures/{{case}}.png"
 OVERVIEW = f"{RESULTS}/figures/{{kind}}.png"
@@ -67,7 +62,7 @@ rule figure:
         CONDA
     params:
         results=lambda wildcards: RESULTS,
-        listed=LISTING.to_options(),
+        listed=replace(LISTING, cases=()).to_options(),
         caption=lambda wildcards: f"**{wildcards.case}**: {CASE_FIGURES['weight'][1]}",
     shell:
         "python -m lantk figure --results {params.results:q} --cases {wildcards.case}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from lantk.errors import LantkError
 from lantk.experiment.records import Listing, Record, read_predictions, read_record
+from lantk.experiment.settings import PROTOCOLS
 
 
 def spell_out(architecture: Any) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def read_kept(results: Path) -> dict[str, Any] | None:
                 name: record["listing"][name]
                 for name in ("cases", "variants", "permutations", "seeds")
             }
-            listing["protocols"] = record["listing"].get("protocols", ["honest", "oracle"])
+            listing["protocols"] = record["listing"].get("protocols", [*PROTOCOLS])
             config = record.get("config") or {}
         except (FileNotFoundError, NotADirectoryError):
             continue

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from lantk.experiment.overviews import OVERVIEWS
-from lantk.experiment.settings import FIELDS, Protocol, default_of, meaning_of
+from lantk.experiment.settings import FIELDS, PROTOCOLS, default_of, meaning_of
 
 
 def _name_or_json(text: str) -> Any:
@@ -176,7 +176,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "permutations": _setting("permutations"),
     "first-permutation": _option("number of the first of them", default=0),
     "estimator": _setting("estimator"),
-    "protocols": _setting("protocols", choices=get_args(Protocol)),
+    "protocols": _setting("protocols", choices=PROTOCOLS),
     "honest-weights": _setting(
         "label_weights.honest", "label weights that validation inside train chooses from"
     ),
@@ -225,7 +225,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         type=int,
     ),
     "listed-protocols": _option(
-        f"protocols ({_KEPT})", flag="--protocols", nargs="+", choices=get_args(Protocol)
+        f"protocols ({_KEPT})", flag="--protocols", nargs="+", choices=PROTOCOLS
     ),
     "kind": _option(
         "accuracy against label weight of one case (weight, the default); gains over CNTK and the"

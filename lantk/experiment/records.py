@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from numpy.typing import NDArray
 
+from lantk.experiment.settings import PROTOCOLS
 from lantk.experiment.variants import job_of
 from lantk.files import write_json, writing
-from lantk.regression.statistics import PROTOCOLS
 from lantk.variant import Variant
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Listing:
     """Label permutations of each shuffled control, numbered from 0."""
     seeds: tuple[int, ...] = (0,)
     """Of the networks."""
-    protocols: tuple[str, ...] = ("honest", "oracle")
+    protocols: tuple[str, ...] = PROTOCOLS
 
     @property
     def stems(self) -> dict[str, tuple[str, int | None]]:
@@ -41,6 +40,16 @@ class Listing:
             v = Variant.of(variant)
             seeds = v.numbers(self.permutations, self.seeds)
             found |= {v.stem(seed): (v.name, seed) for seed in seeds}
+        return found
+
+    @property
+    def jobs(self) -> dict[str, list[str]]:
+        """Job of a case that evaluates -> the stems that it writes."""
+        found: dict[str, list[str]] = {}
+        for variant in self.variants:
+            v = Variant.of(variant)
+            for number in v.numbers(self.permutations, self.seeds):
+                found.setdefault(job_of(variant, number), []).append(v.stem(number))
         return found
 
     def to_options(self) -> list[str]:
@@ -65,13 +74,8 @@ def mark_protocols(results: Path, listing: Listing) -> None:
 
     So results of version 0.1.0, which has no marks, can be taken over.
     """
-    jobs: dict[tuple[str, str], list[Path]] = defaultdict(list)
-    for case, variant in itertools.product(listing.cases, listing.variants):
-        v = Variant.of(variant)
-        for number in v.numbers(listing.permutations, listing.seeds):
-            path = results / "evaluations" / case / f"{v.stem(number)}.json"
-            jobs[case, job_of(variant, number)].append(path)
-    for (case, job), paths in jobs.items():
+    for case, (job, stems) in itertools.product(listing.cases, listing.jobs.items()):
+        paths = [results / "evaluations" / case / f"{stem}.json" for stem in stems]
         marks = {
             name: Path(MARK.format(results=results, case=case, job=job, protocol=name))
             for name in PROTOCOLS

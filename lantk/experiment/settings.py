@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ Seed = Annotated[int, Limits(0, 2**32 - 1)]
 Epoch = Annotated[int, Limits(0, 10**6)]
 Epochs = Annotated[list[Epoch], Limits(1, 100, unequal=True)]
 Protocol = Literal["honest", "oracle"]
+PROTOCOLS = get_args(Protocol)
 Protocols = Annotated[list[Protocol], Limits(1, unequal=True)]
 
 _GRID = [0, 1.0e-4, 3.0e-4, 1.0e-3, 3.0e-3, 0.01, 0.03, 0.1, 0.3, 1, 3]

@@ -10,11 +10,13 @@ import yaml
 
 from lantk.data.splits import DataError
 from lantk.errors import LantkError
+from lantk.experiment import settings
 from lantk.experiment.checks import check_settings, fill_in
 from lantk.experiment.config import ConfigError, resolve_experiment
 from lantk.experiment.job_options import after_kernel_options, evaluate_options
 from lantk.experiment.overviews import overview_kinds
 from lantk.experiment.settings import FIELDS, Settings, meaning_of
+from lantk.regression import statistics
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -385,3 +387,8 @@ def test_the_largest_tap_is_a_variant():
     config["variants"] = ["cntk", "after-kernel"]
     kernels = resolve_experiment(config).families["after-kernel"]
     assert kernels == ["after-kernel-0", "after-kernel-1000000"]
+
+
+def test_the_protocols_of_settings_are_those_of_the_library():
+    """What can be asked for is what is evaluated, in one order."""
+    assert settings.PROTOCOLS == statistics.PROTOCOLS

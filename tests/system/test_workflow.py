@@ -308,6 +308,15 @@ def test_an_edited_key_reruns_what_depends_on_it(finished, edit):
     assert planned(finished[0], TINY | change) == (TRACK if jobs is None else jobs | LAST)
 
 
+def test_another_pair_draws_no_figure_of_those_that_are_there(finished):
+    """One class pair more computes and draws what is its own, and what is of all pairs."""
+    pairs = [*TINY["task"]["pairs"], [8, 9]]
+    own = {"split": 1, "gram": 1, "label_term": 2, "cnn": 2, "heat_map": 1, "figure": 1}
+    own |= dict.fromkeys(("evaluate_cntk", "evaluate_lantk_kr_v1", "evaluate_lantk_fjlt_v1"), 1)
+    jobs = planned(finished[0], TINY | {"task": TINY["task"] | {"pairs": pairs}})
+    assert jobs == LAST | own
+
+
 @pytest.mark.rest
 def test_another_protocol_is_computed_and_one_less_is_not_shown(finished):
     """One more evaluates again; one less leaves the records and goes from the table."""
