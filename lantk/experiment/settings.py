@@ -105,13 +105,13 @@ class Task(Section):
     """Which images to tell apart; either pairs or classes."""
 
     pairs: Annotated[list[Pair], Limits(1)] | None = setting(
-        [[3, 8], [1, 8], [8, 9]], [["deer", "dog"], ["cat", "frog"]], [[3, 8]]
+        [[1, 8]], [["deer", "dog"], ["cat", "frog"]], [[3, 8]]
     )
     """Class pairs, each two class names or numbers; the order within a pair is free."""
     classes: Literal["all"] | Names | None = setting(None, "all", ["cat", "deer", "dog"])
     """Instead of pairs (which then is null), classes told apart in one task: all, or a list of
     three or more names or numbers."""
-    n_train: Whole | Sizes | None = setting(40, 1000, [500, 1000, 2000])
+    n_train: Whole | Sizes | None = setting([20, 40], 1000, [500, 1000, 2000])
     """Train images of a task, all classes together (a multiple of their number); null, all there
     is; a list, one row of results each (the smaller ones are the first of the largest)."""
     n_test: Whole | None = setting(None, 400)
@@ -167,9 +167,9 @@ class Cnn(Section):
 
     epochs: Annotated[int, Limits(1, 10**6)] = setting(30, 300)
     """Passes over the train images."""
-    batch_size: Annotated[int, Limits(1, 10**9)] = setting(128, 64)
+    batch_size: Annotated[int, Limits(1, 10**9)] = setting(8, 64)
     """Images per optimiser step."""
-    learning_rate: Rate | Rates = setting(3.0e-4, 1.0e-3, [1.0e-4, 1.0e-3])
+    learning_rate: Rate | Rates = setting(1.0e-3, 3.0e-4, [1.0e-4, 1.0e-3])
     """Step size of Adam; of a list, validation inside train chooses one."""
     loss: Literal["squared", "cross-entropy"] = setting("squared", "cross-entropy")
     """What training lowers, squared (on the targets, or 0 and 1 of pairs) or cross-entropy."""

@@ -19,11 +19,13 @@ from lantk.experiment.settings import FIELDS, Settings, meaning_of
 from lantk.regression import statistics
 
 ROOT = Path(__file__).parents[2]
-CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+CONFIG = copy.deepcopy(DEFAULT)
+CONFIG["task"] |= {"pairs": [[3, 8], [1, 8], [8, 9]], "n_train": 40}
 
 
 def edited(path, value, **others):
-    """Return the default configuration with keys replaced; a.b is written a__b in keywords."""
+    """Return a configuration of three pairs with keys replaced; a.b is written a__b in keywords."""
     config = copy.deepcopy(CONFIG)
     for edit, new in ({path: value} | others).items():
         *parents, key = edit.replace("__", ".").split(".") if isinstance(edit, str) else (edit,)
@@ -41,10 +43,13 @@ def names(prefix, ns, architectures=("",)):
 
 def test_default_experiment_is_accepted():
     """config.yaml passes the check, and resolves to its pairs and sizes."""
-    check_settings(CONFIG)
-    experiment = resolve_experiment(CONFIG)
-    assert list(experiment.tasks) == list(experiment.cases) == ["3-8", "1-8", "8-9"]
-    assert all(case.n_train == 40 for case in experiment.cases.values())
+    check_settings(DEFAULT)
+    experiment = resolve_experiment(DEFAULT)
+    assert list(experiment.tasks) == ["1-8"]
+    assert {name: case.n_train for name, case in experiment.cases.items()} == {
+        "1-8.n20": 20,
+        "1-8.n40": 40,
+    }
     terms = ["lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2"]
     assert list(experiment.families) == ["cntk", *terms, "cnn"]
     assert experiment.families["lantk-kr-v2"] == ["lantk-kr-v2", "lantk-kr-v2-shuffled"]
@@ -158,12 +163,12 @@ def test_a_family_depends_on_what_it_reads():
 
 def test_the_default_experiment_is_that_of_the_settings():
     """config.yaml names every setting, with the default that a missing key gets."""
-    assert dataclasses.asdict(Settings()) == CONFIG
+    assert dataclasses.asdict(Settings()) == DEFAULT
     for config in ({}, {"cnn": {"epochs": 30}}):
         fill_in(config)
-        assert config == CONFIG
+        assert config == DEFAULT
     fill_in(config := {"task": {"pairs": [["a", "b"]]}, "folds": 2})
-    assert config == CONFIG | {"task": CONFIG["task"] | {"pairs": [["a", "b"]]}, "folds": 2}
+    assert config == DEFAULT | {"task": DEFAULT["task"] | {"pairs": [["a", "b"]]}, "folds": 2}
 
 
 @pytest.mark.parametrize("key", FIELDS)
