@@ -43,7 +43,8 @@ CIFAR10_SHAPE = (3, 32, 32)
 _CIFAR10_RECORD = 1 + 3 * 32 * 32
 
 
-def open_source(source: str, path: DataPath) -> OpenSource:
+def open_source(source: str, path: DataPath, layout: str | None = None) -> OpenSource:
+    """Open a source; `layout` says of arrays what it says of those of `lantk.gram`."""
     if source == "digits":
         return _open_digits()
     if source == "cifar10":
@@ -53,7 +54,7 @@ def open_source(source: str, path: DataPath) -> OpenSource:
     if path is None:
         raise DataError(f"the data source {source!r} needs data.path, the file or folder to read")
     try:
-        return (open_npz if source == "npz" else open_images)(Path(path))
+        return open_npz(Path(path), layout) if source == "npz" else open_images(Path(path))
     except OSError as error:
         raise DataError(f"{shorten(str(path))} cannot be read: {error.strerror}") from error
 

@@ -114,8 +114,8 @@ SCALINGS = ("range", "standard")
 SPLIT_ARRAYS = ("pixels_train", "pixels_test", "y_train", "y_test", "index_train", "index_test")
 
 
-def describe(source: str, path: DataPath = None) -> Description:
-    """Return the classes, counts and image shape of a source without reading its pixels.
+def describe(source: str, path: DataPath = None, layout: str | None = None) -> Description:
+    """Return the classes, counts and image shape of a source, of files the first of each class.
 
     For ``cifar10`` that is not downloaded yet, what it will hold.
 
@@ -125,6 +125,8 @@ def describe(source: str, path: DataPath = None) -> Description:
         Where images come from.
     path : path-like, optional
         The file or folder; needed by ``npz`` and ``images``, not looked at by ``digits``.
+    layout : {"channels_first"}, optional
+        Say so to have arrays taken that look as if their channels came last (see `lantk.gram`).
 
     Raises
     ------
@@ -139,7 +141,7 @@ def describe(source: str, path: DataPath = None) -> Description:
     if source == "cifar10" and not cifar10_folder(path).is_dir():
         counts = {"train": (5000,) * 10, "test": (1000,) * 10}
         return Description(source, CIFAR10_CLASSES, counts["train"], counts["test"], CIFAR10_SHAPE)
-    return _described(source, open_source(source, path))
+    return _described(source, open_source(source, path, layout))
 
 
 def fingerprint(source: str, path: DataPath = None) -> str:
@@ -160,7 +162,7 @@ def fingerprint(source: str, path: DataPath = None) -> str:
     return digest.hexdigest()[:16]
 
 
-def digest_source(source: str, path: DataPath = None) -> str:
+def digest_source(source: str, path: DataPath = None, layout: str | None = None) -> str:
     """Return the SHA-256, hexadecimal, of all labels and pixels of a source, reading every image.
 
     Raises
@@ -168,7 +170,7 @@ def digest_source(source: str, path: DataPath = None) -> str:
     DataError
         If any image is broken, of another size, or not finite.
     """
-    opened = open_source(source, path)
+    opened = open_source(source, path, layout)
     digest = hashlib.sha256(f"{opened.class_names} {opened.image_shape}\n".encode())
     for part, labels in opened.labels.items():
         digest.update(part.encode() + labels.tobytes())
@@ -187,6 +189,7 @@ def split_pair(
     seed: int,
     *,
     scaling: str = "range",
+    layout: str | None = None,
 ) -> Split:
     """Draw the train and test images of a class pair.
 
@@ -207,6 +210,8 @@ def split_pair(
     scaling : {"range", "standard"}
         To [-1, 1] by the pixels' range, or by the mean and standard deviation of each channel over
         all train images drawn.
+    layout : {"channels_first"}, optional
+        As for `describe`.
 
     Raises
     ------
@@ -223,7 +228,7 @@ def split_pair(
         stream.shuffle(order)
         return rows[order]
 
-    return _draw(source, path, pair, n_train, n_test, scaling, shuffled)
+    return _draw(source, path, pair, n_train, n_test, scaling, layout, shuffled)
 
 
 def split_classes(
@@ -234,6 +239,7 @@ def split_classes(
     n_test: int | None,
     *,
     scaling: str = "range",
+    layout: str | None = None,
 ) -> Split:
     """Take the train and test images of k classes, the first ones of each in file order.
 
@@ -241,7 +247,7 @@ def split_classes(
     test set, the test images follow the train images. `task` is from `resolve_classes`; the rest,
     and the errors, are as of `split_pair`.
     """
-    return _draw(source, path, task, n_train, n_test, scaling, lambda rows: rows)
+    return _draw(source, path, task, n_train, n_test, scaling, layout, lambda rows: rows)
 
 
 def _draw(
@@ -251,13 +257,14 @@ def _draw(
     n_train: int | None,
     n_test: int | None,
     scaling: str,
+    layout: str | None,
     order: Callable[[NDArray[np.int64]], NDArray[np.int64]],
 ) -> Split:
     """Return the split of the first images of each class, in the order that `order` puts them."""
     if scaling not in SCALINGS:
         raise DataError(f"scaling is {scaling!r}: wanted {' or '.join(SCALINGS)}")
     fetch(source, path)
-    opened = open_source(source, path)
+    opened = open_source(source, path, layout)
     names = opened.class_names
     if [names[c] for c in task.numbers if c < len(names)] != list(task.names):
         raise DataError(f"{task} was not made for {source}, whose classes are {names}")

@@ -1044,7 +1044,10 @@ X = np.zeros((12, 2, 4, 5), np.uint8)
         ({"y_train": None}, ["y_train", "whole numbers or text"]),
         ({"x_train": X.astype(np.int64)}, ["x_train is int64", "uint8", "floating point"]),
         ({"x_train": X[:, 0]}, ["x_train", "(12, 4, 5)", "channels x height x width"]),
-        ({"x_train": X[:, :, :0]}, ["x_train", "(12, 2, 0, 5)", "none 0"]),
+        ({"x_train": X[:, :, :0]}, ["x_train", "(12, 2, 0, 5)", "none of them 0"]),
+        ({"x_train": X[:, 0]}, ["of grey images write x_train[:, None]"]),
+        ({"x_train": X.transpose(0, 2, 3, 1)}, ["write x_train.transpose(0, 3, 1, 2)", "one type"]),
+        ({"x_test": X[:9].transpose(0, 2, 3, 1)}, ["write x_test.transpose(0, 3, 1, 2)"]),
         ({"x_train": X[:, :1]}, ["(12, 1, 4, 5)", "(9, 2, 4, 5)", "one type and size"]),
         ({"x_train": X / 2}, ["float64", "uint8", "one type and size"]),
         ({"y_train": np.arange(11) % 3}, ["x_train has 12 images", "y_train 11 labels"]),
@@ -1062,6 +1065,30 @@ def test_impossible_npz_is_an_error(tmp_path, changes, words):
     with pytest.raises(DataError) as caught:
         describe("npz", path)
     assert_words(caught, [*words, "set.npz"])
+
+
+def test_npz_with_channels_last_is_refused_unless_told_otherwise(tmp_path):
+    """Everything that opens the file refuses it with both remedies, and takes it when told to."""
+    x = random().integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
+    path = write_npz(tmp_path, x_train=x, x_test=x, y_test=np.arange(12) % 3)
+    pair = Task((0, 1), ("0", "1"), "0-1")
+    classes = Task((0, 1, 2), ("0", "1", "2"), "all")
+    for opening in (
+        describe,
+        digest_source,
+        lambda *a, **b: split_pair(*a, pair, 8, 8, 66, **b).pixels_train[:1],
+        lambda *a, **b: split_classes(*a, classes, 12, 12, **b).pixels_train[:1],
+    ):
+        with pytest.raises(DataError) as caught:
+            opening("npz", path)
+        assert_words(
+            caught,
+            ["(12, 6, 5, 3)", "x_train.transpose(0, 3, 1, 2)", "data.layout", "--layout"],
+        )
+        assert opening("npz", path, layout="channels_first") is not None
+    assert describe("npz", path, "channels_first").image_shape == (6, 5, 3)
+    with pytest.raises(DataError, match="layout is 'channels_last': wanted 'channels_first'"):
+        describe("npz", path, "channels_last")
 
 
 class Trap:
