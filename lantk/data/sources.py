@@ -9,8 +9,8 @@
   the first image of every folder is grey, images have one channel and a coloured one is an error;
   otherwise all are converted to RGB. Transparency is dropped.
 
-Opening a source reads labels and shapes only; pixels are read when a split asks for them. Nothing
-here loads a pickle.
+Opening a source reads labels and shapes only, and the first image of each folder; other pixels are
+read when a split asks for them. Nothing here loads a pickle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.data.base import DataError, DataPath, OpenSource
-from lantk.data.folders import open_images
+from lantk.data.folders import image_files, open_images
 from lantk.data.npz import open_npz
 from lantk.errors import shorten
 
@@ -57,6 +57,19 @@ def open_source(source: str, path: DataPath, layout: str | None = None) -> OpenS
         return open_npz(Path(path), layout) if source == "npz" else open_images(Path(path))
     except OSError as error:
         raise DataError(f"{shorten(str(path))} cannot be read: {error.strerror}") from error
+
+
+def source_files(source: str, path: DataPath) -> list[Path]:
+    """Return the user's files that `open_source` and its `read` read, sorted.
+
+    They are none for ``digits``, nor for ``cifar10`` as it was downloaded or is not there yet.
+    """
+    if source == "npz" and path is not None:
+        return [Path(path)]
+    if source == "images" and path is not None:
+        parts = (image_files(Path(path, part)) for part in ("test", "train"))
+        return sorted(file for of_class in parts for files in of_class.values() for file in files)
+    return []
 
 
 def _open_digits() -> OpenSource:

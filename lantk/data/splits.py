@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,15 @@ from numpy.typing import NDArray
 
 from lantk.data.base import DataError, DataPath, OpenSource
 from lantk.data.download import fetch
-from lantk.data.sources import CIFAR10_CLASSES, CIFAR10_SHAPE, cifar10_folder, open_source
+from lantk.data.sources import (
+    CIFAR10_CLASSES,
+    CIFAR10_SHAPE,
+    cifar10_folder,
+    open_source,
+    source_files,
+)
 from lantk.data.tasks import Description, Task, check_size, resolve_sizes
+from lantk.errors import shorten
 from lantk.labels import class_labels, count_outputs
 
 
@@ -145,19 +151,26 @@ def describe(source: str, path: DataPath = None, layout: str | None = None) -> D
 
 
 def fingerprint(source: str, path: DataPath = None) -> str:
-    """Return a text that changes when the user's files do: their names, sizes and times.
+    """Return a text that changes when the files that are read do: their names, sizes and times.
 
     It is empty for ``digits`` and ``cifar10``, which do not change.
+
+    Raises
+    ------
+    DataError
+        If a file, or the folder that it should be in, is missing.
     """
-    if source not in ("npz", "images") or path is None:
+    try:
+        files = [(file, file.stat()) for file in source_files(source, path)]
+    except OSError as error:
+        found = shorten(str(error.filename or path))
+        raise DataError(f"{found} cannot be read: {error.strerror}") from error
+    if not files or path is None:
         return ""
-    root = Path(path)
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     digest = hashlib.sha256()
-    for file in files:
-        stat = file.stat()
+    for file, stat in files:
         # Names need not be text.
-        digest.update(os.fsencode(file.relative_to(root)))
+        digest.update(os.fsencode(file.relative_to(path)))
         digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 

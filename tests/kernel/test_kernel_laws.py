@@ -222,8 +222,16 @@ LAST = X.transpose(0, 2, 3, 1)
         ((X, change(X, (2, 1, 0, 0), -np.inf)), {}, "image 2 of x2 has pixels that are NaN or inf"),
         ((X[0],), {}, r"of grey images write x1\[:, None\], of a single image x1\[None\]"),
         ((X[0, 0],), {}, r"of vectors write x1\[:, :, None, None\]"),
-        ((X[:, :2], LAST[..., :2]), {}, r"channels of x2 come last, write x2.transpose\(0, 3, 1, 2"),
-        ((LAST[..., :2], X[:, :2]), {}, r"channels of x1 come last, write x1.transpose\(0, 3, 1, 2"),
+        (
+            (X[:, :2], LAST[..., :2]),
+            {},
+            r"channels of x2 come last, write x2.transpose\(0, 3, 1, 2",
+        ),
+        (
+            (LAST[..., :2], X[:, :2]),
+            {},
+            r"channels of x1 come last, write x1.transpose\(0, 3, 1, 2",
+        ),
         ((X, LAST), {}, r"x2 has shape \(3, 8, 8, 3\), .* write x2.transpose\(0, 3, 1, 2\)"),
         ((X,), {"layout": "channels_last"}, "layout is 'channels_last': wanted 'channels_first'"),
         ((X,), {"kernel": "rbf"}, "kernel is 'rbf': wanted 'ntk' or 'nngp'"),
