@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,14 @@ def open_images(path: Path) -> OpenSource:
         image_shape=(1 if is_grey else 3, height, width),
         pixel_max=255,
         read=read,
+        files={part: [_text(file.relative_to(path)) for file in flat[part]] for part in flat},
     )
+
+
+def _text(file: Path) -> str:
+    """Return a file's name as text that can be shown, which names need not be."""
+    name = os.fsencode(file.as_posix()).decode(errors="backslashreplace")
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
 def image_files(folder: Path) -> dict[str, list[Path]]:
@@ -120,6 +128,8 @@ def _image(file: Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Of broken EXIF, without which an image is as it is.
+            warnings.filterwarnings("ignore", "", UserWarning, r"PIL\.TiffImagePlugin")
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 yield image
     except (DataError, MemoryError):

@@ -12,12 +12,13 @@ from lantk.data.npz import opening_npz
 from lantk.data.splits import SPLIT_ARRAYS, Split
 from lantk.files import writing
 
+_OPTIONAL = ("channel_statistics", "files_train", "files_test")
+
 
 def save_split(path: str | os.PathLike[str], split: Split) -> None:
     """Write a split to an ``.npz`` file, whole or not at all."""
     path, names = Path(path), list(SPLIT_ARRAYS)
-    if split.channel_statistics is not None:
-        names.append("channel_statistics")
+    names += [name for name in _OPTIONAL if getattr(split, name) is not None]
     if path.suffix != ".npz":
         raise DataError(f"{path}: a split is stored in a file whose name ends in .npz")
     with writing(path) as temporary:
@@ -49,7 +50,7 @@ def load_split(path: str | os.PathLike[str]) -> Split:
             source=str(archive["source"]),
             names=tuple(archive["names"].tolist()),
             slug=str(archive["slug"]),
-            channel_statistics=archive.get("channel_statistics"),
+            **{name: archive.get(name) for name in _OPTIONAL},
         )
         digest = str(archive["digest"])
     if digest != split.digest:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.data.base import DataError, DataPath, OpenSource
+from lantk.data.base import DataError, DataPath, OpenSource, check_range
 from lantk.data.download import fetch
 from lantk.data.sources import (
     CIFAR10_CLASSES,
@@ -53,6 +53,10 @@ class Split:
     slug: str
     channel_statistics: NDArray[np.float64] | None = None
     """(2, channels): mean and standard deviation of the train pixels; None unless they scale."""
+    files_train: NDArray[np.str_] | None = None
+    files_test: NDArray[np.str_] | None = None
+    """Names of the images' files, from the source's folder on; None without files. `first` leaves
+    them as they are."""
 
     @property
     def is_binary(self) -> bool:
@@ -85,6 +89,13 @@ class Split:
         if self.channel_statistics is not None:
             digest.update(f"standard {self.channel_statistics.tolist()}\n".encode())
         return digest.hexdigest()
+
+    def name_image(self, part: str, i: int) -> str:
+        """Return what the source calls image i of ``train`` or ``test``: a row or a file."""
+        files, row = getattr(self, f"files_{part}"), getattr(self, f"index_{part}")[i]
+        if files is not None:
+            return str(files[i])
+        return f"x_{part}[{row}]" if self.source == "npz" else f"image {row} of {self.source}"
 
     def first(self, n_train: int) -> Split:
         """Return the split of the first `n_train` train images, scaled as all of them are.
@@ -298,9 +309,12 @@ def _draw(
     index_test = rows_test[:, : n_test // k].T.ravel()
     labels = class_labels(count_outputs(k)).astype(np.int8)
     pixels_train = opened.read("train", index_train)
+    pixels_test = opened.read(part_test, index_test)
+    if scaling == "range":
+        check_range((pixels_train, pixels_test), opened.pixel_max)
     return Split(
         pixels_train=pixels_train,
-        pixels_test=opened.read(part_test, index_test),
+        pixels_test=pixels_test,
         y_train=np.tile(labels, n_train // k),
         y_test=np.tile(labels, n_test // k),
         index_train=index_train,
@@ -310,6 +324,8 @@ def _draw(
         names=task.names,
         slug=task.slug,
         channel_statistics=_channel_statistics(pixels_train) if scaling == "standard" else None,
+        files_train=opened.files_of("train", index_train),
+        files_test=opened.files_of(part_test, index_test),
     )
 
 
