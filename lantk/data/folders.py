@@ -179,13 +179,13 @@ def _bits_a_channel(file: Path) -> int:
     return head[24] if head[12:16] == b"IHDR" else 8
 
 
-def _orientation(image: Any) -> int | None:
-    """Return what EXIF says of how to turn an image, None if nothing that can be read."""
+def _orientation(image: Any) -> int:
+    """Return what EXIF says of how to turn an image; 1, upright, if nothing that can be read."""
     try:
-        return image.getexif().get(_EXIF_ORIENTATION)
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
     # Broken bytes make its reader raise nearly anything; viewers show such an image as it is.
     except Exception:
-        return None
+        return 1
 
 
 def _check_alpha(file: Path, pixels: NDArray[np.uint8]) -> None:

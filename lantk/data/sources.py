@@ -34,6 +34,8 @@ _CIFAR10_PARTS = {
     "test": ("test_batch.bin",),
 }
 CIFAR10_FILES = (*_CIFAR10_PARTS["train"], *_CIFAR10_PARTS["test"])
+# When files as they were downloaded were last changed, to tell them from a user's own (2009-06-04).
+CIFAR10_TIME = 1_244_073_600
 # fmt: off
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -62,8 +64,12 @@ def open_source(source: str, path: DataPath, layout: str | None = None) -> OpenS
 def source_files(source: str, path: DataPath) -> list[Path]:
     """Return the user's files that `open_source` and its `read` read, sorted.
 
-    They are none for ``digits``, nor for ``cifar10`` as it was downloaded or is not there yet.
+    They are none for ``digits``, nor for ``cifar10`` as it was downloaded, or will be.
     """
+    if source == "cifar10":
+        folder = cifar10_folder(path)
+        files = sorted(folder / name for name in CIFAR10_FILES) if folder.is_dir() else []
+        return files if any(file.stat().st_mtime != CIFAR10_TIME for file in files) else []
     if source == "npz" and path is not None:
         return [Path(path)]
     if source == "images" and path is not None:

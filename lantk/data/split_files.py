@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,13 +45,14 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     """
     with opening_npz(Path(path), "make the split again") as archive:
         pixel_max = int(archive["pixel_max"])
+        optional: dict[str, Any] = {name: archive.get(name) for name in _OPTIONAL}
         split = Split(
             **{name: archive[name] for name in SPLIT_ARRAYS},
             pixel_max=None if pixel_max < 0 else pixel_max,
             source=str(archive["source"]),
             names=tuple(archive["names"].tolist()),
             slug=str(archive["slug"]),
-            **{name: archive.get(name) for name in _OPTIONAL},
+            **optional,
         )
         digest = str(archive["digest"])
     if digest != split.digest:

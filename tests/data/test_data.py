@@ -921,6 +921,22 @@ def test_good_archive_is_downloaded_once_and_read(server, tmp_path, monkeypatch,
     assert (folder / "test_batch.bin").read_bytes() == cifar10_bytes(5)
 
 
+def test_cifar10_is_watched_unless_it_was_downloaded(server, tmp_path):
+    """A download is no change; batches of the user's own, or put in its place, are."""
+    home = tmp_path / "home"
+    assert fingerprint("cifar10", home) == ""
+    offer(server, archive(batch_members()))(home)
+    assert fingerprint("cifar10", home) == ""
+    (home / "cifar-10-batches-bin/notes.txt").write_text("not read")
+    assert fingerprint("cifar10", home) == ""
+    seen = set()
+    for name in ("test_batch.bin", "data_batch_1.bin"):
+        (home / "cifar-10-batches-bin" / name).write_bytes(cifar10_bytes(9))
+        seen |= {fingerprint("cifar10", home), fingerprint("cifar10", home)}
+    assert len(seen) == 2
+    assert all(seen)
+
+
 def test_folder_that_is_there_needs_no_network(cifar10):
     """With the folder present nothing is requested: an address that no one serves does no harm."""
     fetch("cifar10", cifar10, url="http://127.0.0.1:1/none")
