@@ -103,9 +103,9 @@ BANDS = EXPERIMENT.bands
 
 
 def data_path():
-    """Return the option with the path of the data, if there is one."""
-    path = config["data"]["path"]
-    return ["--path", path] if path else []
+    """Return the options with the path of the data and the layout of arrays, if there are any."""
+    options = {"--path": config["data"]["path"], "--layout": config["data"]["layout"]}
+    return [text for option in options.items() if option[1] for text in option]
 
 
 def case_sizes(wildcards):

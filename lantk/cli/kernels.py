@@ -28,8 +28,9 @@ def fetch(args: argparse.Namespace) -> None:
 
     with showing_work(f"fetching and checking the images of {args.source}"):
         data.fetch(args.source, args.path)
-        digest = data.digest_source(args.source, args.path)
-    write_json(args.out, asdict(data.describe(args.source, args.path)) | {"digest": digest})
+        digest = data.digest_source(args.source, args.path, args.layout)
+    described = data.describe(args.source, args.path, args.layout)
+    write_json(args.out, asdict(described) | {"digest": digest})
 
 
 def split(args: argparse.Namespace) -> None:
@@ -40,17 +41,18 @@ def split(args: argparse.Namespace) -> None:
 
     if (args.pair is None) == (args.classes is None):
         raise LantkError("wanted one of --pair CLASS CLASS and --classes all|CLASS CLASS CLASS...")
-    description = data.describe(args.source, args.path)
+    description = data.describe(args.source, args.path, args.layout)
     names = description.class_names
     asked = args.pair or args.classes
     classes = [names[c] if isinstance(c, int) and c < len(names) else c for c in asked]
-    sizes, scaling = (args.n_train, args.n_test), args.scaling
+    sizes = (args.n_train, args.n_test)
+    options = {"scaling": args.scaling, "layout": args.layout}
     if args.pair:
         pair = resolve_pair(description, classes)
-        drawn = data.split_pair(args.source, args.path, pair, *sizes, args.seed, scaling=scaling)
+        drawn = data.split_pair(args.source, args.path, pair, *sizes, args.seed, **options)
     else:
         task = resolve_classes(description, "all" if classes == ["all"] else classes)
-        drawn = data.split_classes(args.source, args.path, task, *sizes, scaling=scaling)
+        drawn = data.split_classes(args.source, args.path, task, *sizes, **options)
     save_split(args.out, drawn)
 
 
@@ -75,6 +77,8 @@ def gram(args: argparse.Namespace) -> None:
     networks = [parse_architecture(given) for given in args.architecture]
     x_train, x_test = drawn.x_train, drawn.x_test
     sizes = len(x_train), len(x_test)
+    # A split has its channels first, whatever they look like.
+    options = {"device": args.device, "layout": "channels_first"}
     names = [args.band]
     if args.band is None:
         visits = count_visits(networks, *x_train.shape[2:])
@@ -112,7 +116,7 @@ def gram(args: argparse.Namespace) -> None:
                 x_test,
                 band,
                 out,
-                device=args.device,
+                **options,
                 scratch_bytes=args.memory_mb * 2**20 or None,
                 progress=progress,
             )
@@ -120,7 +124,7 @@ def gram(args: argparse.Namespace) -> None:
         images = x_test[max(band.start - sizes[0], 0) : max(band.stop - sizes[0], 0)]
         for network, path, record in jobs:
             own = {
-                "diagonal_test": gram_diagonal(network, images, device=args.device).tolist(),
+                "diagonal_test": gram_diagonal(network, images, **options).tolist(),
                 "sha256": digest_block(path.with_suffix(".npy")),
             }
             write_json(path, record | own)
@@ -135,8 +139,16 @@ def plan(args: argparse.Namespace) -> None:
     from lantk.kernel.bands import count_bands, count_visits, name_bands, plan_bands
     from lantk.kernel.forecast import forecast, measure_rate
     from lantk.kernel.gram import SCRATCH_BYTES
+    from lantk.kernel.images import looks_channels_last
 
     architecture, shape = parse_architecture(args.architecture), tuple(args.image)
+    if looks_channels_last(shape) and args.layout is None:
+        height, width, channels = shape
+        raise LantkError(
+            f"--image is {height} {width} {channels}, which looks like height, width and channels:"
+            f" wanted --image {channels} {height} {width}, or --layout channels_first where an"
+            f" image has {height} channels"
+        )
     sizes = args.n_train, args.n_test
     visits = count_visits([architecture], *shape[1:])
     n_bands = args.bands or count_bands(*sizes, visits, args.device)

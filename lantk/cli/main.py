@@ -38,7 +38,7 @@ _HELP_WIDTH = 96
 _Verb = Callable[[argparse.Namespace], int | None]
 
 _SIZES = ("n-train", "n-test", "seed")
-_PLANNED = ("plan-n-train", "plan-n-test", "image", "memory-mb", "plan-bands", "rate")
+_PLANNED = ("plan-n-train", "plan-n-test", "image", "layout", "memory-mb", "plan-bands", "rate")
 _GRIDS = ("honest-weights", "oracle-weights", "honest-ridges", "oracle-ridges")
 _FAMILY = (
     "case",
@@ -58,8 +58,10 @@ _COMPUTING = ("device", "threads")
 # Group -> verb -> its options, in the order of use.
 _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
     "From images to Gram matrices": {
-        kernels.fetch: ("source", "path", "out"),
-        kernels.split: ("source", "path", "pair", "classes", *_SIZES, "scaling", "out"),
+        kernels.fetch: ("source", "path", "layout", "out"),
+        kernels.split: (
+            *("source", "path", "layout", "pair", "classes", *_SIZES, "scaling", "out"),
+        ),
         kernels.plan: ("architecture", *_PLANNED, *_COMPUTING),
         kernels.gram: (
             *("split", "architectures", "memory-mb", "bands", "band", *_COMPUTING),

@@ -92,6 +92,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **_CLASSES,
     ),
     "scaling": _setting("data.scaling"),
+    "layout": _setting("data.layout", choices=("channels_first",)),
     "n-train": _option("train images, or all (the default)", type=_number_or("all")),
     "n-test": _option("test images, or all (the default)", type=_number_or("all")),
     "plan-n-train": _option("train images", flag="--n-train", type=_COUNT, required=True),

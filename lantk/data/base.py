@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,3 +30,31 @@ class OpenSource:
     image_shape: tuple[int, int, int]
     pixel_max: int | None
     read: Callable[[str, NDArray[np.int64]], NDArray[Any]]
+    files: Mapping[str, Sequence[str]] | None = None
+    """Names of the file of every image, from the source's folder on; None without files."""
+
+    def files_of(self, part: str, rows: NDArray[np.int64]) -> NDArray[np.str_] | None:
+        """Return the names of the files of some images, None without files."""
+        return None if self.files is None else np.array([self.files[part][row] for row in rows])
+
+
+def check_range(pixels: Sequence[NDArray[Any]], pixel_max: int | None) -> None:
+    """Refuse bytes of 0 and 1, which are no range of bytes; warn of others below 1/16 of it.
+
+    Raises
+    ------
+    DataError
+        If some pixel is 1 and none is larger, where pixels go up to 255.
+    """
+    most = max(int(part.max()) for part in pixels)
+    if pixel_max != 255 or not 1 <= most <= 16:
+        return
+    found = (
+        f"the largest pixel is {most}, of bytes from 0 to 255: the range scaling puts all of them"
+        f" between -1 and {2 * most / 255 - 1:.2f}, so images hardly differ. Multiply by"
+        f" {255 // most} (x_train * np.uint8({255 // most}), and x_test), or set data.scaling to"
+        " standard"
+    )
+    if most == 1:
+        raise DataError(f"{found}; where floats from 0 to 1 were cut to bytes, store 2 * x - 1")
+    warnings.warn(found, stacklevel=2)

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 from lantk.data.base import DataError, DataPath
-from lantk.data.sources import CIFAR10_FILES, CIFAR10_FOLDER, cifar10_folder
+from lantk.data.sources import CIFAR10_FILES, CIFAR10_FOLDER, CIFAR10_TIME, cifar10_folder
 from lantk.files import writing
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -68,5 +68,6 @@ def _download_into(folder: Path, url: str, md5: str) -> None:
     with tarfile.open(archive) as tar:
         for name in CIFAR10_FILES:
             member = tar.getmember(f"{CIFAR10_FOLDER}/{name}")
-            tar.extract(member.replace(name=name, deep=False), folder, filter="data")
+            member = member.replace(name=name, mtime=CIFAR10_TIME, deep=False)
+            tar.extract(member, folder, filter="data")
     Path(archive).unlink()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,19 @@ from lantk.data.base import DataError, OpenSource
 from lantk.data.npz import _check_plain_file
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_GREY_MODES = ("1", "L")
-_COLOUR_MODES = ("RGB", "RGBA", "P", "LA", "PA", "CMYK", "YCbCr")
+_GREY_MODES = ("1", "L", "LA")
+_COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+# EXIF's orientation -> what turns the image upright, in Pillow's words.
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 def open_images(path: Path) -> OpenSource:
@@ -29,18 +40,32 @@ def open_images(path: Path) -> OpenSource:
             f"{path}: the class folders {', '.join(map(repr, only[:10]))} are in only one of train"
             " and test: wanted the same in both"
         )
-    firsts = [of_class[name][0] for of_class in files.values() for name in names]
-    headers = [_image_header(file) for file in firsts]
-    mode = "L" if all(header.mode in _GREY_MODES for header in headers) else "RGB"
-    wanted = _ImageHeader(firsts[0], mode, headers[0].size)
-    for header in headers:
-        _check_size(header, wanted)
     flat = {part: [f for name in names for f in files[part][name]] for part in files}
-    width, height = wanted.size
+    firsts = [of_class[name][0] for of_class in files.values() for name in names]
+    height, width = _decode(firsts[0]).shape[:2]
+
+    def read_one(file: Path) -> NDArray[np.uint8]:
+        pixels = _decode(file)
+        if pixels.shape[:2] != (height, width):
+            raise DataError(
+                f"images of unequal size: {file} is {pixels.shape[1]} x {pixels.shape[0]} (width x"
+                f" height), {firsts[0]} is {width} x {height}. Crop or resize them"
+            )
+        return pixels
+
+    is_grey = all([read_one(file).ndim == 2 for file in firsts])
 
     def read(part: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        images = [_decode(flat[part][row], wanted).reshape(height, width, -1) for row in rows]
-        return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+        images = np.empty((len(rows), 1 if is_grey else 3, height, width), np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            pixels = np.atleast_3d(read_one(flat[part][row]))
+            if is_grey and not _has_equal_channels(pixels):
+                raise DataError(
+                    f"{flat[part][row]} is a colour image, but the first image of every class is"
+                    f" grey, such as {firsts[0]}: convert all to grey, or all to colour"
+                )
+            image[:] = np.moveaxis(pixels[:, :, : len(image)], 2, 0)
+        return images
 
     return OpenSource(
         class_names=tuple(names),
@@ -48,20 +73,34 @@ def open_images(path: Path) -> OpenSource:
             part: np.repeat(np.arange(len(names)), [len(of_class[name]) for name in names])
             for part, of_class in files.items()
         },
-        image_shape=(1 if mode == "L" else 3, height, width),
+        image_shape=(1 if is_grey else 3, height, width),
         pixel_max=255,
         read=read,
+        files={part: [_text(file.relative_to(path)) for file in flat[part]] for part in flat},
     )
 
 
+def _text(file: Path) -> str:
+    """Return a file's name as text that can be shown, which names need not be."""
+    name = os.fsencode(file.as_posix()).decode(errors="backslashreplace")
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
+
+
 def image_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the sorted image files of every class folder in a folder; hidden names are ignored."""
+    """Return the sorted image files of every class folder in a folder; hidden names are ignored.
+
+    These are what is read, and what is watched for changes.
+    """
     layout = "wanted train/CLASS/*.png (or .jpg, .jpeg) and test/CLASS/*.png in data.path"
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: {layout}")
     files: dict[str, list[Path]] = {}
     for class_folder in sorted(folder.iterdir()):
-        if class_folder.name.startswith(".") or not class_folder.is_dir():
+        if class_folder.name.startswith("."):
+            continue
+        if class_folder.is_symlink() and not class_folder.exists():
+            raise DataError(f"{class_folder} is a symbolic link to nothing: mend or delete it")
+        if not class_folder.is_dir():
             continue
         if not class_folder.name.isprintable():
             raise DataError(
@@ -80,13 +119,6 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-@dataclass(frozen=True)
-class _ImageHeader:
-    file: Path
-    mode: str
-    size: tuple[int, int]
-
-
 @contextmanager
 def _image(file: Path) -> Iterator[Any]:
     """Open an image file, not decoded yet; whatever is wrong with it becomes a `DataError`."""
@@ -96,6 +128,8 @@ def _image(file: Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Of broken EXIF, without which an image is as it is.
+            warnings.filterwarnings("ignore", "", UserWarning, r"PIL\.TiffImagePlugin")
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 yield image
     except (DataError, MemoryError):
@@ -107,32 +141,58 @@ def _image(file: Path) -> Iterator[Any]:
         ) from error
 
 
-def _image_header(file: Path) -> _ImageHeader:
+def _decode(file: Path) -> NDArray[np.uint8]:
+    """Return an image as a person sees it, (height, width) if grey, else (height, width, 3).
+
+    What becomes of each kind of file is a table in docs/faq.md.
+    """
+    from PIL.Image import Transpose
+
     with _image(file) as image:
-        return _ImageHeader(file, image.mode, image.size)
-
-
-def _check_size(found: _ImageHeader, wanted: _ImageHeader) -> None:
-    if found.size != wanted.size:
-        raise DataError(
-            f"images of unequal size: {found.file} is {found.size[0]} x {found.size[1]} (width x"
-            f" height), {wanted.file} is {wanted.size[0]} x {wanted.size[1]}. Crop or resize them"
-        )
-
-
-def _decode(file: Path, wanted: _ImageHeader) -> NDArray[np.uint8]:
-    with _image(file) as image:
-        _check_size(_ImageHeader(file, image.mode, image.size), wanted)
-        is_grey = image.mode in _GREY_MODES
-        if not is_grey and image.mode not in _COLOUR_MODES:
+        n_bits = _bits_a_channel(file)
+        if n_bits > 8 or image.mode not in (*_GREY_MODES, *_COLOUR_MODES):
             raise DataError(
-                f"{file} has the pixel type {image.mode!r}: wanted 8 bits a channel, grey or colour"
+                f"{file} has the pixel type {image.mode!r}, {n_bits} bits a channel: wanted 8 bits"
+                " a channel, grey or colour, so convert it by the range of values that it uses"
             )
-        if wanted.mode == "L" and not is_grey:
-            raise DataError(
-                f"{file} is a colour image ({image.mode}), but the first image of every class is"
-                f" grey, such as {wanted.file}: convert all to grey, or all to colour"
-            )
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        if turn is not None:
+            image = image.transpose(Transpose[turn])
         # Pillow warns of a palette with transparency that does not go by way of RGBA.
-        full = image.convert("RGBA") if image.mode == "P" else image
-        return np.asarray(full.convert(wanted.mode))
+        full = image.convert("RGBA") if image.mode in ("P", "PA") else image
+        if full.mode in ("LA", "RGBA"):
+            _check_alpha(file, np.asarray(full))
+        pixels = np.asarray(full.convert("L" if image.mode in _GREY_MODES else "RGB"))
+    is_palette = image.mode in ("P", "PA")
+    return pixels[:, :, 0] if is_palette and _has_equal_channels(pixels) else pixels
+
+
+def _has_equal_channels(pixels: NDArray[np.uint8]) -> bool:
+    return bool((pixels == pixels[:, :, :1]).all())
+
+
+def _bits_a_channel(file: Path) -> int:
+    """Return how many bits a channel has: Pillow halves the 16 of a coloured PNG in silence."""
+    with file.open("rb") as opened:
+        head = opened.read(25)
+    return head[24] if head[12:16] == b"IHDR" else 8
+
+
+def _orientation(image: Any) -> int:
+    """Return what EXIF says of how to turn an image; 1, upright, if nothing that can be read."""
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    # Broken bytes make its reader raise nearly anything; viewers show such an image as it is.
+    except Exception:
+        return 1
+
+
+def _check_alpha(file: Path, pixels: NDArray[np.uint8]) -> None:
+    """Refuse an image that would be of one colour without its transparency, which is dropped."""
+    colours, alpha = pixels[:, :, :-1], pixels[:, :, -1]
+    if (colours == colours[0, 0]).all() and (alpha != alpha[0, 0]).any():
+        raise DataError(
+            f"{file} shows something by its transparency alone, which is dropped: lay it on a"
+            " background (Pillow: Image.alpha_composite) and save that"
+        )

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from lantk.data.base import DataError, OpenSource
 from lantk.errors import shorten
+from lantk.kernel.images import find_shape_fault, hint_at_transposition
 from lantk.labels import Classes, LabelError
 
 # Bytes of a label: text of 1,000 characters.
 _LONGEST_LABEL = 4_000
+_OVERRULING = "set data.layout to channels_first (of verbs: --layout channels_first)"
 
 
 class NpzArchive:
@@ -94,7 +96,7 @@ def _check_plain_file(path: Path) -> None:
         raise DataError(f"{path} is no plain file, but a pipe or device: wanted a file")
 
 
-def open_npz(path: Path) -> OpenSource:
+def open_npz(path: Path, layout: str | None = None) -> OpenSource:
     wanted = (
         "wanted an .npz file (numpy.savez) with x_train, x_test (n x channels x height x width,"
         " uint8 or floating point), y_train, y_test (whole numbers or text), and no pickled objects"
@@ -104,13 +106,14 @@ def open_npz(path: Path) -> OpenSource:
         for part in ("train", "test"):
             shapes[part], dtypes[part] = archive.header(f"x_{part}")
             # Checked before they are read: labels may claim any size.
-            _check_headers(path, archive, part)
+            _check_headers(path, archive, part, layout)
             y[part] = archive[f"y_{part}"]
             _check_text_labels(path, part, y[part])
     if shapes["train"][1:] != shapes["test"][1:] or dtypes["train"] != dtypes["test"]:
         raise DataError(
             f"{path}: x_train is {dtypes['train']} {shapes['train']} and x_test is"
             f" {dtypes['test']} {shapes['test']}: wanted images of one type and size in both"
+            + hint_at_transposition("x_train", shapes["train"], "x_test", shapes["test"])
         )
     classes = Classes(y["train"])
     try:
@@ -136,17 +139,16 @@ def open_npz(path: Path) -> OpenSource:
     )
 
 
-def _check_headers(path: Path, archive: NpzArchive, part: str) -> None:
+def _check_headers(path: Path, archive: NpzArchive, part: str, layout: str | None) -> None:
     (shape, dtype), (shape_y, dtype_y) = (archive.header(f"{name}_{part}") for name in "xy")
     if dtype != np.uint8 and dtype.kind != "f":
         raise DataError(
             f"{path}: x_{part} is {dtype}, wanted uint8 (0 to 255) or floating point (scaled"
             " already)"
         )
-    if len(shape) != 4 or 0 in shape:
-        raise DataError(
-            f"{path}: x_{part} has the shape {shape}, wanted n x channels x height x width, none 0"
-        )
+    fault = find_shape_fault(f"x_{part}", shape, layout, _OVERRULING)
+    if fault is not None:
+        raise DataError(f"{path}: {fault}")
     if dtype_y.hasobject:
         raise DataError(
             f"{path} cannot be read: y_{part} holds pickled objects, which could run code; wanted"

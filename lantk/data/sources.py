@@ -9,8 +9,8 @@
   the first image of every folder is grey, images have one channel and a coloured one is an error;
   otherwise all are converted to RGB. Transparency is dropped.
 
-Opening a source reads labels and shapes only; pixels are read when a split asks for them. Nothing
-here loads a pickle.
+Opening a source reads labels and shapes only, and the first image of each folder; other pixels are
+read when a split asks for them. Nothing here loads a pickle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.data.base import DataError, DataPath, OpenSource
-from lantk.data.folders import open_images
+from lantk.data.folders import image_files, open_images
 from lantk.data.npz import open_npz
 from lantk.errors import shorten
 
@@ -34,6 +34,8 @@ _CIFAR10_PARTS = {
     "test": ("test_batch.bin",),
 }
 CIFAR10_FILES = (*_CIFAR10_PARTS["train"], *_CIFAR10_PARTS["test"])
+# When files as they were downloaded were last changed, to tell them from a user's own (2009-06-04).
+CIFAR10_TIME = 1_244_073_600
 # fmt: off
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -43,7 +45,8 @@ CIFAR10_SHAPE = (3, 32, 32)
 _CIFAR10_RECORD = 1 + 3 * 32 * 32
 
 
-def open_source(source: str, path: DataPath) -> OpenSource:
+def open_source(source: str, path: DataPath, layout: str | None = None) -> OpenSource:
+    """Open a source; `layout` says of arrays what it says of those of `lantk.gram`."""
     if source == "digits":
         return _open_digits()
     if source == "cifar10":
@@ -53,9 +56,26 @@ def open_source(source: str, path: DataPath) -> OpenSource:
     if path is None:
         raise DataError(f"the data source {source!r} needs data.path, the file or folder to read")
     try:
-        return (open_npz if source == "npz" else open_images)(Path(path))
+        return open_npz(Path(path), layout) if source == "npz" else open_images(Path(path))
     except OSError as error:
         raise DataError(f"{shorten(str(path))} cannot be read: {error.strerror}") from error
+
+
+def source_files(source: str, path: DataPath) -> list[Path]:
+    """Return the user's files that `open_source` and its `read` read, sorted.
+
+    They are none for ``digits``, nor for ``cifar10`` as it was downloaded, or will be.
+    """
+    if source == "cifar10":
+        folder = cifar10_folder(path)
+        files = sorted(folder / name for name in CIFAR10_FILES) if folder.is_dir() else []
+        return files if any(file.stat().st_mtime != CIFAR10_TIME for file in files) else []
+    if source == "npz" and path is not None:
+        return [Path(path)]
+    if source == "images" and path is not None:
+        parts = (image_files(Path(path, part)) for part in ("test", "train"))
+        return sorted(file for of_class in parts for files in of_class.values() for file in files)
+    return []
 
 
 def _open_digits() -> OpenSource:

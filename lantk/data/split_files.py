@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,13 @@ from lantk.data.npz import opening_npz
 from lantk.data.splits import SPLIT_ARRAYS, Split
 from lantk.files import writing
 
+_OPTIONAL = ("channel_statistics", "files_train", "files_test")
+
 
 def save_split(path: str | os.PathLike[str], split: Split) -> None:
     """Write a split to an ``.npz`` file, whole or not at all."""
     path, names = Path(path), list(SPLIT_ARRAYS)
-    if split.channel_statistics is not None:
-        names.append("channel_statistics")
+    names += [name for name in _OPTIONAL if getattr(split, name) is not None]
     if path.suffix != ".npz":
         raise DataError(f"{path}: a split is stored in a file whose name ends in .npz")
     with writing(path) as temporary:
@@ -43,13 +45,14 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     """
     with opening_npz(Path(path), "make the split again") as archive:
         pixel_max = int(archive["pixel_max"])
+        optional: dict[str, Any] = {name: archive.get(name) for name in _OPTIONAL}
         split = Split(
             **{name: archive[name] for name in SPLIT_ARRAYS},
             pixel_max=None if pixel_max < 0 else pixel_max,
             source=str(archive["source"]),
             names=tuple(archive["names"].tolist()),
             slug=str(archive["slug"]),
-            channel_statistics=archive.get("channel_statistics"),
+            **optional,
         )
         digest = str(archive["digest"])
     if digest != split.digest:

@@ -12,16 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.data.base import DataError, DataPath, OpenSource
+from lantk.data.base import DataError, DataPath, OpenSource, check_range
 from lantk.data.download import fetch
-from lantk.data.sources import CIFAR10_CLASSES, CIFAR10_SHAPE, cifar10_folder, open_source
+from lantk.data.sources import (
+    CIFAR10_CLASSES,
+    CIFAR10_SHAPE,
+    cifar10_folder,
+    open_source,
+    source_files,
+)
 from lantk.data.tasks import Description, Task, check_size, resolve_sizes
+from lantk.errors import shorten
 from lantk.labels import class_labels, count_outputs
 
 
@@ -47,6 +53,10 @@ class Split:
     slug: str
     channel_statistics: NDArray[np.float64] | None = None
     """(2, channels): mean and standard deviation of the train pixels; None unless they scale."""
+    files_train: NDArray[np.str_] | None = None
+    files_test: NDArray[np.str_] | None = None
+    """Names of the images' files, from the source's folder on; None without files. `first` leaves
+    them as they are."""
 
     @property
     def is_binary(self) -> bool:
@@ -79,6 +89,13 @@ class Split:
         if self.channel_statistics is not None:
             digest.update(f"standard {self.channel_statistics.tolist()}\n".encode())
         return digest.hexdigest()
+
+    def name_image(self, part: str, i: int) -> str:
+        """Return what the source calls image i of ``train`` or ``test``: a row or a file."""
+        files, row = getattr(self, f"files_{part}"), getattr(self, f"index_{part}")[i]
+        if files is not None:
+            return str(files[i])
+        return f"x_{part}[{row}]" if self.source == "npz" else f"image {row} of {self.source}"
 
     def first(self, n_train: int) -> Split:
         """Return the split of the first `n_train` train images, scaled as all of them are.
@@ -114,8 +131,8 @@ SCALINGS = ("range", "standard")
 SPLIT_ARRAYS = ("pixels_train", "pixels_test", "y_train", "y_test", "index_train", "index_test")
 
 
-def describe(source: str, path: DataPath = None) -> Description:
-    """Return the classes, counts and image shape of a source without reading its pixels.
+def describe(source: str, path: DataPath = None, layout: str | None = None) -> Description:
+    """Return the classes, counts and image shape of a source, of files the first of each class.
 
     For ``cifar10`` that is not downloaded yet, what it will hold.
 
@@ -125,6 +142,8 @@ def describe(source: str, path: DataPath = None) -> Description:
         Where images come from.
     path : path-like, optional
         The file or folder; needed by ``npz`` and ``images``, not looked at by ``digits``.
+    layout : {"channels_first"}, optional
+        Say so to have arrays taken that look as if their channels came last (see `lantk.gram`).
 
     Raises
     ------
@@ -139,28 +158,35 @@ def describe(source: str, path: DataPath = None) -> Description:
     if source == "cifar10" and not cifar10_folder(path).is_dir():
         counts = {"train": (5000,) * 10, "test": (1000,) * 10}
         return Description(source, CIFAR10_CLASSES, counts["train"], counts["test"], CIFAR10_SHAPE)
-    return _described(source, open_source(source, path))
+    return _described(source, open_source(source, path, layout))
 
 
 def fingerprint(source: str, path: DataPath = None) -> str:
-    """Return a text that changes when the user's files do: their names, sizes and times.
+    """Return a text that changes when the files that are read do: their names, sizes and times.
 
-    It is empty for ``digits`` and ``cifar10``, which do not change.
+    It is empty for ``digits``, and for ``cifar10`` as it was downloaded, or will be.
+
+    Raises
+    ------
+    DataError
+        If a file, or the folder that it should be in, is missing.
     """
-    if source not in ("npz", "images") or path is None:
+    try:
+        files = [(file, file.stat()) for file in source_files(source, path)]
+    except OSError as error:
+        found = shorten(str(error.filename or path))
+        raise DataError(f"{found} cannot be read: {error.strerror}") from error
+    if not files:
         return ""
-    root = Path(path)
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     digest = hashlib.sha256()
-    for file in files:
-        stat = file.stat()
+    for file, stat in files:
         # Names need not be text.
-        digest.update(os.fsencode(file.relative_to(root)))
+        digest.update(os.fsencode(os.path.relpath(file, path or ".")))
         digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def digest_source(source: str, path: DataPath = None) -> str:
+def digest_source(source: str, path: DataPath = None, layout: str | None = None) -> str:
     """Return the SHA-256, hexadecimal, of all labels and pixels of a source, reading every image.
 
     Raises
@@ -168,7 +194,7 @@ def digest_source(source: str, path: DataPath = None) -> str:
     DataError
         If any image is broken, of another size, or not finite.
     """
-    opened = open_source(source, path)
+    opened = open_source(source, path, layout)
     digest = hashlib.sha256(f"{opened.class_names} {opened.image_shape}\n".encode())
     for part, labels in opened.labels.items():
         digest.update(part.encode() + labels.tobytes())
@@ -187,6 +213,7 @@ def split_pair(
     seed: int,
     *,
     scaling: str = "range",
+    layout: str | None = None,
 ) -> Split:
     """Draw the train and test images of a class pair.
 
@@ -207,6 +234,8 @@ def split_pair(
     scaling : {"range", "standard"}
         To [-1, 1] by the pixels' range, or by the mean and standard deviation of each channel over
         all train images drawn.
+    layout : {"channels_first"}, optional
+        As for `describe`.
 
     Raises
     ------
@@ -223,7 +252,7 @@ def split_pair(
         stream.shuffle(order)
         return rows[order]
 
-    return _draw(source, path, pair, n_train, n_test, scaling, shuffled)
+    return _draw(source, path, pair, n_train, n_test, scaling, layout, shuffled)
 
 
 def split_classes(
@@ -234,6 +263,7 @@ def split_classes(
     n_test: int | None,
     *,
     scaling: str = "range",
+    layout: str | None = None,
 ) -> Split:
     """Take the train and test images of k classes, the first ones of each in file order.
 
@@ -241,7 +271,7 @@ def split_classes(
     test set, the test images follow the train images. `task` is from `resolve_classes`; the rest,
     and the errors, are as of `split_pair`.
     """
-    return _draw(source, path, task, n_train, n_test, scaling, lambda rows: rows)
+    return _draw(source, path, task, n_train, n_test, scaling, layout, lambda rows: rows)
 
 
 def _draw(
@@ -251,13 +281,14 @@ def _draw(
     n_train: int | None,
     n_test: int | None,
     scaling: str,
+    layout: str | None,
     order: Callable[[NDArray[np.int64]], NDArray[np.int64]],
 ) -> Split:
     """Return the split of the first images of each class, in the order that `order` puts them."""
     if scaling not in SCALINGS:
         raise DataError(f"scaling is {scaling!r}: wanted {' or '.join(SCALINGS)}")
     fetch(source, path)
-    opened = open_source(source, path)
+    opened = open_source(source, path, layout)
     names = opened.class_names
     if [names[c] for c in task.numbers if c < len(names)] != list(task.names):
         raise DataError(f"{task} was not made for {source}, whose classes are {names}")
@@ -278,9 +309,12 @@ def _draw(
     index_test = rows_test[:, : n_test // k].T.ravel()
     labels = class_labels(count_outputs(k)).astype(np.int8)
     pixels_train = opened.read("train", index_train)
+    pixels_test = opened.read(part_test, index_test)
+    if scaling == "range":
+        check_range((pixels_train, pixels_test), opened.pixel_max)
     return Split(
         pixels_train=pixels_train,
-        pixels_test=opened.read(part_test, index_test),
+        pixels_test=pixels_test,
         y_train=np.tile(labels, n_train // k),
         y_test=np.tile(labels, n_test // k),
         index_train=index_train,
@@ -290,6 +324,8 @@ def _draw(
         names=task.names,
         slug=task.slug,
         channel_statistics=_channel_statistics(pixels_train) if scaling == "standard" else None,
+        files_train=opened.files_of("train", index_train),
+        files_test=opened.files_of(part_test, index_test),
     )
 
 

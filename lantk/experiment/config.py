@@ -92,7 +92,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     if NETWORK_FAMILY in families:
         _check_after_kernels(config, families[NETWORK_FAMILY], architectures)
     source = config["data"]
-    description = describe(source["source"], source["path"])
+    description = describe(source["source"], source["path"], source.get("layout"))
     tasks = _resolve_tasks(config["task"], description)
     sizes, cases = {}, {}
     for slug, task in tasks.items():

@@ -95,6 +95,9 @@ class Data(Section):
     path: Text | None = setting(None, "my.npz", "/data/photos")
     """File (npz) or folder (cifar10, images); null for digits, and for cifar10 the folder data,
     into which it is downloaded when it is not there."""
+    layout: Literal["channels_first"] | None = setting(None, "channels_first")
+    """Order of the axes in an npz file, images x channels x height x width; null, arrays that look
+    as if their channels came last are refused; channels_first, they are taken as they are."""
     scaling: Literal["range", "standard"] = setting("range", "standard")
     """range (pixels to [-1, 1]) or standard (to mean 0 and standard deviation 1 in each channel,
     over all train images of a task)."""

@@ -45,14 +45,15 @@ def measure_rate(
     The measurement takes at least so many seconds; deep pooled networks take longer.
     """
     rng = np.random.default_rng(0)
+    options: dict[str, Any] = {"device": device, "threads": threads, "layout": "channels_first"}
     # Compilation is no part of the rate.
-    gram(architecture, np.zeros((1, shape[0], 1, 1), np.float32), device=device, threads=threads)
+    gram(architecture, np.zeros((1, shape[0], 1, 1), np.float32), **options)
     # Few rows at first: one row of a deep pooled network may take a second.
     n_rows, n = threads or os.cpu_count() or 1, LANES
     while True:
         x = rng.uniform(-1, 1, (max(n_rows, n), *shape)).astype(np.float32)
         start = time.perf_counter()
-        gram(architecture, x[:n_rows], x[:n], device=device, threads=threads)
+        gram(architecture, x[:n_rows], x[:n], **options)
         taken = time.perf_counter() - start
         if taken >= seconds:
             return n_rows * n / taken

@@ -16,7 +16,7 @@ from lantk.kernel import cuda, cuda_launcher
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import Band
 from lantk.kernel.cpu_engine import CpuEngine
-from lantk.kernel.images import KernelError, check_images, survey
+from lantk.kernel.images import KernelError, check_images, hint_at_transposition, survey
 from lantk.kernel.plan import make_plans
 
 KERNELS = ("ntk", "nngp")
@@ -41,6 +41,7 @@ def gram(
     progress: Callable[[int, int], None] | None = None,
     scratch_bytes: int | None = None,
     out: NDArray[Any] | None = None,
+    layout: str | None = None,
 ) -> NDArray[Any]:
     """Return the Gram matrix of the exact kernel of an infinitely wide network.
 
@@ -65,6 +66,10 @@ def gram(
         GPU. The least tile is taken even if it exceeds this.
     out : ndarray, shape (n1, n2), of `dtype`, optional
         Where to write, for example a memory map; by default a new array.
+    layout : {"channels_first"}, optional
+        Say so to have images taken that look as if their channels came last, which are refused
+        otherwise: the last axis is 1, 3 or 4, the second is not, and second and third are larger
+        than the last.
 
     Returns
     -------
@@ -73,8 +78,8 @@ def gram(
     Raises
     ------
     KernelError
-        If an option is unknown, the images are not 4-dimensional, not floats, not finite, empty or
-        of different shapes, or a value overflows `dtype`.
+        If an option is unknown, the images are not 4-dimensional, not floats, not finite, empty, of
+        different shapes or with the channels last, or a value overflows `dtype`.
     ArchitectureError
         If the architecture is not understood.
 
@@ -111,6 +116,7 @@ def gram(
         progress=progress,
         scratch_bytes=scratch_bytes,
         out=None if out is None else [out],
+        layout=layout,
     )
     return k
 
@@ -127,6 +133,7 @@ def gram_taps(
     progress: Callable[[int, int], None] | None = None,
     scratch_bytes: int | None = None,
     out: Sequence[NDArray[Any]] | None = None,
+    layout: str | None = None,
 ) -> list[NDArray[Any]]:
     """Return the Gram matrices of several architectures, which share the layers they begin with.
 
@@ -139,7 +146,7 @@ def gram_taps(
     ----------
     architectures : sequence of str, list or Architecture
         What `parse_architecture` reads, in any order.
-    x1, x2, kernel, dtype, device, threads, progress, scratch_bytes
+    x1, x2, kernel, dtype, device, threads, progress, scratch_bytes, layout
         As for `gram`.
     out : sequence of ndarray, optional
         Where to write, one for each architecture.
@@ -169,12 +176,13 @@ def gram_taps(
     if not networks:
         raise KernelError("no architecture is given: wanted one or more")
     n_threads = _check_options(kernel, dtype, device, threads)
-    images1 = check_images("x1", x1)
-    images2 = images1 if x2 is None else check_images("x2", x2)
+    images1 = check_images("x1", x1, layout)
+    images2 = images1 if x2 is None else check_images("x2", x2, layout)
     if images1.shape[1:] != images2.shape[1:]:
         raise KernelError(
             f"images of x1 are {images1.shape[1:]} and those of x2 {images2.shape[1:]} (channels,"
             " height, width): wanted the same"
+            + hint_at_transposition("x1", images1.shape, "x2", images2.shape)
         )
     shape = len(images1), len(images2)
     results = _check_out(out, len(networks), shape, dtype)

@@ -16,6 +16,9 @@ from lantk.errors import LantkError
 
 # Images surveyed at once: bounds memory.
 _CHUNK = 96
+LAYOUTS = (None, "channels_first")
+# How many channels a last axis is taken for.
+_CHANNELS = (1, 3, 4)
 
 
 class KernelError(LantkError):
@@ -32,19 +35,71 @@ class Side(NamedTuple):
     """Equal numbers for images that are equal up to a power of two."""
 
 
-def check_images(name: str, x: ArrayLike) -> NDArray[Any]:
+def check_images(name: str, x: ArrayLike, layout: str | None = None) -> NDArray[Any]:
     """Return the images as an array of floats, or say what is wrong with them."""
     images = np.asarray(x)
-    if images.ndim != 4 or images.size == 0:
-        raise KernelError(
-            f"{name} has shape {images.shape}: wanted n x channels x height x width, none of them 0"
-        )
+    fault = find_shape_fault(name, images.shape, layout, 'pass layout="channels_first"')
+    if fault is not None:
+        raise KernelError(fault)
     if not np.issubdtype(images.dtype, np.floating):
         raise KernelError(
             f"{name} holds {images.dtype}: wanted floats, so scale first (bytes, for example, by"
             " x / 127.5 - 1)"
         )
     return images
+
+
+def find_shape_fault(
+    name: str, shape: tuple[int, ...], layout: str | None, overruling: str
+) -> str | None:
+    """Return what is wrong with the axes of an array of images, or None.
+
+    Channels that come last would be taken for the width of narrow images of many channels.
+
+    Parameters
+    ----------
+    name, shape
+        Of the array, for the message.
+    layout : {None, "channels_first"}
+        The latter takes images that look as if their channels came last.
+    overruling : str
+        How to say so where the array comes from, for the message.
+    """
+    if layout not in LAYOUTS:
+        return (
+            f"layout is {layout!r}: wanted 'channels_first', or None, which refuses images that"
+            " look as if their channels came last (transpose those by x.transpose(0, 3, 1, 2))"
+        )
+    found = f"{name} has shape {shape}"
+    if len(shape) != 4 or 0 in shape:
+        hints = {
+            2: f"; of vectors write {name}[:, :, None, None]",
+            3: f"; of grey images write {name}[:, None], of a single image {name}[None]",
+        }
+        wanted = "n x channels x height x width, none of them 0"
+        return f"{found}: wanted {wanted}{hints.get(len(shape), '')}"
+    if layout is not None or not looks_channels_last(shape[1:]):
+        return None
+    _, second, third, last = shape
+    return (
+        f"{found}, which looks like n x height x width x channels: wanted n x channels x height x"
+        f" width, so write {name}.transpose(0, 3, 1, 2); if these are {second} channels of {third}"
+        f" x {last} pixels, {overruling}"
+    )
+
+
+def looks_channels_last(image_shape: tuple[int, ...]) -> bool:
+    """Return whether (channels, height, width) looks like (height, width, channels)."""
+    first, second, last = image_shape
+    return last in _CHANNELS and first not in _CHANNELS and min(first, second) > last
+
+
+def hint_at_transposition(name1: str, shape1: Any, name2: str, shape2: Any) -> str:
+    """Return which of two arrays of unequal shape to transpose, or nothing if that is not it."""
+    for name, shape, other in ((name1, shape1, shape2), (name2, shape2, shape1)):
+        if (*shape[-1:], *shape[1:-1]) == tuple(other[1:]):
+            return f"; if the channels of {name} come last, write {name}.transpose(0, 3, 1, 2)"
+    return ""
 
 
 def survey(name: str, images: NDArray[Any], dtype: str, digests: dict[bytes, int]) -> Side:

@@ -334,6 +334,27 @@ def test_plan_shows_the_jobs_of_a_large_matrix(capsys):
     assert more - memory == pytest.approx(1000 * 2**20 / 1e6, abs=2)
 
 
+def test_the_verbs_take_the_layout_of_arrays(tmp_path, capsys):
+    """What looks like channels last is refused by fetch, split and plan, and taken where told."""
+    x = np.random.default_rng(0).integers(0, 256, (8, 6, 5, 3), dtype=np.uint8)
+    y, file = np.arange(8) % 2, tmp_path / "own.npz"
+    np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y)
+    source, split = ("--source", "npz", "--path", file), tmp_path / "s.npz"
+    plan = ("plan", "--n-train", 10, "--n-test", 5, "--rate", 1e6, "--image", 6, 5, 3)
+    told = ("--layout", "channels_first")
+    for verb in (
+        ("fetch", *source, "--out", tmp_path / "data.json"),
+        ("split", *source, "--pair", "0", "1", "--out", split),
+        plan,
+    ):
+        assert run(*verb) == 1
+        assert "--layout channels_first" in capsys.readouterr().err
+        assert run(*verb, *told) == 0
+    layers = json.dumps([{"conv": {"size": 3}}, "relu", "flatten", "dense"])
+    assert run("gram", "--split", split, "--architecture", layers, "--out", tmp_path) == 0
+    assert load_split(split).pixels_train.shape == (8, 6, 5, 3)
+
+
 def test_plan_measures_this_machine(capsys):
     """Without a rate the plan measures one, for the architecture and the images that are asked."""
     image = ("--image", 1, 4, 4, "--architecture", "arora2019-gap-3")

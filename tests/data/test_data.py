@@ -8,10 +8,13 @@ import io
 import os
 import re
 import secrets
+import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +22,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from lantk.data import splits as data
 from lantk.data.download import CIFAR10_MD5
+from lantk.data.sources import open_source
 from lantk.data.split_files import load_split, save_split
 from lantk.data.splits import (
     SPLIT_ARRAYS,
@@ -917,6 +921,22 @@ def test_good_archive_is_downloaded_once_and_read(server, tmp_path, monkeypatch,
     assert (folder / "test_batch.bin").read_bytes() == cifar10_bytes(5)
 
 
+def test_cifar10_is_watched_unless_it_was_downloaded(server, tmp_path):
+    """A download is no change; batches of the user's own, or put in its place, are."""
+    home = tmp_path / "home"
+    assert fingerprint("cifar10", home) == ""
+    offer(server, archive(batch_members()))(home)
+    assert fingerprint("cifar10", home) == ""
+    (home / "cifar-10-batches-bin/notes.txt").write_text("not read")
+    assert fingerprint("cifar10", home) == ""
+    seen = set()
+    for name in ("test_batch.bin", "data_batch_1.bin"):
+        (home / "cifar-10-batches-bin" / name).write_bytes(cifar10_bytes(9))
+        seen |= {fingerprint("cifar10", home), fingerprint("cifar10", home)}
+    assert len(seen) == 2
+    assert all(seen)
+
+
 def test_folder_that_is_there_needs_no_network(cifar10):
     """With the folder present nothing is requested: an address that no one serves does no harm."""
     fetch("cifar10", cifar10, url="http://127.0.0.1:1/none")
@@ -1044,7 +1064,10 @@ X = np.zeros((12, 2, 4, 5), np.uint8)
         ({"y_train": None}, ["y_train", "whole numbers or text"]),
         ({"x_train": X.astype(np.int64)}, ["x_train is int64", "uint8", "floating point"]),
         ({"x_train": X[:, 0]}, ["x_train", "(12, 4, 5)", "channels x height x width"]),
-        ({"x_train": X[:, :, :0]}, ["x_train", "(12, 2, 0, 5)", "none 0"]),
+        ({"x_train": X[:, :, :0]}, ["x_train", "(12, 2, 0, 5)", "none of them 0"]),
+        ({"x_train": X[:, 0]}, ["of grey images write x_train[:, None]"]),
+        ({"x_train": X.transpose(0, 2, 3, 1)}, ["write x_train.transpose(0, 3, 1, 2)", "one type"]),
+        ({"x_test": X[:9].transpose(0, 2, 3, 1)}, ["write x_test.transpose(0, 3, 1, 2)"]),
         ({"x_train": X[:, :1]}, ["(12, 1, 4, 5)", "(9, 2, 4, 5)", "one type and size"]),
         ({"x_train": X / 2}, ["float64", "uint8", "one type and size"]),
         ({"y_train": np.arange(11) % 3}, ["x_train has 12 images", "y_train 11 labels"]),
@@ -1062,6 +1085,30 @@ def test_impossible_npz_is_an_error(tmp_path, changes, words):
     with pytest.raises(DataError) as caught:
         describe("npz", path)
     assert_words(caught, [*words, "set.npz"])
+
+
+def test_npz_with_channels_last_is_refused_unless_told_otherwise(tmp_path):
+    """Everything that opens the file refuses it with both remedies, and takes it when told to."""
+    x = random().integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
+    path = write_npz(tmp_path, x_train=x, x_test=x, y_test=np.arange(12) % 3)
+    pair = Task((0, 1), ("0", "1"), "0-1")
+    classes = Task((0, 1, 2), ("0", "1", "2"), "all")
+    for opening in (
+        describe,
+        digest_source,
+        lambda *a, **b: split_pair(*a, pair, 8, 8, 66, **b).pixels_train[:1],
+        lambda *a, **b: split_classes(*a, classes, 12, 12, **b).pixels_train[:1],
+    ):
+        with pytest.raises(DataError) as caught:
+            opening("npz", path)
+        assert_words(
+            caught,
+            ["(12, 6, 5, 3)", "x_train.transpose(0, 3, 1, 2)", "data.layout", "--layout"],
+        )
+        assert opening("npz", path, layout="channels_first") is not None
+    assert describe("npz", path, "channels_first").image_shape == (6, 5, 3)
+    with pytest.raises(DataError, match="layout is 'channels_last': wanted 'channels_first'"):
+        describe("npz", path, "channels_last")
 
 
 class Trap:
@@ -1117,6 +1164,26 @@ def test_all_zero_images_are_legal(tmp_path):
     assert (split.x_train == -1).all()
 
 
+@pytest.mark.parametrize("most", [1, 2, 16, 17])
+def test_bytes_of_a_small_range_are_noticed(tmp_path, most):
+    """Bytes of 0 and 1 are refused, larger ones up to 16 warned of, unless standard scales them."""
+    x = random().integers(0, most + 1, (12, 2, 4, 5), dtype=np.uint8)
+    path = write_npz(tmp_path, x_train=x, x_test=x[:9])
+    split_of("npz", path, [0, 1], scaling="standard")
+    if most > 16:
+        split_of("npz", path, [0, 1])
+        return
+    message = rf"largest pixel is {most}, .*x_train \* np.uint8\({255 // most}\).* to standard"
+    noticed = pytest.raises(DataError, match=message)
+    if most > 1:
+        noticed = pytest.warns(UserWarning, match=message)
+    with noticed:
+        split_of("npz", path, [0, 1])
+    if most == 1:
+        split = split_of("npz", write_npz(tmp_path, x_train=x * 255, x_test=x[:9] * 255), [0, 1])
+        assert set(np.unique(split.x_train)) == {-1, 1}
+
+
 # images
 
 
@@ -1160,6 +1227,130 @@ def test_jpeg_files_are_read(tmp_path, suffix):
     assert np.abs(split.pixels_train[::2].astype(int) - wanted).max() <= 3
 
 
+def png(depth, kind, rows, palette=b"", more=b""):
+    """Return a PNG file of any depth and kind of colour, from its rows of bytes, 4 x 2 pixels."""
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", 4, 2, depth, kind, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row for row in rows))
+    chunks = [chunk(b"IHDR", head), chunk(b"PLTE", palette) if palette else b"", more]
+    chunks += [chunk(b"IDAT", content), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def saved(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def of_mode(mode, values):
+    """Return a 4 x 2 image of a mode with these bands."""
+    return Image.merge(mode, [Image.fromarray(np.array(band, np.uint8)) for band in values])
+
+
+def indexed(colours, used, **options):
+    """Return a file of 4 x 2 pixels that cycle through the first `used` colours of a palette."""
+    image = Image.fromarray(np.arange(8, dtype=np.uint8).reshape(2, 4) % used).convert("L")
+    image = Image.frombytes("P", (4, 2), image.tobytes())
+    image.putpalette([value for colour in colours for value in colour])
+    return saved(image, **options)
+
+
+BAND = [[0, 50, 100, 150], [200, 250, 30, 70]]
+OPAQUE, CLEAR = [[255] * 4] * 2, [[0, 255, 9, 255]] * 2
+GREYS, COLOURS = [(i, i, i) for i in (7, 90, 200)], [(1, 2, 3), (9, 8, 7), (7, 7, 7)]
+FILES = {
+    # Kind of file: what it holds, and its bands as they are read; None if it is refused.
+    "grey of 1 bit": (png(1, 0, [b"\x50", b"\xa0"]), [[[0, 255, 0, 255], [255, 0, 255, 0]]]),
+    "grey of 2 bits": (png(2, 0, [b"\x1b", b"\xe4"]), [[[0, 85, 170, 255], [255, 170, 85, 0]]]),
+    "grey of 4 bits": (
+        png(4, 0, [b"\x01\x23", b"\xcd\xef"]),
+        [[[0, 17, 34, 51], [204, 221, 238, 255]]],
+    ),
+    "grey": (saved(of_mode("L", [BAND])), [BAND]),
+    "grey, opaque": (saved(of_mode("LA", [BAND, OPAQUE])), [BAND]),
+    "grey, transparent": (saved(of_mode("LA", [BAND, CLEAR])), [BAND]),
+    "palette of greys": (indexed(GREYS, 3), [[[7, 90, 200, 7], [90, 200, 7, 90]]]),
+    "greys of a palette": (indexed(GREYS + COLOURS, 3), [[[7, 90, 200, 7], [90, 200, 7, 90]]]),
+    "transparent greys": (indexed(GREYS, 2, transparency=b"\x40\xff"), [[[7, 90, 7, 90]] * 2]),
+    "palette": (
+        indexed(COLOURS, 2, transparency=b"\x40\x80"),
+        [[[1, 9, 1, 9]] * 2, [[2, 8, 2, 8]] * 2, [[3, 7, 3, 7]] * 2],
+    ),
+    "RGB": (saved(of_mode("RGB", [BAND, BAND[::-1], BAND])), [BAND, BAND[::-1], BAND]),
+    "RGB of grey pixels": (saved(of_mode("RGB", [BAND] * 3)), [BAND] * 3),
+    "RGBA": (saved(of_mode("RGBA", [BAND, BAND[::-1], BAND, CLEAR])), [BAND, BAND[::-1], BAND]),
+    "CMYK": (
+        saved(Image.new("CMYK", (4, 2), (255, 0, 0, 0)), "JPEG", quality=100),
+        [[[0] * 4] * 2, [[255] * 4] * 2, [[255] * 4] * 2],
+    ),
+    "grey of 16 bits": (png(16, 0, [bytes(8)] * 2), None),
+    "grey of 16 bits, opaque": (png(16, 4, [bytes(16)] * 2), None),
+    "RGB of 16 bits": (png(16, 2, [bytes(24)] * 2), None),
+    "RGBA of 16 bits": (png(16, 6, [bytes(32)] * 2), None),
+    "transparency alone": (saved(of_mode("LA", [[[0] * 4] * 2, BAND])), None),
+    "colour's transparency alone": (saved(of_mode("RGBA", [[[9] * 4] * 2] * 3 + [BAND])), None),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_what_becomes_of_each_kind_of_file(tmp_path, kind):
+    """A file is read as a person sees it, in grey or colour, or refused with what to do."""
+    content, bands = FILES[kind]
+    for part in ("train", "test"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / ("0.jpg" if kind == "CMYK" else "0.png")).write_bytes(content)
+    if bands is None:
+        wanted = "by its transparency alone" if "alone" in kind else "16 bits a channel: wanted 8"
+        with pytest.raises(DataError, match=rf"train/a/0.png .*{wanted}"):
+            describe("images", tmp_path)
+        return
+    found = open_source("images", tmp_path)
+    assert found.image_shape == (len(bands), 2, 4)
+    assert found.read("test", np.array([1]))[0].tolist() == bands
+
+
+def test_greys_of_all_kinds_are_one_source(tmp_path):
+    """Greys of all kinds stand side by side in one channel; a coloured file makes all RGB."""
+    greys = [kind for kind, (_, bands) in FILES.items() if bands and len(bands) == 1]
+    for part in ("train", "test"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            for i, kind in enumerate([*greys, "RGB of grey pixels"]):
+                (tmp_path / part / name / f"{i}.png").write_bytes(FILES[kind][0])
+    rows = np.arange(len(greys) + 1)
+    grey = open_source("images", tmp_path).read("train", rows)
+    assert grey.shape == (len(greys) + 1, 1, 2, 4)
+    (tmp_path / "test/b/0.png").write_bytes(FILES["RGB"][0])
+    coloured = open_source("images", tmp_path).read("train", rows)
+    np.testing.assert_array_equal(coloured, grey.repeat(3, axis=1))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_turns_an_image_upright(tmp_path, kind, orientation):
+    """Pixels, size and description are those of the upright image, whatever way it was stored."""
+    top = of_mode("RGB", [BAND, BAND[::-1], BAND]).resize((6, 4), Image.Resampling.NEAREST)
+    exif = top.getexif()
+    exif[0x0112] = orientation
+    content = saved(top, kind, exif=exif.tobytes())
+    with Image.open(io.BytesIO(content)) as opened:
+        shown = np.asarray(ImageOps.exif_transpose(opened)).transpose(2, 0, 1)
+    for part in ("train", "test"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / f"0.{kind.lower()}").write_bytes(content)
+    assert describe("images", tmp_path).image_shape == shown.shape
+    read = open_source("images", tmp_path).read("train", np.array([1]))[0]
+    np.testing.assert_array_equal(read, shown)
+    assert shown.shape == ((3, 6, 4) if orientation in range(5, 9) else (3, 4, 6))
+
+
 def test_grey_images_among_coloured_ones_become_rgb(tmp_path):
     """In a coloured source a grey image, or one with a palette, has three channels."""
     write_images(tmp_path)
@@ -1182,6 +1373,61 @@ def test_pair_of_grey_classes_in_a_coloured_source_has_three_channels(tmp_path):
             Image.new("RGB", (5, 4), (1, 2, 3)).save(tmp_path / part / "cat" / f"{i}.png")
     assert describe("images", tmp_path).image_shape == (3, 4, 5)
     assert split_of("images", tmp_path, ["ant", "bee"]).pixels_train.shape == (8, 3, 4, 5)
+
+
+@pytest.mark.parametrize("linked", ["nothing", "folder", "part", "class", "file"])
+def test_the_fingerprint_covers_what_is_read_and_nothing_else(tmp_path, linked):
+    """A changed, new or renamed image is noticed, also behind links; what is not read is not."""
+    real, folder = tmp_path / "real", tmp_path / "images"
+    write_images(real, "L")
+    links = {"folder": "", "part": "train", "class": "train/ant", "file": "train/ant/0.png"}
+    if linked != "folder":
+        shutil.copytree(real, folder)
+    if linked in links:
+        link = folder / links[linked]
+        if link.exists():
+            link.rename(tmp_path / "moved")
+        link.symlink_to(real / links[linked])
+    image = (folder / "train/ant/0.png").resolve()
+    seen = [fingerprint("images", folder)]
+    (folder / ".DS_Store").write_text("x")
+    (folder / "results").mkdir()
+    (folder / "results/0.png").write_text("x")
+    (folder / "train/notes.txt").write_text("x")
+    (folder / "train/.cache").mkdir()
+    (folder / "train/.cache/0.png").write_text("x")
+    (folder / "train/ant/._0.png").write_text("x")
+    (folder / "train/ant/.cache").mkdir()
+    (folder / "train/ant/.cache/0.png").write_text("x")
+    assert fingerprint("images", folder) == seen[0]
+    os.utime(image, (1, 1))
+    seen.append(fingerprint("images", folder))
+    shutil.copy2(image, folder / "train/ant/more.png")
+    seen.append(fingerprint("images", folder))
+    (folder / "train/ant/more.png").rename(folder / "train/ant/other.png")
+    seen.append(fingerprint("images", folder))
+    assert len(set(seen)) == 4
+    (folder / "test/bee/0.png").unlink()
+    (folder / "test/bee/0.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"test/bee/0\.png cannot be read: No such file"):
+        fingerprint("images", folder)
+
+
+def test_an_image_is_called_what_its_source_calls_it(tmp_path):
+    """Images are named by file, or by row of the source's arrays, after a split is stored too."""
+    write_images(tmp_path)
+    split = split_of("images", tmp_path, ["ant", "bee"], 4)
+    save_split(tmp_path / "split.npz", split)
+    for found in (split, load_split(tmp_path / "split.npz"), split.first(2)):
+        for part, index in (("train", found.index_train), ("test", found.index_test)):
+            n_ant = 4 if part == "train" else 3
+            for i, row in enumerate(index):
+                name = f"{part}/{('ant', 'bee')[i % 2]}/{row % n_ant}.png"
+                assert found.name_image(part, i) == name
+    split = split_of("npz", write_npz(tmp_path), ["0", "2"])
+    assert split.name_image("test", 3) == f"x_test[{split.index_test[3]}]"
+    split = split_of("digits", None, ["3", "8"], 10)
+    assert split.name_image("train", 2) == f"image {split.index_train[2]} of digits"
 
 
 def test_coloured_image_in_a_grey_source_is_an_error(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lantk.data.base import DataError
+from lantk.data.sources import open_source
 from lantk.data.splits import describe, digest_source, fingerprint, split_pair
 from lantk.data.tasks import resolve_pair
 
@@ -243,9 +244,9 @@ def test_a_damaged_image_is_no_crash(tmp_path, suffix, apply, stem):
 def test_a_class_folder_that_cannot_be_shown_is_refused(tmp_path, name):
     """Line breaks, control characters and bytes that are no text are refused in class names."""
     write_images(tmp_path, ("ant", name))
-    with pytest.raises(DataError, match="rename it"):
-        describe("images", tmp_path)
-    assert fingerprint("images", tmp_path)
+    for look in (describe, fingerprint):
+        with pytest.raises(DataError, match="rename it"):
+            look("images", tmp_path)
 
 
 def test_names_equal_in_other_letters_are_two_classes(tmp_path):
@@ -270,8 +271,13 @@ def test_linked_images_are_read_and_broken_links_refused(tmp_path):
     for target in ("nowhere.png", file):
         file.unlink()
         file.symlink_to(target)
-        with pytest.raises(DataError, match=r"ant/1\.png"):
-            read_all("images", tmp_path)
+        for look in (read_all, fingerprint):
+            with pytest.raises(DataError, match=r"ant/1\.png"):
+                look("images", tmp_path)
+    file.unlink()
+    (tmp_path / "train/cat").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"train/cat is a symbolic link to nothing"):
+        describe("images", tmp_path)
 
 
 def test_many_classes_are_described_quickly(tmp_path):
@@ -285,18 +291,26 @@ def test_many_classes_are_described_quickly(tmp_path):
     assert len(describe("images", tmp_path).class_names) == 2000
 
 
-def test_an_animation_is_its_first_frame_and_turned_images_stay(tmp_path):
-    """Of an animated PNG the first frame counts; the orientation beside a JPEG is not applied."""
+def test_an_animation_is_its_first_frame(tmp_path):
+    """Of an animated PNG the first frame counts."""
     write_images(tmp_path)
     first, second = (Image.new("RGB", (8, 9), colour) for colour in ("red", "blue"))
     first.save(tmp_path / "train/ant/0.png", save_all=True, append_images=[second])
-    wanted = Image.new("RGB", (8, 9), "red")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    wanted.save(tmp_path / "train/ant/1.jpg", exif=exif)
-    (tmp_path / "train/ant/1.png").unlink()
     found = describe("images", tmp_path)
     split = split_pair("images", tmp_path, resolve_pair(found, [0, 1]), None, None, 1)
     image = split.pixels_train[list(split.index_train).index(0)]
     assert (image == np.array([255, 0, 0])[:, None, None]).all()
-    assert split.pixels_train.shape == (6, 3, 9, 8)
+
+
+@fuzz(40)
+@given(damage())
+def test_broken_exif_is_no_crash(tmp_path, apply):
+    """Whatever stands in place of EXIF, the image is read, turned or as it is."""
+    if not (tmp_path / "train").exists():
+        write_images(tmp_path)
+        (tmp_path / "train/ant/0.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    broken = b"Exif\0\0" + apply(exif.tobytes()[6:])
+    Image.new("RGB", (8, 9), "red").save(tmp_path / "train/ant/0.jpg", exif=broken)
+    assert open_source("images", tmp_path).read("train", np.array([0])).shape == (1, 3, 9, 8)

@@ -11,7 +11,7 @@ from lantk.kernel import cpu_loops as cpu
 from lantk.kernel import cuda_launcher, reference
 from lantk.kernel.architecture import parse_architecture
 from lantk.kernel.cpu_engine import tile_side
-from lantk.kernel.gram import gram, gram_diagonal
+from lantk.kernel.gram import gram, gram_diagonal, gram_taps
 from lantk.kernel.plan import make_plans
 
 GAP = [
@@ -205,6 +205,7 @@ def change(x, place, value):
 
 
 X = draw_images(3)
+LAST = X.transpose(0, 2, 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +220,20 @@ X = draw_images(3)
         ((X, X[..., 1:]), {}, r"x1 are \(3, 8, 8\) and those of x2 \(3, 8, 7\)"),
         ((change(X, (1, 0, 2, 3), np.nan),), {}, "image 1 of x1 has pixels that are NaN"),
         ((X, change(X, (2, 1, 0, 0), -np.inf)), {}, "image 2 of x2 has pixels that are NaN or inf"),
+        ((X[0],), {}, r"of grey images write x1\[:, None\], of a single image x1\[None\]"),
+        ((X[0, 0],), {}, r"of vectors write x1\[:, :, None, None\]"),
+        (
+            (X[:, :2], LAST[..., :2]),
+            {},
+            r"channels of x2 come last, write x2.transpose\(0, 3, 1, 2",
+        ),
+        (
+            (LAST[..., :2], X[:, :2]),
+            {},
+            r"channels of x1 come last, write x1.transpose\(0, 3, 1, 2",
+        ),
+        ((X, LAST), {}, r"x2 has shape \(3, 8, 8, 3\), .* write x2.transpose\(0, 3, 1, 2\)"),
+        ((X,), {"layout": "channels_last"}, "layout is 'channels_last': wanted 'channels_first'"),
         ((X,), {"kernel": "rbf"}, "kernel is 'rbf': wanted 'ntk' or 'nngp'"),
         ((X,), {"dtype": "float16"}, "dtype is 'float16': wanted 'float32' or 'float64'"),
         ((X,), {"device": "tpu"}, "device is 'tpu': wanted 'auto' or 'cpu' or 'cuda'"),
@@ -230,6 +245,39 @@ def test_bad_input_gets_a_message(arguments, options, message):
     """Every refusal says what was found and what was wanted."""
     with pytest.raises(ValueError, match=message):
         gram("chen2020", *arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_refused"),
+    [
+        ((32, 32, 3), True),
+        ((8, 8, 1), True),
+        ((5, 6, 4), True),
+        ((2, 2, 1), True),
+        ((28, 28, 2), False),
+        ((3, 32, 32), False),
+        ((3, 8, 3), False),
+        ((4, 9, 1), False),
+        ((9, 3, 3), False),
+        ((9, 1, 1), False),
+        ((1, 1, 9), False),
+        ((2, 9, 3), False),
+    ],
+)
+def test_channels_that_come_last_are_refused_unless_told_otherwise(shape, is_refused):
+    """The last axis 1, 3 or 4, the second not, both others larger; (n, d, 1, 1) is vectors."""
+    x = np.random.default_rng(0).uniform(-1, 1, (2, *shape)).astype(np.float32)
+    layers = [{"conv": {"size": 1}}, "relu", "flatten", "dense"]
+    told = gram_taps([layers], x, layout="channels_first")[0]
+    assert_same_bytes(np.diag(told), gram_diagonal(layers, x, layout="channels_first"))
+    for compute in (gram, gram_diagonal, lambda a, x: gram_taps([a], x)[0]):
+        if not is_refused:
+            assert len(compute(layers, x)) == 2
+            continue
+        with pytest.raises(ValueError, match="looks like n x height") as caught:
+            compute(layers, x)
+        wanted = ["x1.transpose(0, 3, 1, 2)", f"{x.shape}", 'pass layout="channels_first"']
+        assert all(word in str(caught.value) for word in wanted)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
