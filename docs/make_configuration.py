@@ -43,6 +43,10 @@ Everything is checked before the first job starts: a misspelt key, a value of an
 unknown class and a size that is not there end with one line that says what was found and what was
 wanted. YAML reads `1e-4` as text: write `1.0e-4`.
 
+In paths (`results`, `data.path`, the file of a database in `tracking.uri`) `~` is your home folder
+and `$NAME` the variable of that name, which on a cluster has to have one value on all nodes; `./`
+and `//` make no other folder. Verbs read paths in the same way.
+
 *Default* is the value in `config.yaml`, the default experiment; it holds as well where that file
 does not set the key.
 

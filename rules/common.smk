@@ -19,7 +19,7 @@ from lantk.experiment.job_options import (
 )
 from lantk.experiment.records import MARK, Listing, keep_listing, mark_protocols
 from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS, overview_kinds
-from lantk.experiment.settings import PROTOCOLS
+from lantk.experiment.settings import PROTOCOLS, expand_paths
 from lantk.workflow.code import code_of
 from lantk.workflow.resources import (
     after_kernels_mb,
@@ -44,6 +44,7 @@ from lantk.variant import Variant
 try:
     check_settings(config)
     fill_in(config)
+    expand_paths(config)
     EXPERIMENT = resolve_experiment(config)
     for family in (f for f in EXPERIMENT.families if Variant.of(f).is_own_term):
         if not workflow.is_main_process:
@@ -55,7 +56,7 @@ try:
 except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
 
-RESULTS = config["results"].rstrip("/")
+RESULTS = config["results"]
 # Texts that may hold braces, in which Snakemake looks for wildcards unless a function returns them.
 CONFIG_TEXT = json.dumps(config, sort_keys=True)
 TASKS, CASES = EXPERIMENT.tasks, EXPERIMENT.cases

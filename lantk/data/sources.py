@@ -16,6 +16,7 @@ here loads a pickle.
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from lantk.data.base import DataError, DataPath, OpenSource
 from lantk.data.folders import open_images
 from lantk.data.npz import open_npz
 from lantk.errors import shorten
+from lantk.files import expand_path
 
 SOURCES = ("digits", "cifar10", "npz", "images")
 CIFAR10_PATH = "data"
@@ -53,7 +55,7 @@ def open_source(source: str, path: DataPath) -> OpenSource:
     if path is None:
         raise DataError(f"the data source {source!r} needs data.path, the file or folder to read")
     try:
-        return (open_npz if source == "npz" else open_images)(Path(path))
+        return (open_npz if source == "npz" else open_images)(Path(expand_path(os.fspath(path))))
     except OSError as error:
         raise DataError(f"{shorten(str(path))} cannot be read: {error.strerror}") from error
 
@@ -77,7 +79,7 @@ def _open_digits() -> OpenSource:
 
 
 def cifar10_folder(path: DataPath) -> Path:
-    path = Path(CIFAR10_PATH if path is None else path)
+    path = Path(expand_path(os.fspath(CIFAR10_PATH if path is None else path)))
     try:
         if path.exists() and not path.is_dir():
             raise DataError(f"data.path is the file {path}: wanted the folder for {CIFAR10_FOLDER}")

@@ -22,6 +22,7 @@ from lantk.data.base import DataError, DataPath, OpenSource
 from lantk.data.download import fetch
 from lantk.data.sources import CIFAR10_CLASSES, CIFAR10_SHAPE, cifar10_folder, open_source
 from lantk.data.tasks import Description, Task, check_size, resolve_sizes
+from lantk.files import expand_path
 from lantk.labels import class_labels, count_outputs
 
 
@@ -149,7 +150,7 @@ def fingerprint(source: str, path: DataPath = None) -> str:
     """
     if source not in ("npz", "images") or path is None:
         return ""
-    root = Path(path)
+    root = Path(expand_path(os.fspath(path)))
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     digest = hashlib.sha256()
     for file in files:

@@ -355,6 +355,12 @@ def test_plan_measures_this_machine(capsys):
         ),
         (("gram", "--split", "s", "--out", "g", "--bands", -2), "'-2': wanted auto or a number"),
         (("gram", "--split", "s", "--out", "g", "--device", "gpu"), "invalid choice: 'gpu'"),
+        (("table", "--results", "$NOT_SET/r"), "the variable NOT_SET is not set"),
+        (("mlflow", "sync", "--results", "r", "--config", "[]"), "[]: wanted a JSON mapping"),
+        (
+            ("mlflow", "sync", "--results", "r", "--config", '{"results": "$NOT_SET"}'),
+            "results is '$NOT_SET': the variable NOT_SET is not set",
+        ),
     ],
 )
 def test_options_of_no_meaning_are_refused(arguments, message, capsys):
@@ -363,6 +369,14 @@ def test_options_of_no_meaning_are_refused(arguments, message, capsys):
         run(*arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_paths_are_expanded_where_the_shell_does_not(tmp_path, monkeypatch):
+    """--out=~/x and a variable in single quotes are no folders of these names."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("fetch", "--source", "digits", "--out=~/a.json") == 0
+    assert run("fetch", "--source", "digits", "--out", "$HOME//./b.json") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
 
 
 def test_a_band_that_is_broken_or_of_other_images_is_written_again(folder, tmp_path):

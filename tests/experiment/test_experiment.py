@@ -15,7 +15,7 @@ from lantk.experiment.checks import check_settings, fill_in
 from lantk.experiment.config import ConfigError, resolve_experiment
 from lantk.experiment.job_options import after_kernel_options, evaluate_options
 from lantk.experiment.overviews import overview_kinds
-from lantk.experiment.settings import FIELDS, Settings, meaning_of
+from lantk.experiment.settings import FIELDS, Settings, expand_paths, meaning_of
 from lantk.regression import statistics
 
 ROOT = Path(__file__).parents[2]
@@ -295,6 +295,28 @@ def test_what_does_not_fit_together_is_refused(key, value, message):
     """Keys that do not fit each other or the data are refused before any job starts."""
     with pytest.raises(LantkError, match=re.escape(message)):
         resolve_experiment(edited(key, value))
+
+
+def test_every_path_of_a_configuration_is_expanded_alike(monkeypatch):
+    """Results, data and the file of a store: ~, variables, ./ and //; what is no path stays."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", "/disk")
+    config = edited("results", "~//r/", data__path="./$DISK/x.npz")
+    config["tracking"] = {"uri": "sqlite:///~/m.db", "experiment": "$DISK ~"}
+    expand_paths(config)
+    assert config == edited(
+        "results",
+        "/home/me/r",
+        data__path="disk/x.npz",
+        tracking={"uri": "sqlite:////home/me/m.db", "experiment": "$DISK ~"},
+    )
+    expand_paths(part := {"tracking": None, "data": {"source": "digits"}})
+    assert part == {"tracking": None, "data": {"source": "digits"}}
+    monkeypatch.delenv("DISK")
+    for key, value in (("results", "$DISK/r"), ("data.path", "${DISK}"), ("tracking.uri", "$DISK")):
+        uri = "sqlite:///" if key == "tracking.uri" else ""
+        with pytest.raises(LantkError, match=f"{key} is .*: the variable DISK is not set"):
+            expand_paths(edited(key, uri + value))
 
 
 def test_keys_that_need_each_other_are_refused_apart():

@@ -105,6 +105,13 @@ def test_the_package_loads_nothing_that_is_not_asked_for():
     }
 
 
+def test_the_command_line_starts_no_threads_before_a_verb_says_how_many():
+    """NumPy, whose threads are counted when it is loaded, is left to the verb that runs."""
+    shown = "import sys, lantk.cli.main; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("rules", sorted((ROOT / "rules").glob("*.smk")), ids=lambda p: p.stem)
 def test_rules_depend_on_the_code_that_they_run(rules):
     """A rule's code inputs are those of the verb that its command calls."""
