@@ -31,10 +31,12 @@ An experiment is described by `config.yaml`, and changed by a file of yours or o
 
 ```sh
 snakemake --cores 2 --configfile experiments/chen2020-small.yaml
-snakemake --cores 2 --config 'cnn={seeds: []}' folds=3
+snakemake --cores 2 --config 'task={n_train: 100}' 'cnn={seeds: []}' folds=3
 ```
 
-The command line wins over your file, and your file over `config.yaml`. Mappings (such as `task`)
+The command line wins over your file, and your file over `config.yaml`. On the command line a key
+inside of another, such as `task.n_train`, is written in braces, with a blank behind the colon and
+quotes for the shell, and values read as in a file. Mappings (such as `task`)
 are merged key by key, lists are replaced as a whole, and what nobody names keeps its value from
 `config.yaml`. So a file of yours that tells classes apart says `pairs: null` too, and one that is
 an experiment of its own names its own `results` folder.

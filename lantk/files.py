@@ -1,4 +1,4 @@
-"""Files appear whole or not at all (write to a temporary name, check, rename), where they are meant."""
+"""Files appear whole or not at all: write to a temporary name, check, rename. What a path means."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
 
 def expand_path(text: str) -> str:
-    """Return a path with ``~`` and ``$NAME`` filled in, and without ``./``, ``//`` and a last ``/``.
+    """Return a path with ``~`` and ``$NAME`` filled in and without ``./``, ``//`` and a last ``/``.
 
     What is left of ``.``, or of a name that begins with ``-`` or ``~`` behind ``./``, becomes
     absolute: it would be read as something else. Of what is returned the same is returned again.

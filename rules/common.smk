@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
 from lantk.kernel.architecture import parse_architecture
 from lantk.errors import LantkError
-from lantk.experiment.checks import check_settings, fill_in
+from lantk.experiment.checks import check_settings, fill_in, read_braces
 from lantk.experiment.config import resolve_experiment
 from lantk.experiment.job_options import (
     after_kernel_options,
@@ -42,6 +43,8 @@ from lantk.experiment.variants import (
 from lantk.variant import Variant
 
 try:
+    given = workflow.config_settings
+    update_config(config, read_braces(given.config_args, given.config))
     check_settings(config)
     fill_in(config)
     expand_paths(config)

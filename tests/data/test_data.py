@@ -23,6 +23,7 @@ from PIL import Image, PngImagePlugin
 
 from lantk.data import splits as data
 from lantk.data.download import CIFAR10_MD5
+from lantk.data.sources import cifar10_folder
 from lantk.data.split_files import load_split, save_split
 from lantk.data.splits import (
     SPLIT_ARRAYS,
@@ -34,7 +35,6 @@ from lantk.data.splits import (
     split_classes,
     split_pair,
 )
-from lantk.data.sources import cifar10_folder
 from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
 
 CIFAR10 = os.environ.get("LANTK_CIFAR10")
