@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -594,6 +595,28 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch):
     monkeypatch.setattr(progress, "_BAR_SECONDS", 0.1)
     assert "steps: 00:00" in drawn(progress.showing_work, seconds=0.3)
     assert "2.00/2.00" in drawn(progress.showing_progress, 1, 2, seconds=0.3)
+
+
+def test_a_signal_cannot_end_the_drawing_of_a_bar(monkeypatch):
+    """While a step runs the main thread, which signals interrupt, draws nothing: drawing locks."""
+    drawing = set()
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            drawing.add(threading.current_thread())
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(progress, "_BAR_SECONDS", 0.05)
+    with progress.showing_progress("steps") as tick:
+        for done in range(200):
+            tick(done, 1_000)
+            time.sleep(0.002)
+        assert len(drawing) == 1
+        assert threading.current_thread() not in drawing
 
 
 AFTER_KERNELS = (
