@@ -80,6 +80,14 @@ def expand_address(uri: str) -> str:
     return f"{found[1]}{expand_path(found[2])}{found[3]}" if found else uri
 
 
+def require_ending(path: str | os.PathLike[str], *endings: str) -> None:
+    """Raise `LantkError` on a file whose name ends in none of these, which say what is in it."""
+    if Path(path).suffix not in endings:
+        *others, last = endings
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise LantkError(f"{os.fspath(path)!r}: wanted a name that ends in {listed}")
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` when the block ends without an exception.

@@ -61,7 +61,7 @@ _COMPUTING = ("device", "threads")
 _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
     "From images to Gram matrices": {
         kernels.fetch: ("source", "path", "out"),
-        kernels.split: ("source", "path", "pair", "classes", *_SIZES, "scaling", "out"),
+        kernels.split: ("source", "path", "pair", "classes", *_SIZES, "scaling", "out-npz"),
         kernels.plan: ("architecture", *_PLANNED, *_COMPUTING),
         kernels.gram: (
             *("split", "architectures", "memory-mb", "bands", "band", *_COMPUTING),
@@ -71,7 +71,7 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
     "From Gram matrices to results": {
         evaluations.label_term: (
             *("split", "gram", "case-n-train", "variant", "estimator", "threads"),
-            "out",
+            "out-npz",
         ),
         evaluations.evaluate: (
             *("split", "gram", *_FAMILY, *_CHOOSING, *_COMPUTING),
@@ -79,7 +79,7 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
         ),
         evaluations.cnn: (
             *("split", "case", "case-n-train", "architecture", *_TRAINING, *_COMPUTING),
-            *("protocols", "variant", "out"),
+            *("protocols", "variant", "out-json"),
         ),
         evaluations.after_kernels: (
             *("split", "case", "case-n-train", "architecture", "network-kernels", "taps"),
@@ -87,13 +87,13 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
             *("parameterization", "seed", "protocols", *_GRIDS),
             *("folds", "fold-seed", "held-out", *_COMPUTING, "out-folder"),
         ),
-        evaluations.heat_map: ("split", "gram", *_DRAWING, "threads", "out"),
+        evaluations.heat_map: ("split", "gram", *_DRAWING, "threads", "out-figure"),
     },
     "What the results say": {
         tables.collect: (*_LISTING, "table-bands"),
         tables.table: _LISTING,
-        tables.figure: (*_LISTING, "kind", "out"),
-        tables.report: (*_LISTING, "out"),
+        tables.figure: (*_LISTING, "kind", "out-figure"),
+        tables.report: (*_LISTING, "out-html"),
         tables.failures: (*_LISTING, "resume"),
     },
 }

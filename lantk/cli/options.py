@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from lantk.errors import LantkError, shorten
-from lantk.experiment.overviews import OVERVIEWS
+from lantk.experiment.overviews import FIGURE_ENDINGS, OVERVIEWS
 from lantk.experiment.settings import FIELDS, PROTOCOLS, default_of, expand_paths, meaning_of
-from lantk.files import expand_path
+from lantk.files import expand_path, require_ending
 
 
 def _name_or_json(text: str) -> Any:
@@ -69,6 +69,17 @@ def _said(read: Callable[[str], Any]) -> Callable[[str], Any]:
 def _path(text: str) -> Path:
     """Read a path that the shell has left as it was typed, as in ``--out=~/x``."""
     return Path(expand_path(text))
+
+
+def _file(*endings: str) -> Callable[[str], Path]:
+    """Return what reads the name of a file to write, which tells what it will hold."""
+
+    def read(text: str) -> Path:
+        path = _path(text)
+        require_ending(path, *endings)
+        return path
+
+    return _said(read)
 
 
 @_said
@@ -278,6 +289,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "threads": _option("threads to use (default: what the libraries choose)", type=int),
     "out": _option("file to write", type=_path, required=True),
+    "out-npz": _option("file to write, X.npz", flag="--out", type=_file(".npz"), required=True),
+    "out-json": _option(
+        "file to write, X.json; predictions go to X.csv beside it",
+        flag="--out",
+        type=_file(".json"),
+        required=True,
+    ),
+    "out-html": _option("file to write, X.html", flag="--out", type=_file(".html"), required=True),
+    "out-figure": _option(
+        "file to write, X.png, or X.pdf or X.svg for a drawing of lines",
+        flag="--out",
+        type=_file(*FIGURE_ENDINGS),
+        required=True,
+    ),
     "out-folder": _option(
         "folder to write to, VARIANT.json and .csv, or VARIANT-seedN for permuted labels",
         flag="--out",

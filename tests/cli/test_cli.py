@@ -81,6 +81,8 @@ def test_verbs_chain_by_hand(folder):
         out = folder / "figures" / f"{kind}.png"
         assert run("figure", *listing, "--kind", kind, "--out", out) == 0
         assert out.read_bytes()[1:4] == b"PNG"
+    assert run("figure", *listing, "--out", folder / "figures" / "weight.pdf") == 0
+    assert (folder / "figures" / "weight.pdf").read_bytes()[:4] == b"%PDF"
     assert run("mlflow", "sync", *listing, "--config", json.dumps({"tracking": {}})) == 0
     assert run("table", "--results", folder) == 0
     assert run("failures", "--results", folder) == 0
@@ -356,6 +358,11 @@ def test_plan_measures_this_machine(capsys):
         ),
         (("gram", "--split", "s", "--out", "g", "--bands", -2), "'-2': wanted auto or a number"),
         (("gram", "--split", "s", "--out", "g", "--device", "gpu"), "invalid choice: 'gpu'"),
+        (("figure", "--results", "r", "--out", "a.gif"), "ends in .png, .pdf or .svg"),
+        (("heat-map", "--out", "a"), "'a': wanted a name that ends in .png, .pdf or .svg"),
+        (("report", "--results", "r", "--out", "a.pdf"), "ends in .html"),
+        (("label-term", "--out", "a.np"), "ends in .npz"),
+        (("cnn", "--out", "a.csv"), "ends in .json"),
         (("table", "--results", "$NOT_SET/r"), "the variable NOT_SET is not set"),
         (("mlflow", "sync", "--results", "r", "--config", "[]"), "[]: wanted a JSON mapping"),
         (
