@@ -265,7 +265,7 @@ class Settings(Section):
     after_kernels: AfterKernels = setting(AfterKernels())
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "cpu")
     """Where kernels and networks are computed and systems solved; auto, a GPU where there is one
-    (for kernels it takes the extra lantk[cuda])."""
+    (for kernels it takes CuPy: pip install '.[cuda]' in a checkout of this project)."""
     results: Text = setting("results/digits", "results/mine")
     """Folder of everything that is computed (no braces, which are Snakemake's wildcards)."""
     tracking: Tracking = setting(Tracking())
