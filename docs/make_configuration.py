@@ -31,10 +31,12 @@ An experiment is described by `config.yaml`, and changed by a file of yours or o
 
 ```sh
 snakemake --cores 2 --configfile experiments/chen2020-small.yaml
-snakemake --cores 2 --config 'cnn={seeds: []}' folds=3
+snakemake --cores 2 --config 'task={n_train: 100}' 'cnn={seeds: []}' folds=3
 ```
 
-The command line wins over your file, and your file over `config.yaml`. Mappings (such as `task`)
+The command line wins over your file, and your file over `config.yaml`. On the command line a key
+inside of another, such as `task.n_train`, is written in braces, with a blank behind the colon and
+quotes for the shell, and values read as in a file. Mappings (such as `task`)
 are merged key by key, lists are replaced as a whole, and what nobody names keeps its value from
 `config.yaml`. So a file of yours that tells classes apart says `pairs: null` too, and one that is
 an experiment of its own names its own `results` folder.
@@ -42,6 +44,10 @@ an experiment of its own names its own `results` folder.
 Everything is checked before the first job starts: a misspelt key, a value of another kind, an
 unknown class and a size that is not there end with one line that says what was found and what was
 wanted. YAML reads `1e-4` as text: write `1.0e-4`.
+
+In paths (`results`, `data.path`, the file of a database in `tracking.uri`) `~` is your home folder
+and `$NAME` the variable of that name, which on a cluster has to have one value on all nodes; `./`
+and `//` make no other folder. Verbs read paths in the same way.
 
 *Default* is the value in `config.yaml`, the default experiment; it holds as well where that file
 does not set the key.

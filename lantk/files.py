@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: write to a temporary name, check, rename."""
+"""Files appear whole or not at all: write to a temporary name, check, rename. What a path means."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -14,13 +15,77 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from lantk.errors import LantkError
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
+
+
+def expand_path(text: str) -> str:
+    """Return a path with ``~`` and ``$NAME`` filled in and without ``./``, ``//`` and a last ``/``.
+
+    What is left of ``.``, or of a name that begins with ``-`` or ``~`` behind ``./``, becomes
+    absolute: it would be read as something else. Of what is returned the same is returned again.
+
+    Raises
+    ------
+    LantkError
+        If a variable is not set, a user is not known, or a folder would be called ``~``.
+
+    Examples
+    --------
+    >>> expand_path("./results//mine/"), expand_path("/data/../$0 x")
+    ('results/mine', '/data/../$0 x')
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        value = os.environ.get(name)
+        if not value:
+            raise LantkError(
+                f"{text!r}: the variable {name} is not set. Set it, or write out the path"
+            )
+        return value
+
+    found = _VARIABLE.sub(fill, os.path.expanduser(text))
+    if text.startswith("~") and found.startswith("~"):
+        user = found.partition("/")[0]
+        raise LantkError(
+            f"{text!r}: there is no home folder {user}. For that name write './{text}'"
+        )
+    if "~" in found.split("/") or _VARIABLE.search(found):
+        raise LantkError(
+            f"{text!r} is {found!r}: wanted a path without a folder called ~, or a $ before a name"
+        )
+    found = str(Path(re.sub("^/+", "/", found)))
+    is_other = found == "." or (found[0] in "-~" and found[0] != text[0])
+    return os.path.abspath(found) if is_other else found
+
+
+def expand_address(uri: str) -> str:
+    """Return the address of a store with the path of a database file expanded; others as they are.
+
+    Examples
+    --------
+    >>> expand_address("sqlite:///runs//./mlflow.db")
+    'sqlite:///runs/mlflow.db'
+    """
+    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", uri, re.DOTALL)
+    return f"{found[1]}{expand_path(found[2])}{found[3]}" if found else uri
+
+
+def require_ending(path: str | os.PathLike[str], *endings: str) -> None:
+    """Raise `LantkError` on a file whose name ends in none of these, which say what is in it."""
+    if Path(path).suffix not in endings:
+        *others, last = endings
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise LantkError(f"{os.fspath(path)!r}: wanted a name that ends in {listed}")
 
 
 @contextmanager
@@ -35,7 +100,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Parameters
     ----------
     path : path-like
-        Where the result goes; folders above it are made. An older file is replaced.
+        Where the result goes (``~`` is the home folder); folders above it are made. An older file
+        is replaced.
 
     Yields
     ------
@@ -59,6 +125,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     'pair,accuracy'
     """
     path = Path(path)
+    if path.parts[:1] == ("~",):
+        path = path.expanduser()
     try:
         with _hidden_folder(path.parent) as folder:
             temporary = folder / path.name
@@ -103,6 +171,9 @@ def writing_array(
     OSError
         As `writing` does, and if NaN is left.
     """
+    # Here, since verbs set how many threads it may start after they have loaded this module.
+    import numpy as np
+
     with writing(path) as temporary:
         row = np.full(shape[1:], np.nan, dtype)
         with open(temporary, "wb") as file:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
 from lantk.kernel.architecture import parse_architecture
 from lantk.errors import LantkError
-from lantk.experiment.checks import check_settings, fill_in
+from lantk.experiment.checks import check_settings, fill_in, read_braces
 from lantk.experiment.config import resolve_experiment
 from lantk.experiment.job_options import (
     after_kernel_options,
@@ -19,7 +20,7 @@ from lantk.experiment.job_options import (
 )
 from lantk.experiment.records import MARK, Listing, keep_listing, mark_protocols
 from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS, overview_kinds
-from lantk.experiment.settings import PROTOCOLS
+from lantk.experiment.settings import PROTOCOLS, expand_paths
 from lantk.workflow.code import code_of
 from lantk.workflow.resources import (
     after_kernels_mb,
@@ -42,8 +43,11 @@ from lantk.experiment.variants import (
 from lantk.variant import Variant
 
 try:
+    given = workflow.config_settings
+    update_config(config, read_braces(given.config_args, given.config))
     check_settings(config)
     fill_in(config)
+    expand_paths(config)
     EXPERIMENT = resolve_experiment(config)
     for family in (f for f in EXPERIMENT.families if Variant.of(f).is_own_term):
         if not workflow.is_main_process:
@@ -55,7 +59,7 @@ try:
 except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
 
-RESULTS = config["results"].rstrip("/")
+RESULTS = config["results"]
 # Texts that may hold braces, in which Snakemake looks for wildcards unless a function returns them.
 CONFIG_TEXT = json.dumps(config, sort_keys=True)
 TASKS, CASES = EXPERIMENT.tasks, EXPERIMENT.cases

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from lantk import files as storage
-from lantk.files import writing, writing_array
+from lantk.errors import LantkError
+from lantk.files import expand_address, expand_path, writing, writing_array
 
 
 def names(folder):
@@ -262,3 +263,79 @@ def test_an_array_on_disk_is_whole_or_not_there(tmp_path):
         raise KeyboardInterrupt
     assert [file.name for file in tmp_path.iterdir()] == ["k.npy"]
     assert np.load(path)[0, 0] == 1
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Return a home folder and work in another one, with a variable that names a third."""
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SCRATCH", "/scratch//me")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("~", "{home}"),
+        ("~/a//b/", "{home}/a/b"),
+        ("$SCRATCH/a", "/scratch/me/a"),
+        ("a/${SCRATCH}b", "a/scratch/meb"),
+        ("./a//b/./c/", "a/b/c"),
+        ("//a", "/a"),
+        ("..//a/../b", "../a/../b"),
+        (".", "{here}"),
+        ("./-a", "{here}/-a"),
+        ("./~a", "{here}/~a"),
+        ("-a", "-a"),
+        ("a~ $0 $( $$ {x} \\n b", "a~ $0 $( $$ {x} \\n b"),
+    ],
+)
+def test_a_path_is_what_a_shell_and_the_system_take_it_for(home, given, wanted):
+    """~ and variables are filled in and ./ and // go; to do it again changes nothing."""
+    wanted = wanted.replace("{home}", str(home)).replace("{here}", str(Path.cwd()))
+    assert expand_path(given) == wanted
+    assert expand_path(wanted) == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("$NOWHERE/x", "the variable NOWHERE is not set. Set it, or"),
+        ("a/${NOWHERE}", "the variable NOWHERE is not set"),
+        (
+            "~no-such-user/x",
+            "no home folder ~no-such-user. For that name write './~no-such-user/x'",
+        ),
+        ("a/~/b", "without a folder called ~"),
+        ("$TWICE/b", "or a $ before a name"),
+    ],
+)
+def test_a_path_that_cannot_be_expanded_is_refused(home, monkeypatch, given, message):
+    """A variable that is not set, and a folder ~, are errors that say so."""
+    monkeypatch.setenv("TWICE", "$SCRATCH")
+    with pytest.raises(LantkError) as refused:
+        expand_path(given)
+    assert str(refused.value).startswith(repr(given))
+    assert message in str(refused.value)
+
+
+def test_the_address_of_a_store_has_its_path_expanded(home):
+    """A database file may lie in the home folder; other addresses stay as they are."""
+    assert expand_address("sqlite:///~/m.db?a=$x") == f"sqlite:///{home}/m.db?a=$x"
+    assert (
+        expand_address("sqlite+pysqlite:////$SCRATCH/m.db") == "sqlite+pysqlite:////scratch/me/m.db"
+    )
+    for other in ("https://host//~/$NOWHERE", "postgresql://me@host/$db", "sqlite:///:memory:"):
+        assert expand_address(other) == other
+
+
+def test_no_folder_is_called_by_the_sign_of_the_home_folder(home):
+    """A file below ~ is written in the home folder."""
+    with writing("~/a/b") as temporary:
+        temporary.write_text("b")
+    assert (home / "a" / "b").read_text() == "b"
+    assert not list(Path.cwd().iterdir())

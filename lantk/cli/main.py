@@ -14,6 +14,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _EXTRAS = {
 }
 
 _HELP_WIDTH = 96
+_UNREAD = 128 + signal.SIGPIPE
 _Verb = Callable[[argparse.Namespace], int | None]
 
 _SIZES = ("n-train", "n-test", "seed")
@@ -60,7 +62,7 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
     "From images to Gram matrices": {
         kernels.fetch: ("source", "path", "layout", "out"),
         kernels.split: (
-            *("source", "path", "layout", "pair", "classes", *_SIZES, "scaling", "out"),
+            *("source", "path", "layout", "pair", "classes", *_SIZES, "scaling", "out-npz"),
         ),
         kernels.plan: ("architecture", *_PLANNED, *_COMPUTING),
         kernels.gram: (
@@ -71,7 +73,7 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
     "From Gram matrices to results": {
         evaluations.label_term: (
             *("split", "gram", "case-n-train", "variant", "estimator", "threads"),
-            "out",
+            "out-npz",
         ),
         evaluations.evaluate: (
             *("split", "gram", *_FAMILY, *_CHOOSING, *_COMPUTING),
@@ -79,7 +81,7 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
         ),
         evaluations.cnn: (
             *("split", "case", "case-n-train", "architecture", *_TRAINING, *_COMPUTING),
-            *("protocols", "variant", "out"),
+            *("protocols", "variant", "out-json"),
         ),
         evaluations.after_kernels: (
             *("split", "case", "case-n-train", "architecture", "network-kernels", "taps"),
@@ -87,13 +89,13 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
             *("parameterization", "seed", "protocols", *_GRIDS),
             *("folds", "fold-seed", "held-out", *_COMPUTING, "out-folder"),
         ),
-        evaluations.heat_map: ("split", "gram", *_DRAWING, "threads", "out"),
+        evaluations.heat_map: ("split", "gram", *_DRAWING, "threads", "out-figure"),
     },
     "What the results say": {
         tables.collect: (*_LISTING, "table-bands"),
         tables.table: _LISTING,
-        tables.figure: (*_LISTING, "kind", "out"),
-        tables.report: (*_LISTING, "out"),
+        tables.figure: (*_LISTING, "kind", "out-figure"),
+        tables.report: (*_LISTING, "out-html"),
         tables.failures: (*_LISTING, "resume"),
     },
 }
@@ -110,7 +112,45 @@ _MLFLOW_VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit status."""
+    """Run one verb and return its exit status.
+
+    Where nobody reads any more what is printed, as behind ``| head``, that is 141, as of a program
+    that the signal SIGPIPE ends; nothing is said, since nothing is wrong.
+    """
+    _open_closed_streams()
+    try:
+        return _run(argv)
+    except BrokenPipeError:
+        return _UNREAD
+    finally:
+        _flush_streams()
+
+
+def _flush_streams() -> None:
+    """Write what is left to be printed, or exit with what it says where that cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            # Python would try again when it ends.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                sys.exit(_UNREAD)
+            sys.exit(f"lantk: {stream.name} cannot be written: {error}")
+
+
+def _open_closed_streams() -> None:
+    """Let what a shell has closed (``>&-``) lead nowhere.
+
+    The next file that is opened would be taken for it, by whatever prints past Python.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     # A scheduler's time limit, or a terminal that is closed, ends a job this way: unwind, so that
     # unfinished files are removed.
@@ -131,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             text = "interrupted; its workflow has ended; no file is half-written"
         print(f"lantk {args.called}: {text}", file=sys.stderr)
         return int(ended.code or 1)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         # Our own errors, the system's and a missing extra say what to change; anything else is a
         # fault of ours, and shows where.

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from lantk.experiment.overviews import OVERVIEWS
-from lantk.experiment.settings import FIELDS, PROTOCOLS, default_of, meaning_of
+from lantk.errors import LantkError, shorten
+from lantk.experiment.overviews import FIGURE_ENDINGS, OVERVIEWS
+from lantk.experiment.settings import FIELDS, PROTOCOLS, default_of, expand_paths, meaning_of
+from lantk.files import expand_path, require_ending
 
 
 def _name_or_json(text: str) -> Any:
@@ -51,6 +53,44 @@ def _class_label(text: str) -> str | int:
     return int(text[1:]) if text.startswith("#") and text[1:].isdigit() else text
 
 
+def _said(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return the same reader; what it cannot read is answered with its own words."""
+
+    def read_or_say(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read_or_say
+
+
+@_said
+def _path(text: str) -> Path:
+    """Read a path that the shell has left as it was typed, as in ``--out=~/x``."""
+    return Path(expand_path(text))
+
+
+def _file(*endings: str) -> Callable[[str], Path]:
+    """Return what reads the name of a file to write, which tells what it will hold."""
+
+    def read(text: str) -> Path:
+        path = _path(text)
+        require_ending(path, *endings)
+        return path
+
+    return _said(read)
+
+
+@_said
+def _config(text: str) -> dict[str, Any]:
+    config = json.loads(text)
+    if not isinstance(config, dict):
+        raise LantkError(f"{shorten(text)}: wanted a JSON mapping")
+    expand_paths(config)
+    return config
+
+
 def _option(text: str, **settings: Any) -> dict[str, Any]:
     """Return what argparse is told of an option.
 
@@ -83,7 +123,7 @@ _CLASSES = {"type": _class_label, "metavar": "CLASS"}
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "source": _option("digits, cifar10, npz or images", required=True),
-    "path": _option("file or folder of the source (digits has none)"),
+    "path": _option("file or folder of the source (digits has none)", type=_path),
     "pair": _option("two class names; #3 is class number 3", nargs=2, **_CLASSES),
     "classes": _option(
         "instead of a pair: three or more classes, or all; the first images of each in file order"
@@ -108,10 +148,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         type=_number(float, math.inf, "a number above 0, such as 4e5"),
     ),
     "seed": _setting("task.seed", "seed of the random stream"),
-    "split": _option("file written by the verb split", type=Path, required=True),
+    "split": _option("file written by the verb split", type=_path, required=True),
     "gram": _option(
         "all bands that gram wrote, such as FOLDER/*-of-3.json, or the first of them",
-        type=Path,
+        type=_path,
         nargs="+",
         required=True,
         metavar="BAND.json",
@@ -156,11 +196,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         required=True,
     ),
     "label-term": _option(
-        "file written by the verb label-term, so that the term is not fitted again", type=Path
+        "file written by the verb label-term, so that the term is not fitted again", type=_path
     ),
     "case": _option("name of the results, such as deer-dog", required=True),
     "evaluation": _option(
-        "record that evaluate wrote, which names the label weight", type=Path, required=True
+        "record that evaluate wrote, which names the label weight", type=_path, required=True
     ),
     "case-n-train": _option(
         "take the first so many train images of the split (default: all)",
@@ -215,7 +255,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "loss": _setting("cnn.loss"),
     "channels": _option("JSON list, one number a convolution, or null", type=json.loads),
-    "results": _option("folder of the results", type=Path, required=True),
+    "results": _option("folder of the results", type=_path, required=True),
     # What listing.json keeps.
     "cases": _option(f"cases, as in the folder names ({_KEPT})", nargs="+"),
     "variants": _option(f"variants, in the order of the table ({_KEPT})", nargs="+"),
@@ -238,7 +278,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "config": _option(
         "the configuration as JSON; tracking.uri and tracking.experiment say where runs go,"
         f" without them mlflow.db beside the results folder, experiment lantk ({_KEPT})",
-        type=json.loads,
+        type=_config,
         default={},
     ),
     "short": _option("print only how many runs there are and the commands", action="store_true"),
@@ -249,22 +289,36 @@ OPTIONS: dict[str, dict[str, Any]] = {
         default=5000,
     ),
     "threads": _option("threads to use (default: what the libraries choose)", type=int),
-    "out": _option("file to write", type=Path, required=True),
+    "out": _option("file to write", type=_path, required=True),
+    "out-npz": _option("file to write, X.npz", flag="--out", type=_file(".npz"), required=True),
+    "out-json": _option(
+        "file to write, X.json; predictions go to X.csv beside it",
+        flag="--out",
+        type=_file(".json"),
+        required=True,
+    ),
+    "out-html": _option("file to write, X.html", flag="--out", type=_file(".html"), required=True),
+    "out-figure": _option(
+        "file to write, X.png, or X.pdf or X.svg for a drawing of lines",
+        flag="--out",
+        type=_file(*FIGURE_ENDINGS),
+        required=True,
+    ),
     "out-folder": _option(
         "folder to write to, VARIANT.json and .csv, or VARIANT-seedN for permuted labels",
         flag="--out",
-        type=Path,
+        type=_path,
         required=True,
     ),
     "out-folders": _option(
         "folder to write each band to, as I-of-N.npy and I-of-N.json; one for each architecture",
         flag="--out",
-        type=Path,
+        type=_path,
         nargs="+",
         required=True,
     ),
     "cost": _option(
-        "file to write seconds and peak memory to (default: none)", type=Path, metavar="FILE"
+        "file to write seconds and peak memory to (default: none)", type=_path, metavar="FILE"
     ),
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 _LOG_SECONDS = 30.0
 # A step that is over sooner shows nothing.
 _BAR_SECONDS = 2.0
+_REDRAW_SECONDS = 0.2
 
 
 def find_width() -> int:
@@ -24,7 +25,9 @@ def find_width() -> int:
 class showing_progress:
     """Show how many units are done; yields a callable that is told ``(done, total, loss)``.
 
-    Something is shown whether or not the callable is called: the first unit may take minutes.
+    Something is shown whether or not the callable is called: the first unit may take minutes. The
+    bar is drawn by a thread of its own: drawing takes a lock, and a signal that ends the main
+    thread there would leave it taken for good.
     """
 
     def __init__(self, unit: str) -> None:
@@ -46,16 +49,18 @@ class showing_progress:
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
         self._thread.join()
+        self._take_over()
         self._bar.close()
 
     def _update(self, done: int, total: int, loss: float | None = None) -> None:
         self._state = done, total, loss
-        if not self._bar.disable:
-            self._bar.total = total
-            self._bar.update(done - self._bar.n)
+
+    def _take_over(self) -> None:
+        if self._state is not None:
+            self._bar.n, self._bar.total, _ = self._state
 
     def _beat(self) -> None:
-        """Say where things stand, every second on a terminal, twice a minute in a log."""
+        """Say where things stand, all the time on a terminal, twice a minute in a log."""
         wait = _LOG_SECONDS if self._bar.disable else _BAR_SECONDS
         while not self._is_over.wait(wait):
             if self._bar.disable:
@@ -63,8 +68,9 @@ class showing_progress:
             else:
                 # A bar that is still delayed would not be cleared at the end.
                 self._bar.delay = 0
+                self._take_over()
                 self._bar.refresh()
-                wait = 1.0
+                wait = _REDRAW_SECONDS
 
     def _describe(self) -> str:
         seconds = time.monotonic() - self._start

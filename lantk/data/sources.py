@@ -16,6 +16,7 @@ read when a split asks for them. Nothing here loads a pickle.
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from lantk.data.base import DataError, DataPath, OpenSource
 from lantk.data.folders import image_files, open_images
 from lantk.data.npz import open_npz
 from lantk.errors import shorten
+from lantk.files import expand_path
 
 SOURCES = ("digits", "cifar10", "npz", "images")
 CIFAR10_PATH = "data"
@@ -56,7 +58,8 @@ def open_source(source: str, path: DataPath, layout: str | None = None) -> OpenS
     if path is None:
         raise DataError(f"the data source {source!r} needs data.path, the file or folder to read")
     try:
-        return open_npz(Path(path), layout) if source == "npz" else open_images(Path(path))
+        path = _expanded(path)
+        return open_npz(path, layout) if source == "npz" else open_images(path)
     except OSError as error:
         raise DataError(f"{shorten(str(path))} cannot be read: {error.strerror}") from error
 
@@ -71,9 +74,9 @@ def source_files(source: str, path: DataPath) -> list[Path]:
         files = sorted(folder / name for name in CIFAR10_FILES) if folder.is_dir() else []
         return files if any(file.stat().st_mtime != CIFAR10_TIME for file in files) else []
     if source == "npz" and path is not None:
-        return [Path(path)]
+        return [_expanded(path)]
     if source == "images" and path is not None:
-        parts = (image_files(Path(path, part)) for part in ("test", "train"))
+        parts = (image_files(_expanded(path) / part) for part in ("test", "train"))
         return sorted(file for of_class in parts for files in of_class.values() for file in files)
     return []
 
@@ -96,8 +99,12 @@ def _open_digits() -> OpenSource:
     )
 
 
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    return Path(expand_path(os.fspath(path)))
+
+
 def cifar10_folder(path: DataPath) -> Path:
-    path = Path(CIFAR10_PATH if path is None else path)
+    path = _expanded(CIFAR10_PATH if path is None else path)
     try:
         if path.exists() and not path.is_dir():
             raise DataError(f"data.path is the file {path}: wanted the folder for {CIFAR10_FOLDER}")

@@ -28,6 +28,7 @@ from lantk.data.sources import (
 )
 from lantk.data.tasks import Description, Task, check_size, resolve_sizes
 from lantk.errors import shorten
+from lantk.files import expand_path
 from lantk.labels import class_labels, count_outputs
 
 
@@ -178,10 +179,11 @@ def fingerprint(source: str, path: DataPath = None) -> str:
         raise DataError(f"{found} cannot be read: {error.strerror}") from error
     if not files:
         return ""
+    root = expand_path(os.fspath(path or "."))
     digest = hashlib.sha256()
     for file, stat in files:
         # Names need not be text.
-        digest.update(os.fsencode(os.path.relpath(file, path or ".")))
+        digest.update(os.fsencode(os.path.relpath(file, root)))
         digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 

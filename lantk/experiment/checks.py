@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lantk.errors import LantkError, shorten
@@ -34,6 +36,29 @@ def check_settings(config: Any) -> None:
     except ValidationError as failure:
         errors = failure.errors(include_url=False, include_context=False, include_input=False)
         raise ConfigError(_explain(config, [(e["loc"], e["type"]) for e in errors])) from None
+
+
+def read_braces(entries: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mappings and lists among ``KEY=VALUE`` texts, read as a file of YAML is.
+
+    Snakemake takes numbers and null inside of them for text. `given` is what it made of the
+    entries; what holds more than text there did not come from a command line, and is left out.
+
+    Examples
+    --------
+    >>> read_braces(["cnn={seeds: [0], channels: null}"], {"cnn": {"seeds": ["0"]}})
+    {'cnn': {'seeds': [0], 'channels': None}}
+    """
+    found: dict[str, Any] = {}
+    for key, _, text in (entry.partition("=") for entry in entries):
+        value = given.get(key)
+        # What Snakemake could not read either stays text, and is refused as one.
+        if isinstance(value, Mapping | list) and _is_text(value):
+            with suppress(yaml.YAMLError, ValueError):
+                value = yaml.safe_load(text)
+                both = isinstance(value, dict) and isinstance(found.get(key), dict)
+                found[key] = found[key] | value if both else value
+    return found
 
 
 def fill_in(config: dict[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
@@ -126,8 +151,7 @@ def _explain(config: Any, errors: list[tuple[tuple[Any, ...], str]]) -> str:
     wanted = takes(kind).replace("`", "")
     text = f"{_dotted(path)} is {shorten(repr(found))}: wanted {wanted}"
     if isinstance(found, str) and "number" in wanted and _is_number(found):
-        text += " (YAML reads 1e-4 as text: write 1.0e-4; numbers inside the braces of --config"
-        text += " arrive as text too: give them in a file, with --configfile)"
+        text += " (YAML reads 1e-4, and all that is in quotes, as text: write 1.0e-4)"
     return f"{text}. {meaning_of('.'.join(keys))}" if keys else text
 
 
@@ -140,6 +164,11 @@ def _explain_key(*path: Any) -> str:
     close = [key for key in inside if key.endswith(f".{unknown}")]
     close = close or difflib.get_close_matches(unknown, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
+    if ":" in unknown:
+        hint = "a blank is missing behind the colon. "
+    elif close and "." in close[0]:
+        section, key = close[0].split(".")
+        hint += f"On the command line that is --config '{section}={{{key}: ...}}'. "
     return (
         f"{_dotted(path[:-1])} has no key {shorten(unknown)!r}: {hint}There are {', '.join(known)}"
     )
@@ -160,6 +189,12 @@ def _member(kind: Any) -> Any:
     if get_origin(kind) is list:
         return get_args(kind)[0]
     return next(filter(None, map(_member, get_args(kind))), None)
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, Mapping | list):
+        return all(map(_is_text, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, str)
 
 
 def _dotted(path: Iterable[Any]) -> str:

@@ -118,3 +118,6 @@ CASE_FIGURES = {
     ),
 }
 """Figure of one case -> its title and text."""
+
+FIGURE_ENDINGS = (".png", ".pdf", ".svg")
+"""What the name of a figure's file ends in; the last two are drawn of lines, not of pixels."""

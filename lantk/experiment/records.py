@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from numpy.typing import NDArray
-
 from lantk.experiment.settings import PROTOCOLS
 from lantk.experiment.variants import job_of
 from lantk.files import write_json, writing
@@ -18,6 +16,7 @@ from lantk.variant import Variant
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ This is the one place that says so: the check of a configuration, docs/configura
 come from it, and verbs take their defaults from it. A section is a class; a field says its default
 and, after it, examples that can be copied.
 
-Only the standard library is imported, since every verb reads this module; pydantic, which checks
+No other package is imported, since every verb reads this module; pydantic, which checks
 configurations (`experiment.checks`), reads these classes as they are.
 """
 
@@ -16,6 +16,9 @@ from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+
+from lantk.errors import LantkError
+from lantk.files import expand_address, expand_path
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,7 @@ class Settings(Section):
     after_kernels: AfterKernels = setting(AfterKernels())
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "cpu")
     """Where kernels and networks are computed and systems solved; auto, a GPU where there is one
-    (for kernels it takes the extra lantk[cuda])."""
+    (for kernels it takes CuPy: pip install '.[cuda]' in a checkout of this project)."""
     results: Text = setting("results/digits", "results/mine")
     """Folder of everything that is computed (no braces, which are Snakemake's wildcards)."""
     tracking: Tracking = setting(Tracking())
@@ -307,3 +310,25 @@ def _texts() -> dict[tuple[str, str], str]:
         for node, text in pairwise(section.body)
         if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
+
+
+def expand_paths(config: dict[str, Any]) -> None:
+    """Expand the paths of a configuration, or of a part of one, in place (`files.expand_path`).
+
+    Raises
+    ------
+    LantkError
+        If a path cannot be expanded; the message names its key.
+    """
+    for key, expand in (
+        ("results", expand_path),
+        ("data.path", expand_path),
+        ("tracking.uri", expand_address),
+    ):
+        outer, _, name = key.rpartition(".")
+        section = config.get(outer) if outer else config
+        if isinstance(section, dict) and isinstance(section.get(name), str):
+            try:
+                section[name] = expand(section[name])
+            except LantkError as error:
+                raise LantkError(f"{key} is {error}") from None

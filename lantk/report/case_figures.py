@@ -33,7 +33,7 @@ _MOST_PIXELS = 500
 
 
 def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: Destination) -> None:
-    """Draw the accuracy of one case against the label weight and save it as a PNG file.
+    """Draw the accuracy of one case against the label weight and save it as a file.
 
     On the left is what the honest choice sees (validation inside the train set), on the right what
     the choices get (test). Curves stand a few points beside each other, since many are equal at
@@ -237,7 +237,7 @@ def gram_figure(
     labels : (n,) array
         One label an image; rows keep their order within a class.
     path : path-like
-        Where the PNG file goes.
+        Where the file goes, a PNG, PDF or SVG by its ending.
     title : str
         Above all maps.
     names : sequence of str, optional

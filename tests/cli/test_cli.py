@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -80,6 +81,8 @@ def test_verbs_chain_by_hand(folder):
         out = folder / "figures" / f"{kind}.png"
         assert run("figure", *listing, "--kind", kind, "--out", out) == 0
         assert out.read_bytes()[1:4] == b"PNG"
+    assert run("figure", *listing, "--out", folder / "figures" / "weight.pdf") == 0
+    assert (folder / "figures" / "weight.pdf").read_bytes()[:4] == b"%PDF"
     assert run("mlflow", "sync", *listing, "--config", json.dumps({"tracking": {}})) == 0
     assert run("table", "--results", folder) == 0
     assert run("failures", "--results", folder) == 0
@@ -376,6 +379,17 @@ def test_plan_measures_this_machine(capsys):
         ),
         (("gram", "--split", "s", "--out", "g", "--bands", -2), "'-2': wanted auto or a number"),
         (("gram", "--split", "s", "--out", "g", "--device", "gpu"), "invalid choice: 'gpu'"),
+        (("figure", "--results", "r", "--out", "a.gif"), "ends in .png, .pdf or .svg"),
+        (("heat-map", "--out", "a"), "'a': wanted a name that ends in .png, .pdf or .svg"),
+        (("report", "--results", "r", "--out", "a.pdf"), "ends in .html"),
+        (("label-term", "--out", "a.np"), "ends in .npz"),
+        (("cnn", "--out", "a.csv"), "ends in .json"),
+        (("table", "--results", "$NOT_SET/r"), "the variable NOT_SET is not set"),
+        (("mlflow", "sync", "--results", "r", "--config", "[]"), "[]: wanted a JSON mapping"),
+        (
+            ("mlflow", "sync", "--results", "r", "--config", '{"results": "$NOT_SET"}'),
+            "results is '$NOT_SET': the variable NOT_SET is not set",
+        ),
     ],
 )
 def test_options_of_no_meaning_are_refused(arguments, message, capsys):
@@ -384,6 +398,14 @@ def test_options_of_no_meaning_are_refused(arguments, message, capsys):
         run(*arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_paths_are_expanded_where_the_shell_does_not(tmp_path, monkeypatch):
+    """--out=~/x and a variable in single quotes are no folders of these names."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("fetch", "--source", "digits", "--out=~/a.json") == 0
+    assert run("fetch", "--source", "digits", "--out", "$HOME//./b.json") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
 
 
 def test_a_band_that_is_broken_or_of_other_images_is_written_again(folder, tmp_path):
@@ -601,6 +623,28 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch):
     monkeypatch.setattr(progress, "_BAR_SECONDS", 0.1)
     assert "steps: 00:00" in drawn(progress.showing_work, seconds=0.3)
     assert "2.00/2.00" in drawn(progress.showing_progress, 1, 2, seconds=0.3)
+
+
+def test_a_signal_cannot_end_the_drawing_of_a_bar(monkeypatch):
+    """While a step runs the main thread, which signals interrupt, draws nothing: drawing locks."""
+    drawing = set()
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            drawing.add(threading.current_thread())
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(progress, "_BAR_SECONDS", 0.05)
+    with progress.showing_progress("steps") as tick:
+        for done in range(200):
+            tick(done, 1_000)
+            time.sleep(0.002)
+        assert len(drawing) == 1
+        assert threading.current_thread() not in drawing
 
 
 AFTER_KERNELS = (

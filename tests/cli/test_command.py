@@ -1,5 +1,6 @@
 """The command itself: its version, its two names, and what it says of extras that are missing."""
 
+import os
 import re
 import subprocess
 import sys
@@ -111,3 +112,35 @@ def test_planning_needs_no_extra():
     planned = hiding(hidden, *plan)
     assert (planned.returncode, planned.stderr) == (0, "")
     assert "different entries/s" in planned.stdout
+
+
+PLAN = "plan --n-train 200 --n-test 100 --rate 1000"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shell", "status", "says"),
+    [
+        (PLAN, "| true", 141, ""),
+        ("--version", "| true", 141, ""),
+        ("table --results nowhere", "2>&1 | true", 141, ""),
+        (PLAN, ">&-", 0, ""),
+        ("table --results nowhere", ">&- 2>&- <&-", 1, ""),
+        (PLAN, "> /dev/full", 1, "No space left on device"),
+    ],
+)
+def test_output_that_nobody_reads_ends_a_verb_quietly(arguments, shell, status, says, tmp_path):
+    """A reader that has gone gives 141, a closed stream is no fault, a full disk is one line."""
+    command = f"{sys.executable} -m lantk {arguments} {shell}; echo ${{PIPESTATUS[0]}} > status"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+    )
+    assert int((tmp_path / "status").read_text()) == status
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert done.stderr.count("\n") == bool(says)

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from lantk.data import splits as data
 from lantk.data.download import CIFAR10_MD5
-from lantk.data.sources import open_source
+from lantk.data.sources import cifar10_folder, open_source
 from lantk.data.split_files import load_split, save_split
 from lantk.data.splits import (
     SPLIT_ARRAYS,
@@ -172,6 +172,16 @@ def test_cifar10_path_is_the_folder_or_the_one_above(cifar10, inner):
     found = describe("cifar10", cifar10 / inner)
     assert found.train_counts == (15,) * 10
     assert found.test_counts == (3,) * 10
+
+
+def test_the_path_of_a_source_may_begin_with_the_home_folder(cifar10, tmp_path, monkeypatch):
+    """~ is the home folder for every source, and for the folder of a download."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cifar10_folder("~") == tmp_path / "cifar-10-batches-bin"
+    assert cifar10_folder(Path("~/d")) == tmp_path / "d" / "cifar-10-batches-bin"
+    assert describe("cifar10", "~") == describe("cifar10", tmp_path)
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/none.npz")):
+        describe("npz", "~/none.npz")
 
 
 def test_cifar10_folder_with_another_name_is_found(cifar10):

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.cli import parse_config
 
 from lantk.data.splits import DataError
 from lantk.errors import LantkError
 from lantk.experiment import settings
-from lantk.experiment.checks import check_settings, fill_in
+from lantk.experiment.checks import check_settings, fill_in, read_braces
 from lantk.experiment.config import ConfigError, resolve_experiment
 from lantk.experiment.job_options import after_kernel_options, evaluate_options
 from lantk.experiment.overviews import overview_kinds
-from lantk.experiment.settings import FIELDS, Settings, meaning_of
+from lantk.experiment.settings import FIELDS, Settings, expand_paths, meaning_of
 from lantk.regression import statistics
 
 ROOT = Path(__file__).parents[2]
@@ -250,6 +251,8 @@ def test_presets_ask_for_the_published_tables():
         ),
         ("results", "", "results is '': wanted text (not empty)"),
         ("epochs", 5, "has no key 'epochs': did you mean 'cnn.epochs'?"),
+        ("epochs", 5, "On the command line that is --config 'cnn={epochs: ...}'"),
+        ("task.n_train:100", None, "a blank is missing behind the colon"),
         (1, 5, "the configuration has no key '1': There are data, task"),
         ("data.source", "mnist", "data.source is 'mnist': wanted digits, cifar10"),
         ("ridges.honest", [float("nan")], "ridges.honest.0 is nan: wanted a number"),
@@ -300,6 +303,54 @@ def test_what_does_not_fit_together_is_refused(key, value, message):
     """Keys that do not fit each other or the data are refused before any job starts."""
     with pytest.raises(LantkError, match=re.escape(message)):
         resolve_experiment(edited(key, value))
+
+
+@pytest.mark.parametrize(
+    ("entry", "wanted"),
+    [
+        ("task={pairs: null, n_train: 30}", {"pairs": None, "n_train": 30}),
+        ("task={pairs: [[4, '4'], [deer, 'null']]}", {"pairs": [[4, "4"], ["deer", "null"]]}),
+        ("task=[{conv: {size: 3}}, relu, 0.5]", [{"conv": {"size": 3}}, "relu", 0.5]),
+        ("task={}", {}),
+        ("task=text", None),
+        ("task={n_train: 3", None),
+        ("task={n_train: 2001-99-99}", None),
+        ("task=null", None),
+    ],
+)
+def test_braces_of_the_command_line_hold_what_a_file_would(entry, wanted):
+    """Numbers, null, lists and quotes are those of YAML; what is not YAML is left as it is."""
+    found = read_braces([entry], parse_config([entry]))
+    assert found == ({} if wanted is None else {"task": wanted})
+
+
+def test_braces_are_merged_and_values_of_a_program_are_left_alone():
+    """A section may come twice; what an API was given as numbers needs no reading."""
+    entries = ["task={n_train: 4}", "folds=3", "task={n_test: null}"]
+    assert read_braces(entries, parse_config(entries)) == {"task": {"n_train": 4, "n_test": None}}
+    assert read_braces(["task={'n_test': None}"], {"task": {"n_test": None}}) == {}
+
+
+def test_every_path_of_a_configuration_is_expanded_alike(monkeypatch):
+    """Results, data and the file of a store: ~, variables, ./ and //; what is no path stays."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", "/disk")
+    config = edited("results", "~//r/", data__path="./$DISK/x.npz")
+    config["tracking"] = {"uri": "sqlite:///~/m.db", "experiment": "$DISK ~"}
+    expand_paths(config)
+    assert config == edited(
+        "results",
+        "/home/me/r",
+        data__path="disk/x.npz",
+        tracking={"uri": "sqlite:////home/me/m.db", "experiment": "$DISK ~"},
+    )
+    expand_paths(part := {"tracking": None, "data": {"source": "digits"}})
+    assert part == {"tracking": None, "data": {"source": "digits"}}
+    monkeypatch.delenv("DISK")
+    for key, value in (("results", "$DISK/r"), ("data.path", "${DISK}"), ("tracking.uri", "$DISK")):
+        uri = "sqlite:///" if key == "tracking.uri" else ""
+        with pytest.raises(LantkError, match=f"{key} is .*: the variable DISK is not set"):
+            expand_paths(edited(key, uri + value))
 
 
 def test_keys_that_need_each_other_are_refused_apart():

@@ -252,6 +252,33 @@ def test_overviews_are_the_same_file_every_time(tmp_path, draw):
     assert len(np.unique(pixels(tmp_path / "first.png"))) > 2
 
 
+@pytest.mark.parametrize(
+    ("ending", "start", "holds"),
+    [
+        (".pdf", b"%PDF", [b"/CIDFontType2", b"/Subject (gains under honest; LANTK-KR-V1 +2.00)"]),
+        (".svg", b"<?xml", [b"<path", b"<dc:description>gains under honest; LANTK-KR-V1 +2.00"]),
+    ],
+)
+def test_a_drawing_of_lines_is_one(tmp_path, ending, start, holds):
+    """A PDF or SVG holds lines, its letters and its description, and no pixels; always the same."""
+    paths = [tmp_path / f"{name}{ending}" for name in "ab"]
+    for path in paths:
+        gap_figure(make_table(), path)
+    found = paths[0].read_bytes()
+    assert found == paths[1].read_bytes()
+    assert found.startswith(start)
+    assert all(text in found for text in holds)
+    assert not any(text in found for text in (b"/Subtype /Image", b"<image", b"/Type3", b"<text"))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a", "a.png.txt", ".png"])
+def test_a_figure_of_another_kind_is_refused(tmp_path, name):
+    """What a file's name promises is what it holds: other endings are refused."""
+    with pytest.raises(LantkError, match=r"wanted a name that ends in \.png, \.pdf or \.svg"):
+        gap_figure(make_table(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def told(path: Path) -> str:
     """Return what a figure says of itself."""
     with Image.open(path) as image:

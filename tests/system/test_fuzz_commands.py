@@ -31,7 +31,8 @@ HOSTILE = {
     "and": "a && touch hacked",
     "pipe": "a | touch hacked & b",
     "redirection": "a > hacked < /dev/null",
-    "variables": "$HOME $IFS $0 ~",
+    "signs": "$0 $$ $? ~ $(",
+    "variables": "$HOME $LANTK_NOT_SET ~",
     "globs": "* ? [a-z] a**",
     "percent": "%s %n %% \\n \\\\",
     "hash": "a #b !c ^d =e",
@@ -41,10 +42,11 @@ HOSTILE = {
     "line": "a\ntouch hacked\nb",
     "braces": "{input} {wildcards.task} {{x}}",
 }
-# Of a name like an option, or of two lines, the folder is refused; what is no folder travels.
+# Of a name like an option, of two lines, or with a variable that is not set the folder is refused;
+# what is no folder travels.
 REFUSED = {
-    "results": ("dash", "line", "braces", "unicode"),
-    "data.path": ("dash", "line", "unicode"),
+    "results": ("dash", "line", "braces", "unicode", "variables"),
+    "data.path": ("dash", "line", "unicode", "variables"),
 }
 PLAIN = "plain"
 # Writes down what it was called with; the shell parses the rest of the line.
@@ -241,6 +243,18 @@ def test_the_lines_that_end_a_run_quote_what_they_print():
     inserted = [part.partition("}")[0] for part in lines.replace("{{", "").split("{")[1:]]
     assert inserted
     assert all(part.endswith(":q") for part in inserted), inserted
+
+
+def test_a_folder_is_planned_alike_however_it_is_spelt(planner):
+    """With ./, // and / at the end of a path the jobs are those of the plain one."""
+    write_npz(planner.tree / "sets/plain.npz")
+    plans = []
+    for results, path in (("out/x", "sets/plain.npz"), (".//out/./x/", "./sets//plain.npz")):
+        values = {("data",): {"source": "npz", "path": path}, ("results",): results}
+        values |= {("task", "pairs"): [["ant", "bee"]], ("task", "n_train"): 12, ("folds",): 2}
+        plans.append(planner.plan(changed(values)))
+    assert "jobs" in plans[0], plans[0]
+    assert plans[0] == plans[1]
 
 
 @pytest.mark.parametrize("name", ["a", "../b", "/c", "é", "a b", "it's; $(x)", "x" * 150])

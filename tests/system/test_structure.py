@@ -105,6 +105,26 @@ def test_the_package_loads_nothing_that_is_not_asked_for():
     }
 
 
+def test_the_command_line_starts_no_threads_before_a_verb_says_how_many():
+    """NumPy, whose threads are counted when it is loaded, is left to the verb that runs."""
+    shown = "import sys, lantk.cli.main; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_nobody_is_sent_to_an_index_for_this_project():
+    """It is on none, so what was found there under its name would be another's."""
+    tops = [ROOT / name for name in ("README.md", "CHANGELOG.md", "config.yaml", "Snakefile")]
+    inside = [
+        p for name in ("docs", "lantk", "rules", "experiments") for p in ROOT.glob(f"{name}/**/*")
+    ]
+    texts = [p for p in [*tops, *inside] if p.suffix in (".md", ".py", ".smk", ".yaml", ".j2", "")]
+    sends = re.compile(r"\blantk\[|install +(-\S+ +)*['\"]?lantk\b")
+    found = [p for p in texts if p.is_file() and sends.search(p.read_text())]
+    assert len(texts) > 100
+    assert not found
+
+
 @pytest.mark.parametrize("rules", sorted((ROOT / "rules").glob("*.smk")), ids=lambda p: p.stem)
 def test_rules_depend_on_the_code_that_they_run(rules):
     """A rule's code inputs are those of the verb that its command calls."""

@@ -88,6 +88,19 @@ def planned(tree, config=TINY, *arguments):
     return {name: int(n) for name, n in re.findall(r"^(\w+)\s+(\d+)\s*$", stats, re.M)}
 
 
+def test_the_command_line_sets_what_a_file_sets(tree):
+    """Numbers and null inside braces are read as such, and a path is no other for its ./ and //."""
+    given = ("task={n_train: 24, n_test: null}", "cnn={seeds: []}", "results=.//out//other/")
+    status, output = snakemake(tree, "-n", "-p", "--quiet", "host", "--config", *given)
+    assert status == 0, output
+    assert "--n-train 24" in output
+    assert "--n-test 30" not in output
+    assert "lantk cnn" not in output
+    assert "--results out/other" in output
+    assert "discouraged" not in output
+    assert "unintended" not in output
+
+
 @pytest.fixture(scope="module")
 def finished(tree):
     """Return the tree after one run, and what the run printed."""
