@@ -41,15 +41,13 @@ def split(args: argparse.Namespace) -> None:
     if (args.pair is None) == (args.classes is None):
         raise LantkError("wanted one of --pair CLASS CLASS and --classes all|CLASS CLASS CLASS...")
     description = data.describe(args.source, args.path)
-    names = description.class_names
-    asked = args.pair or args.classes
-    classes = [names[c] if isinstance(c, int) and c < len(names) else c for c in asked]
     sizes, scaling = (args.n_train, args.n_test), args.scaling
     if args.pair:
-        pair = resolve_pair(description, classes)
+        pair = resolve_pair(description, args.pair)
         drawn = data.split_pair(args.source, args.path, pair, *sizes, args.seed, scaling=scaling)
     else:
-        task = resolve_classes(description, "all" if classes == ["all"] else classes)
+        asked = "all" if args.classes == ["all"] else args.classes
+        task = resolve_classes(description, asked)
         drawn = data.split_classes(args.source, args.path, task, *sizes, scaling=scaling)
     save_split(args.out, drawn)
 

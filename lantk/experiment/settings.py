@@ -107,10 +107,12 @@ class Task(Section):
     pairs: Annotated[list[Pair], Limits(1)] | None = setting(
         [[3, 8], [1, 8], [8, 9]], [["deer", "dog"], ["cat", "frog"]], [[3, 8]]
     )
-    """Class pairs, each two class names or numbers; the order within a pair is free."""
+    """Class pairs, each two class names, or labels that are whole numbers; the order within a pair
+    is free. "#0", in quotes, is the class at position 0 among the sorted ones. A name that YAML
+    reads as something else (010, 0x1, 1_0, 1.5, yes, off, null, a date) has to stand in quotes."""
     classes: Literal["all"] | Names | None = setting(None, "all", ["cat", "deer", "dog"])
     """Instead of pairs (which then is null), classes told apart in one task: all, or a list of
-    three or more names or numbers."""
+    three or more, written as in pairs, such as 010 in quotes."""
     n_train: Whole | Sizes | None = setting(40, 1000, [500, 1000, 2000])
     """Train images of a task, all classes together (a multiple of their number); null, all there
     is; a list, one row of results each (the smaller ones are the first of the largest)."""

@@ -94,7 +94,7 @@ def read_all(source, path):
     """Return everything of a source: what it is described as, and every label and pixel."""
     found = describe(source, path)
     fingerprint(source, path)
-    split_pair(source, path, resolve_pair(found, [0, 1]), None, None, 1)
+    split_pair(source, path, resolve_pair(found, ["#0", "#1"]), None, None, 1)
     return found.class_names, found.train_counts, digest_source(source, path)
 
 
@@ -296,7 +296,7 @@ def test_an_animation_is_its_first_frame_and_turned_images_stay(tmp_path):
     wanted.save(tmp_path / "train/ant/1.jpg", exif=exif)
     (tmp_path / "train/ant/1.png").unlink()
     found = describe("images", tmp_path)
-    split = split_pair("images", tmp_path, resolve_pair(found, [0, 1]), None, None, 1)
+    split = split_pair("images", tmp_path, resolve_pair(found, ["#0", "#1"]), None, None, 1)
     image = split.pixels_train[list(split.index_train).index(0)]
     assert (image == np.array([255, 0, 0])[:, None, None]).all()
     assert split.pixels_train.shape == (6, 3, 9, 8)
