@@ -2,12 +2,14 @@
 import itertools
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 from lantk.kernel.architecture import parse_architecture
+from lantk.data.tasks import imbalance_warning
 from lantk.errors import LantkError
 from lantk.experiment.checks import check_settings, fill_in
 from lantk.experiment.config import resolve_experiment
@@ -54,6 +56,11 @@ try:
         load_term_class(family)
 except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
+
+for task, counts in EXPERIMENT.counts.items():
+    warning = imbalance_warning(task, *counts)
+    if warning and workflow.is_main_process:
+        print(f"warning: {warning}", file=sys.stderr)
 
 RESULTS = config["results"].rstrip("/")
 # Texts that may hold braces, in which Snakemake looks for wildcards unless a function returns them.

@@ -37,7 +37,7 @@ _EXTRAS = {
 _HELP_WIDTH = 96
 _Verb = Callable[[argparse.Namespace], int | None]
 
-_SIZES = ("n-train", "n-test", "seed")
+_SIZES = ("n-train", "n-test", "balance", "seed")
 _PLANNED = ("plan-n-train", "plan-n-test", "image", "memory-mb", "plan-bands", "rate")
 _GRIDS = ("honest-weights", "oracle-weights", "honest-ridges", "oracle-ridges")
 _FAMILY = (

@@ -91,6 +91,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scaling": _setting("data.scaling"),
     "n-train": _option("train images, or all (the default)", type=_number_or("all")),
     "n-test": _option("test images, or all (the default)", type=_number_or("all")),
+    "balance": _option(
+        "of all images, take as many of each class as the smallest has", action="store_true"
+    ),
     "plan-n-train": _option("train images", flag="--n-train", type=_COUNT, required=True),
     "plan-n-test": _option("test images", flag="--n-test", type=_COUNT, required=True),
     "image": _option(

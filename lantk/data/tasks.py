@@ -20,6 +20,10 @@ from lantk.errors import shorten
 _MOST_CLASSES = 128
 # File systems take names of 255 bytes, and more than the slug stands in one.
 _LONGEST_SLUG = 150
+# How many times the images of the smallest class the largest may have without a warning.
+_UNEQUAL = 3
+# Classes whose numbers of images are listed in a line.
+_LISTED = 10
 _POSITION = re.compile(r"#(\d{1,9})", re.ASCII)
 # Whole numbers as YAML 1.1 writes them, without its base 60.
 _YAML_NUMBER = re.compile(
@@ -197,12 +201,31 @@ def _class_slug(names: tuple[str, ...], number: int) -> str:
 
 
 def resolve_sizes(
-    description: Description, task: Task, n_train: int | None, n_test: int | None
+    description: Description,
+    task: Task,
+    n_train: int | None,
+    n_test: int | None,
+    *,
+    balance: bool = False,
 ) -> tuple[int, int]:
-    """Return how many train and test images of a task to take, as many from each class.
+    """Return how many train and test images of a task to take: the sums of `class_sizes`."""
+    n_of_train, n_of_test = class_sizes(description, task, n_train, n_test, balance=balance)
+    return sum(n_of_train), sum(n_of_test)
 
-    Both are multiples of the number of classes k; None means all there is, k times the smallest
-    class. A source without a test set tests on what `n_train` leaves.
+
+def class_sizes(
+    description: Description,
+    task: Task,
+    n_train: int | None,
+    n_test: int | None,
+    *,
+    balance: bool = False,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return how many train and test images of each class of a task to take.
+
+    A number is a multiple of the number of classes k, and takes as many of each; None takes all
+    there is, or with `balance` as many of each class as the smallest has. A source without a test
+    set tests on what `n_train` leaves, as many of each class.
 
     Raises
     ------
@@ -211,10 +234,17 @@ def resolve_sizes(
     """
     k = len(task.names)
     if description.test_counts is not None:
-        most, found = _most(description, task, description.train_counts, "train images")
-        n_train = check_size("n_train", n_train, k, most, found)
-        most, found = _most(description, task, description.test_counts, "test images")
-        return n_train, check_size("n_test", n_test, k, most, found)
+        parts = (
+            ("n_train", n_train, description.train_counts, "train images"),
+            ("n_test", n_test, description.test_counts, "test images"),
+        )
+        taken = []
+        for key, value, counts, kind in parts:
+            most, found = _most(description, task, counts, kind)
+            size = check_size(key, value, k, most, found)
+            is_cut = value is not None or balance
+            taken.append(tuple(size // k if is_cut else counts[c] for c in task.numbers))
+        return taken[0], taken[1]
     most, found = _most(description, task, description.train_counts, "images")
     if n_train is None:
         raise DataError(
@@ -223,7 +253,40 @@ def resolve_sizes(
         )
     n_train = check_size("n_train", n_train, k, most - k, f"{found} and no test set")
     found += f", of which n_train takes {n_train}"
-    return n_train, check_size("n_test", n_test, k, most - n_train, found)
+    n_test = check_size("n_test", n_test, k, most - n_train, found)
+    return (n_train // k,) * k, (n_test // k,) * k
+
+
+def counts_text(counts: Sequence[int]) -> str:
+    """Return how many images the classes have, in the order of the task.
+
+    Examples
+    --------
+    >>> counts_text((20, 20)), counts_text((30, 130)), counts_text(range(1, 12))
+    ('20 of each class', '30 + 130', '1 to 11 of a class')
+    """
+    if len(set(counts)) == 1:
+        return f"{counts[0]:,} of each class"
+    if len(counts) > _LISTED:
+        return f"{min(counts):,} to {max(counts):,} of a class"
+    return " + ".join(f"{n:,}" for n in counts)
+
+
+def imbalance_warning(task: str, train: Sequence[int], test: Sequence[int]) -> str:
+    """Return a warning where the classes of a task differ by more than 3:1, else nothing."""
+    parts = ((train, "train"), (test, "test"))
+    found = [
+        f"{counts_text(counts)} {part} images"
+        for counts, part in parts
+        if max(counts) > _UNEQUAL * min(counts)
+    ]
+    if not found:
+        return ""
+    return (
+        f"the classes of {task} differ by more than {_UNEQUAL}:1 ({', '.join(found)}), and accuracy"
+        " follows the larger ones: see the balanced accuracy in the report, or take as many of each"
+        " with task.balance"
+    )
 
 
 def _most(

@@ -29,9 +29,12 @@ _CHOSEN = ["accuracy", "label_weight", "ridge", "epoch", "validation_accuracy"]
 _OF_MATRIX = ["alignment", "relative_ratio_train", "relative_ratio_test"]
 # Of the ten top eigenvectors of the train Gram matrix, of kernels to which no Z is added.
 _OF_EIGENVECTORS = ["top10_trace_share", "top10_label_share"]
+# Images of each class, such as 30+130.
+_COUNTS = ["train_counts", "test_counts"]
 TABLE_COLUMNS = [
     *_CASE,
     "n_test",
+    *_COUNTS,
     "variant",
     "protocol",
     "accuracy",
@@ -81,6 +84,7 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
             {
                 **dict(zip(_CASE, case_key(record), strict=True)),
                 **{key: record[key] for key in ("n_test", "variant", "seed")},
+                **{key: "+".join(map(str, record["data"].get(key, ()))) for key in _COUNTS},
                 "protocol": protocol,
                 **{key: result.get(key) for key in _CHOSEN},
                 **chosen_matrix(record.get("curve", ()), result),
