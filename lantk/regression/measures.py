@@ -111,12 +111,15 @@ def confusion_matrix(labels: NDArray, predicted: NDArray, n_classes: int) -> NDA
 def balanced_accuracy(confusion: NDArray) -> float:
     """Return the mean over the classes of the share of their images that were taken for them.
 
+    Classes without images are left out.
+
     Examples
     --------
     >>> balanced_accuracy(np.array([[90, 0], [10, 0]]))
     0.5
     """
-    return float(np.mean(np.diag(confusion) / confusion.sum(axis=1)))
+    right, counts = np.diag(confusion), confusion.sum(axis=1)
+    return float(np.mean(right[counts > 0] / counts[counts > 0]))
 
 
 def top_eigenvectors(k: NDArray, y: NDArray, n_vectors: int = 10) -> tuple[NDArray, NDArray]:

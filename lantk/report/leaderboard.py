@@ -84,7 +84,7 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
             {
                 **dict(zip(_CASE, case_key(record), strict=True)),
                 **{key: record[key] for key in ("n_test", "variant", "seed")},
-                **{key: "+".join(map(str, record["data"].get(key, ()))) for key in _COUNTS},
+                **{key: _counts_text(record, key) for key in _COUNTS},
                 "protocol": protocol,
                 **{key: result.get(key) for key in _CHOSEN},
                 **chosen_matrix(record.get("curve", ()), result),
@@ -131,6 +131,11 @@ def _eigenvector_shares(record: Mapping[str, Any]) -> dict[str, float | None]:
     if Variant.of(record["variant"]).control == "diagonal":
         return dict.fromkeys(_OF_EIGENVECTORS)
     return {key: record.get("diagnostics", {}).get(key) for key in _OF_EIGENVECTORS}
+
+
+def _counts_text(record: Mapping[str, Any], key: str) -> str | None:
+    """Return the images of each class; records of earlier versions do not have them."""
+    return "+".join(map(str, record.get("data", {}).get(key, ()))) or None
 
 
 def _is_right(record: Mapping[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:

@@ -35,7 +35,14 @@ from lantk.data.splits import (
     split_classes,
     split_pair,
 )
-from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
+from lantk.data.tasks import (
+    Description,
+    Task,
+    class_sizes,
+    resolve_classes,
+    resolve_pair,
+    resolve_sizes,
+)
 
 CIFAR10 = os.environ.get("LANTK_CIFAR10")
 needs_cifar10 = pytest.mark.skipif(
@@ -484,11 +491,23 @@ def sizes_of(description, n_train, n_test):
     return resolve_sizes(description, resolve_pair(description, ["a", "b"]), n_train, n_test)
 
 
-def test_null_sizes_take_twice_the_smaller_class():
-    """Without a number, all there is in balance is taken, in train and in test."""
-    assert sizes_of(unequal(), None, None) == (16, 6)
-    assert sizes_of(unequal(), 4, None) == (4, 6)
-    assert sizes_of(unequal(), None, 2) == (16, 2)
+@pytest.mark.parametrize(
+    ("sizes", "balance", "wanted"),
+    [
+        ((None, None), False, ((10, 8), (7, 3))),
+        ((4, None), False, ((2, 2), (7, 3))),
+        ((None, 2), False, ((10, 8), (1, 1))),
+        ((None, None), True, ((8, 8), (3, 3))),
+        ((4, None), True, ((2, 2), (3, 3))),
+        ((16, 6), False, ((8, 8), (3, 3))),
+    ],
+)
+def test_null_takes_all_there_is_unless_balance_is_asked_for(sizes, balance, wanted):
+    """A number takes as many of each class; null all, or as many as the smallest class has."""
+    pair = resolve_pair(unequal(), ["a", "b"])
+    assert class_sizes(unequal(), pair, *sizes, balance=balance) == wanted
+    sums = tuple(map(sum, wanted))
+    assert resolve_sizes(unequal(), pair, *sizes, balance=balance) == sums
 
 
 def test_source_without_test_set_tests_on_the_rest():
@@ -540,6 +559,69 @@ def test_class_without_images_is_an_error():
 
 
 # splits
+
+
+def write_unequal(folder, train=(5, 9, 2), test=(1, 4, 6)):
+    """Write a set of unequal classes, each image with its row as its pixel."""
+    arrays = {}
+    for part, counts in (("train", train), ("test", test)):
+        y = random(7).permutation(np.repeat(np.arange(3), counts))
+        x = np.arange(len(y), dtype=np.uint8)[:, None, None, None]
+        arrays |= {f"x_{part}": x, f"y_{part}": y}
+    return write_npz(folder, **arrays)
+
+
+@pytest.mark.parametrize("entries", [[0, 1], [0, 1, 2]])
+def test_a_split_of_unequal_classes_holds_every_image_once(entries, tmp_path):
+    """Null takes all images, the classes in turn as long as they have any, train and test."""
+    path, k = write_unequal(tmp_path), len(entries)
+    draw = split_of if k == 2 else split_of_classes
+    split = draw("npz", path, entries)
+    assert (split.train_counts, split.test_counts) == ((5, 9, 2)[:k], (1, 4, 6)[:k])
+    labels = [-1, 1] if k == 2 else [0, 1, 2]
+    with np.load(path) as arrays:
+        for part in ("train", "test"):
+            index, y = (getattr(split, f"{name}_{part}") for name in ("index", "y"))
+            own = arrays[f"y_{part}"]
+            assert sorted(index) == np.flatnonzero(own < k).tolist()
+            assert y.tolist() == [labels[c] for c in own[index]]
+            np.testing.assert_array_equal(getattr(split, f"pixels_{part}").ravel(), index)
+    least = min(split.train_counts)
+    assert split.y_train.tolist()[: k * least] == labels * least
+    save_split(tmp_path / "split.npz", split)
+    assert load_split(tmp_path / "split.npz").digest == split.digest
+
+
+def test_a_balanced_split_is_the_beginning_of_an_unbalanced_one(tmp_path):
+    """The first n/k images of each class are those of a split at n; beyond, only all there are."""
+    path = write_unequal(tmp_path)
+    whole, part = split_of("npz", path, [0, 1]), split_of("npz", path, [0, 1], 10, 2)
+    first = whole.first(10)
+    np.testing.assert_array_equal(first.index_train, part.index_train)
+    np.testing.assert_array_equal(whole.index_test[:2], part.index_test)
+    assert whole.first(14) is whole
+    for n in (12, 11, 16):
+        with pytest.raises(DataError, match=rf"n_train is {n}.* 14 train images.* from 2 to 10"):
+            whole.first(n)
+    even = split_pair("npz", path, pair_of("npz", path, [0, 1]), None, None, 66, balance=True)
+    assert (even.train_counts, even.test_counts) == ((5, 5), (1, 1))
+
+
+def test_balanced_splits_are_the_bytes_that_they_were(tmp_path):
+    """Files of balanced splits have the digests that they had before classes could be unequal."""
+    x = np.arange(240, dtype=np.uint8).reshape(60, 1, 2, 2)
+    arrays = {"x_train": x, "y_train": np.arange(60) % 3, "x_test": x[:30]}
+    path = write_npz(tmp_path, **arrays, y_test=np.arange(30) % 3)
+    splits = {
+        "6b189d9ff76d5c6e": split_of("digits", None, [3, 8], 40),
+        "47506c92f3f3ef7d": split_of_classes("digits", None, "all", 40, scaling="standard"),
+        "d7bfcc81f4d24310": split_of("npz", path, [0, 2]),
+        "4f95921758a82aaf": split_of_classes("npz", path, "all"),
+        "02e37b40920c7f14": split_of("npz", path, [0, 2], 8, 4, 7),
+    }
+    for digest, split in splits.items():
+        save_split(tmp_path / "split.npz", split)
+        assert hashlib.sha256((tmp_path / "split.npz").read_bytes()).hexdigest()[:16] == digest
 
 
 def test_stream_starts_as_specified():
