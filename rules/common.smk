@@ -2,6 +2,7 @@
 import itertools
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 from lantk.kernel.architecture import parse_architecture
+from lantk.data.tasks import imbalance_warning
 from lantk.errors import LantkError
 from lantk.experiment.checks import check_settings, fill_in, read_braces
 from lantk.experiment.config import resolve_experiment
@@ -58,6 +60,11 @@ try:
         load_term_class(family)
 except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
+
+for task, counts in EXPERIMENT.counts.items():
+    warning = imbalance_warning(task, *counts)
+    if warning and workflow.is_main_process:
+        print(f"warning: {warning}", file=sys.stderr)
 
 RESULTS = config["results"]
 # Texts that may hold braces, in which Snakemake looks for wildcards unless a function returns them.

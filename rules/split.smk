@@ -39,12 +39,16 @@ rule split:
         source=config["data"]["source"],
         path=lambda wildcards: data_path(),
         classes=lambda wildcards: CLASSES[wildcards.task],
-        n_train=lambda wildcards: EXPERIMENT.sizes[wildcards.task][0],
+        # All, where classes may have unequal numbers, which none can say.
+        n_train=lambda wildcards: (
+            EXPERIMENT.sizes[wildcards.task][0] if config["task"]["n_train"] else "all"
+        ),
         n_test=config["task"]["n_test"] or "all",
+        balance=["--balance"] * config["task"]["balance"],
         # Classes are taken in file order.
         seed=["--seed", config["task"]["seed"]] if config["task"]["pairs"] else [],
         scaling=config["data"]["scaling"],
     shell:
         "python -m lantk split --source {params.source} {params.path:q} {params.classes:q}"
-        " --n-train {params.n_train} --n-test {params.n_test} {params.seed}"
-        " --scaling {params.scaling} --out {output:q} > {log:q} 2>&1"
+        " --n-train {params.n_train} --n-test {params.n_test} {params.balance}"
+        " {params.seed} --scaling {params.scaling} --out {output:q} > {log:q} 2>&1"

@@ -37,23 +37,33 @@ def split(args: argparse.Namespace) -> None:
     """Write the train and test images of a class pair, or of several classes at once."""
     from lantk.data import splits as data
     from lantk.data.split_files import save_split
-    from lantk.data.tasks import resolve_classes, resolve_pair
+    from lantk.data.tasks import counts_text, imbalance_warning, resolve_classes, resolve_pair
 
     if (args.pair is None) == (args.classes is None):
         raise LantkError("wanted one of --pair CLASS CLASS and --classes all|CLASS CLASS CLASS...")
     description = data.describe(args.source, args.path, args.layout)
-    names = description.class_names
-    asked = args.pair or args.classes
-    classes = [names[c] if isinstance(c, int) and c < len(names) else c for c in asked]
-    sizes = (args.n_train, args.n_test)
-    options = {"scaling": args.scaling, "layout": args.layout}
+    sizes = args.n_train, args.n_test
+    options: dict[str, Any] = {
+        "scaling": args.scaling,
+        "layout": args.layout,
+        "balance": args.balance,
+    }
     if args.pair:
-        pair = resolve_pair(description, classes)
+        pair = resolve_pair(description, args.pair)
         drawn = data.split_pair(args.source, args.path, pair, *sizes, args.seed, **options)
     else:
-        task = resolve_classes(description, "all" if classes == ["all"] else classes)
+        asked = "all" if args.classes == ["all"] else args.classes
+        task = resolve_classes(description, asked)
         drawn = data.split_classes(args.source, args.path, task, *sizes, **options)
     save_split(args.out, drawn)
+    counts = drawn.train_counts, drawn.test_counts
+    print(
+        f"{drawn.slug}: {len(drawn.y_train):,} train images ({counts_text(counts[0])}),"
+        f" {len(drawn.y_test):,} test images ({counts_text(counts[1])})",
+        file=sys.stderr,
+    )
+    if warning := imbalance_warning(drawn.slug, *counts):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def gram(args: argparse.Namespace) -> None:

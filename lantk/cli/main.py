@@ -39,7 +39,7 @@ _HELP_WIDTH = 96
 _UNREAD = 128 + signal.SIGPIPE
 _Verb = Callable[[argparse.Namespace], int | None]
 
-_SIZES = ("n-train", "n-test", "seed")
+_SIZES = ("n-train", "n-test", "balance", "seed")
 _PLANNED = ("plan-n-train", "plan-n-test", "image", "layout", "memory-mb", "plan-bands", "rate")
 _GRIDS = ("honest-weights", "oracle-weights", "honest-ridges", "oracle-ridges")
 _FAMILY = (

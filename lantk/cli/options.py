@@ -48,11 +48,6 @@ def _number_or(word: str) -> Callable[[str], int | None]:
     return lambda text: None if text == word else read(text)
 
 
-def _class_label(text: str) -> str | int:
-    """Read ``#3`` as class number 3, anything else as a class name."""
-    return int(text[1:]) if text.startswith("#") and text[1:].isdigit() else text
-
-
 def _said(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Return the same reader; what it cannot read is answered with its own words."""
 
@@ -119,12 +114,14 @@ def _setting(key: str, text: str | None = None, **others: Any) -> dict[str, Any]
 
 _KEPT = "default: those of the last run, as listing.json keeps them"
 _COUNT = _number(int, math.inf, "a number of 1 or more")
-_CLASSES = {"type": _class_label, "metavar": "CLASS"}
+_CLASSES = {"metavar": "CLASS"}
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "source": _option("digits, cifar10, npz or images", required=True),
     "path": _option("file or folder of the source (digits has none)", type=_path),
-    "pair": _option("two class names; #3 is class number 3", nargs=2, **_CLASSES),
+    "pair": _option(
+        "two class names or labels; '#3' is the class at position 3, from 0", nargs=2, **_CLASSES
+    ),
     "classes": _option(
         "instead of a pair: three or more classes, or all; the first images of each in file order"
         " (--seed is not read)",
@@ -135,6 +132,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "layout": _setting("data.layout", choices=("channels_first",)),
     "n-train": _option("train images, or all (the default)", type=_number_or("all")),
     "n-test": _option("test images, or all (the default)", type=_number_or("all")),
+    "balance": _option(
+        "of all images, take as many of each class as the smallest has", action="store_true"
+    ),
     "plan-n-train": _option("train images", flag="--n-train", type=_COUNT, required=True),
     "plan-n-test": _option("test images", flag="--n-test", type=_COUNT, required=True),
     "image": _option(

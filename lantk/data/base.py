@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,24 @@ DataPath = str | os.PathLike[str] | None
 
 class DataError(LantkError):
     """Data, or a request for data, that cannot be used; the message says what to change."""
+
+
+def same_names(given: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """Return given name -> name, of those that are equal only after Unicode's normalisation NFC.
+
+    File systems differ in how they store letters with accents. Where several are equal after it,
+    they are told apart as they are written.
+    """
+    normal: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
+    unknown = set(given) - set(names)
+    for is_given, texts in ((True, given), (False, names)) if unknown else ():
+        for text in texts:
+            normal[is_given].setdefault(unicodedata.normalize("NFC", text), []).append(text)
+    return {
+        one[0]: normal[False][key][0]
+        for key, one in normal[True].items()
+        if len(one) == len(normal[False].get(key, ())) == 1 and one[0] in unknown
+    }
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.data.base import DataError, OpenSource
+from lantk.data.base import DataError, OpenSource, same_names
 from lantk.data.npz import _check_plain_file
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -34,6 +34,8 @@ _UPRIGHT = {
 def open_images(path: Path) -> OpenSource:
     files = {part: image_files(path / part) for part in ("train", "test")}
     names = sorted(files["train"])
+    same = same_names(files["test"], names)
+    files["test"] = {same.get(name, name): found for name, found in files["test"].items()}
     if names != sorted(files["test"]):
         only = sorted(set(files["train"]) ^ set(files["test"]))
         raise DataError(

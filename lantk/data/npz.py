@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.data.base import DataError, OpenSource
+from lantk.data.base import DataError, OpenSource, same_names
 from lantk.errors import shorten
 from lantk.kernel.images import find_shape_fault, hint_at_transposition
 from lantk.labels import Classes, LabelError
@@ -116,6 +116,10 @@ def open_npz(path: Path, layout: str | None = None) -> OpenSource:
             + hint_at_transposition("x_train", shapes["train"], "x_test", shapes["test"])
         )
     classes = Classes(y["train"])
+    if y["train"].dtype.kind == y["test"].dtype.kind == "U":
+        same = same_names(np.unique(y["test"]).tolist(), classes.names.tolist())
+        for given, name in same.items():
+            y["test"] = np.where(y["test"] == given, name, y["test"])
     try:
         labels = {part: classes.numbers(y[part], f"y_{part}") for part in y}
     except LabelError as error:

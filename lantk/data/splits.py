@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
@@ -26,7 +26,7 @@ from lantk.data.sources import (
     open_source,
     source_files,
 )
-from lantk.data.tasks import Description, Task, check_size, resolve_sizes
+from lantk.data.tasks import Description, Task, check_size, class_sizes
 from lantk.errors import shorten
 from lantk.files import expand_path
 from lantk.labels import class_labels, count_outputs
@@ -35,6 +35,8 @@ from lantk.labels import class_labels, count_outputs
 @dataclass(frozen=True, eq=False)
 class Split:
     """Train and test images of one task, classes interleaved in the order of `names`.
+
+    Where a class has more images than others, its last ones follow alone.
 
     ``pixels_*`` are n x channels x height x width in the source's own type, ``y_*`` (n,) int8 of
     -1 and +1 for two classes and of 0 ... k - 1 for k, ``index_*`` (n,) int64 row numbers in the
@@ -79,6 +81,19 @@ class Split:
         """Test images as float32, scaled as the train images are; computed at each call."""
         return self._scaled(self.pixels_test)
 
+    @property
+    def train_counts(self) -> tuple[int, ...]:
+        """Train images of each class."""
+        return self._counts(self.y_train)
+
+    @property
+    def test_counts(self) -> tuple[int, ...]:
+        """Test images of each class."""
+        return self._counts(self.y_test)
+
+    def _counts(self, y: NDArray[np.int8]) -> tuple[int, ...]:
+        return tuple(int(np.sum(y == label)) for label in _labels_of(len(self.names)))
+
     @cached_property
     def digest(self) -> str:
         """SHA-256, hexadecimal, over pixels and their scaling, labels and row numbers."""
@@ -101,14 +116,18 @@ class Split:
     def first(self, n_train: int) -> Split:
         """Return the split of the first `n_train` train images, scaled as all of them are.
 
+        These are as many of each class, or all that there are.
+
         Raises
         ------
         DataError
             If `n_train` is no multiple of the number of classes, or more than there are.
         """
         k, most = len(self.names), len(self.y_train)
+        if n_train == most:
+            return self
         found = f"the split {self.slug} has {most} train images of {k} classes"
-        check_size("n_train", n_train, k, most, found)
+        check_size("n_train", n_train, k, k * min(self.train_counts), found)
         names = ("pixels_train", "y_train", "index_train")
         return replace(self, **{name: getattr(self, name)[:n_train] for name in names})
 
@@ -216,6 +235,7 @@ def split_pair(
     *,
     scaling: str = "range",
     layout: str | None = None,
+    balance: bool = False,
 ) -> Split:
     """Draw the train and test images of a class pair.
 
@@ -229,8 +249,8 @@ def split_pair(
         As for `describe`; ``cifar10`` is downloaded if it is not there.
     pair : Task
         From `resolve_pair`.
-    n_train, n_test : int or None
-        As for `resolve_sizes`.
+    n_train, n_test, balance : int or None, bool
+        As for `class_sizes`.
     seed : int
         From 0 to 2**32 - 1. The split for a smaller n is the beginning of that for a larger one.
     scaling : {"range", "standard"}
@@ -254,7 +274,7 @@ def split_pair(
         stream.shuffle(order)
         return rows[order]
 
-    return _draw(source, path, pair, n_train, n_test, scaling, layout, shuffled)
+    return _draw(source, path, pair, (n_train, n_test), balance, scaling, layout, shuffled)
 
 
 def split_classes(
@@ -266,6 +286,7 @@ def split_classes(
     *,
     scaling: str = "range",
     layout: str | None = None,
+    balance: bool = False,
 ) -> Split:
     """Take the train and test images of k classes, the first ones of each in file order.
 
@@ -273,15 +294,15 @@ def split_classes(
     test set, the test images follow the train images. `task` is from `resolve_classes`; the rest,
     and the errors, are as of `split_pair`.
     """
-    return _draw(source, path, task, n_train, n_test, scaling, layout, lambda rows: rows)
+    return _draw(source, path, task, (n_train, n_test), balance, scaling, layout, lambda rows: rows)
 
 
 def _draw(
     source: str,
     path: DataPath,
     task: Task,
-    n_train: int | None,
-    n_test: int | None,
+    sizes: tuple[int | None, int | None],
+    balance: bool,
     scaling: str,
     layout: str | None,
     order: Callable[[NDArray[np.int64]], NDArray[np.int64]],
@@ -294,22 +315,19 @@ def _draw(
     names = opened.class_names
     if [names[c] for c in task.numbers if c < len(names)] != list(task.names):
         raise DataError(f"{task} was not made for {source}, whose classes are {names}")
-    n_train, n_test = resolve_sizes(_described(source, opened), task, n_train, n_test)
-    k = len(task.numbers)
+    train, test = class_sizes(_described(source, opened), task, *sizes, balance=balance)
 
-    def rows_of(part: str) -> NDArray[np.int64]:
-        """Return k x n rows of a part, n of each class of the task; the smallest decides n."""
-        rows = [order(np.flatnonzero(opened.labels[part] == c)) for c in task.numbers]
-        return np.stack([of_class[: min(map(len, rows))] for of_class in rows])
+    def rows_of(part: str) -> list[NDArray[np.int64]]:
+        return [order(np.flatnonzero(opened.labels[part] == c)) for c in task.numbers]
 
     rows_train, part_test = rows_of("train"), "test"
     if "test" in opened.labels:
         rows_test = rows_of("test")
     else:
-        rows_test, part_test = rows_train[:, n_train // k :], "train"
-    index_train = rows_train[:, : n_train // k].T.ravel()
-    index_test = rows_test[:, : n_test // k].T.ravel()
-    labels = class_labels(count_outputs(k)).astype(np.int8)
+        rows_test = [rows[n:] for rows, n in zip(rows_train, train, strict=True)]
+        part_test = "train"
+    index_train, y_train = _interleaved(rows_train, train)
+    index_test, y_test = _interleaved(rows_test, test)
     pixels_train = opened.read("train", index_train)
     pixels_test = opened.read(part_test, index_test)
     if scaling == "range":
@@ -317,8 +335,8 @@ def _draw(
     return Split(
         pixels_train=pixels_train,
         pixels_test=pixels_test,
-        y_train=np.tile(labels, n_train // k),
-        y_test=np.tile(labels, n_test // k),
+        y_train=y_train,
+        y_test=y_test,
         index_train=index_train,
         index_test=index_test,
         pixel_max=opened.pixel_max,
@@ -329,6 +347,21 @@ def _draw(
         files_train=opened.files_of("train", index_train),
         files_test=opened.files_of(part_test, index_test),
     )
+
+
+def _labels_of(n_classes: int) -> NDArray[np.int8]:
+    return class_labels(count_outputs(n_classes)).astype(np.int8)
+
+
+def _interleaved(
+    rows: Sequence[NDArray[np.int64]], counts: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Return the first rows of each class and their labels: a row of each class that has more."""
+    places = np.concatenate([np.arange(n) for n in counts])
+    classes = np.repeat(np.arange(len(counts)), counts)
+    index = np.concatenate([of_class[:n] for of_class, n in zip(rows, counts, strict=True)])
+    turns = np.lexsort((classes, places))
+    return index[turns], _labels_of(len(counts))[classes[turns]]
 
 
 def _channel_statistics(pixels: NDArray[Any]) -> NDArray[np.float64]:

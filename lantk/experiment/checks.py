@@ -17,7 +17,13 @@ from lantk.errors import LantkError, shorten
 from lantk.experiment.passwords import find_passwords
 from lantk.experiment.settings import FIELDS, Limits, Settings, meaning_of
 
-_IN_WORDS = {int: "a whole number", float: "a number", dict: "a mapping", type(None): "`null`"}
+_IN_WORDS = {
+    bool: "`true` or `false`",
+    int: "a whole number",
+    float: "a number",
+    dict: "a mapping",
+    type(None): "`null`",
+}
 
 
 class ConfigError(LantkError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk.data.splits import describe, fingerprint
-from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
+from lantk.data.tasks import Description, Task, class_sizes, resolve_classes, resolve_pair
 from lantk.errors import shorten
 from lantk.experiment.checks import ConfigError, check_folder
 from lantk.experiment.passwords import is_clear
@@ -67,6 +67,8 @@ class Experiment:
     """Name -> case: by task, then architecture, then number of train images."""
     sizes: dict[str, tuple[int, int]]
     """Slug -> (largest n_train, n_test)."""
+    counts: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """Slug -> the same of each class."""
     bands: dict[str, list[str]]
     """Slug -> names of the row bands of its Gram matrices."""
     families: dict[str, list[str]]
@@ -94,20 +96,27 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     source = config["data"]
     description = describe(source["source"], source["path"], source.get("layout"))
     tasks = _resolve_tasks(config["task"], description)
-    sizes, cases = {}, {}
+    counts, sizes, cases = {}, {}, {}
     for slug, task in tasks.items():
-        asked, n_test = _as_list(config["task"]["n_train"]), config["task"]["n_test"]
-        resolved = [resolve_sizes(description, task, n, n_test) for n in asked]
-        sizes[slug] = max(resolved)
-        for given, (n_train, _) in itertools.product(architectures, resolved):
+        n_test, balance = config["task"]["n_test"], config["task"].get("balance", False)
+        resolved = {
+            sum(of_train): (of_train, of_test)
+            for n in _as_list(config["task"]["n_train"])
+            for of_train, of_test in [class_sizes(description, task, n, n_test, balance=balance)]
+        }
+        counts[slug] = resolved[max(resolved)]
+        sizes[slug] = (max(resolved), sum(counts[slug][1]))
+        for given, (n_train, (of_train, _)) in itertools.product(architectures, resolved.items()):
             gram = slug + (f".{given}" if len(architectures) > 1 else "")
             name = gram + (f".n{n_train}" if len(resolved) > 1 else "")
             cases[name] = Case(name, slug, gram, given, n_train, sizes[slug][1])
-            n_least = n_train // len(task.names)
+            n_least = min(of_train)
             if "honest" in config["protocols"] and n_least < config["folds"]:
+                is_even = len(set(of_train)) == 1
+                which = "each class" if is_even else repr(task.names[of_train.index(n_least)])
                 raise ConfigError(
-                    f"folds is {config['folds']}, and {name} has {n_least} train images of each"
-                    " class: lower folds or raise task.n_train"
+                    f"folds is {config['folds']}, and {name} has {n_least} train images of {which}:"
+                    f" lower folds or {'raise task.n_train' if is_even else 'give it more images'}"
                 )
             _check_sketch(config, name, n_train)
     _check_filters(architectures, description.image_shape)
@@ -117,6 +126,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
         architectures,
         cases,
         sizes,
+        counts,
         bands,
         families,
         [variant for variant in variants if family_of(variant) in families],

@@ -106,6 +106,10 @@ class Choice(TypedDict):
     ridge: float | None
     epoch: int | None
     validation_accuracy: float | None
+    balanced_accuracy: float
+    """Mean over the classes of the share of their images that is right."""
+    confusion: list[list[int]]
+    """How many images of each class, a row, were taken for each class, a column."""
 
 
 class Record(TypedDict):
@@ -123,7 +127,7 @@ class Record(TypedDict):
     n_train: int
     n_test: int
     data: dict[str, Any]
-    """Source, digest, scaling."""
+    """Source, digest, scaling, train and test images of each class, as ``train_counts``."""
     settings: dict[str, Any]
     """What the result depends on, by the names of the configuration."""
     protocols: dict[str, Choice]
@@ -160,21 +164,31 @@ def write_record(
         Protocol -> (n_test,) array: scores of two classes, numbers of more.
     """
     from lantk.experiment.provenance import collect_provenance
+    from lantk.labels import decide
+    from lantk.regression.measures import balanced_accuracy, confusion_matrix
 
     columns = {"index": split.index_test, "label": split.y_test} | dict(predictions)
     rows = zip(*(values.astype(str) for values in columns.values()), strict=True)
     with writing(path.with_suffix(".csv")) as temporary:
         lines = (",".join(row) for row in [tuple(columns), *rows])
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    protocols = {}
+    for name, found in predictions.items():
+        confusion = confusion_matrix(split.y_test, decide(found), len(split.names))
+        own = {"balanced_accuracy": balanced_accuracy(confusion), "confusion": confusion.tolist()}
+        protocols[name] = results["protocols"][name] | own
+    counts = {f"{part}_counts": getattr(split, f"{part}_counts") for part in ("train", "test")}
+    data = {"source": split.source, "digest": split.digest, "scaling": split.scaling}
     record = {
         **head,
         "task": split.slug,
         "classes": list(split.names),
         "n_train": len(split.y_train),
         "n_test": len(split.y_test),
-        "data": {"source": split.source, "digest": split.digest, "scaling": split.scaling},
+        "data": data | counts,
         "settings": settings,
         **results,
+        "protocols": protocols,
         "provenance": collect_provenance(),
     }
     write_json(path, record)

@@ -66,6 +66,7 @@ class Section:
 
 
 Whole = Annotated[int, Limits()]
+Flag = Annotated[bool, Limits()]
 Name = str | Whole
 Text = Annotated[str, Limits(1)]
 Names = Annotated[list[Name], Limits(1)]
@@ -113,16 +114,22 @@ class Task(Section):
     pairs: Annotated[list[Pair], Limits(1)] | None = setting(
         [[1, 8]], [["deer", "dog"], ["cat", "frog"]], [[3, 8]]
     )
-    """Class pairs, each two class names or numbers; the order within a pair is free."""
+    """Class pairs, each two class names, or labels that are whole numbers; the order within a pair
+    is free. "#0", in quotes, is the class at position 0 among the sorted ones. A name that YAML
+    reads as something else (010, 0x1, 1_0, 1.5, yes, off, null, a date) has to stand in quotes."""
     classes: Literal["all"] | Names | None = setting(None, "all", ["cat", "deer", "dog"])
     """Instead of pairs (which then is null), classes told apart in one task: all, or a list of
-    three or more names or numbers."""
+    three or more, written as in pairs, such as 010 in quotes."""
     n_train: Whole | Sizes | None = setting([20, 40], 1000, [500, 1000, 2000])
-    """Train images of a task, all classes together (a multiple of their number); null, all there
-    is; a list, one row of results each (the smaller ones are the first of the largest)."""
+    """Train images of a task, all classes together (a multiple of their number, as many of each);
+    null, all there is, whatever the classes have (digits, which has no test set, needs a number); a
+    list, one row of results each (the smaller ones are the first of the largest)."""
     n_test: Whole | None = setting(None, 400)
-    """Test images of a task, all classes together (a multiple of their number); null, all there is.
+    """Test images of a task, all classes together (a multiple of their number, as many of each);
+    null, all there is, whatever the classes have; of digits what n_train leaves, as many of each.
     """
+    balance: Flag = setting(False, True)
+    """Whether null in n_train and n_test takes as many images of each class as the smallest has."""
     targets: Targets = setting([0, 1], [-0.1, 0.9])
     """What networks of squared loss are trained on for the wrong classes and for the right one,
     where classes are told apart. Kernel regression without a ridge or with one, and with any label

@@ -1,5 +1,7 @@
 """What a Gram matrix says about classes: local elasticity, alignment with the labels, eigenvectors.
 
+And what predictions say of each class, where classes have unequal numbers of images.
+
 References
 ----------
 He and Su, "The local elasticity of neural networks", ICLR 2020; Chen, He and Su (2020), section 2.2
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
+from lantk.labels import class_labels, count_outputs
 from lantk.solvers.products import multiply
 
 
@@ -91,6 +94,32 @@ def class_sums(
     # Row by row: c numbers each, with no normalised copy of K.
     sums = np.array([np.asarray(row, np.float64) @ columns.T for row in k])
     return ClassSums(sums / np.sqrt(diagonal_rows)[:, None], classes, counts)
+
+
+def confusion_matrix(labels: NDArray, predicted: NDArray, n_classes: int) -> NDArray[np.int64]:
+    """Return how many images (k, k) of each class, a row, were taken for each class, a column.
+
+    Labels (m,) are -1 and +1 of two classes, 0 ... k - 1 of more.
+    """
+    rows, columns = (
+        np.searchsorted(class_labels(count_outputs(n_classes)), of) for of in (labels, predicted)
+    )
+    flat = np.bincount(rows * n_classes + columns, minlength=n_classes**2)
+    return flat.reshape(n_classes, n_classes).astype(np.int64)
+
+
+def balanced_accuracy(confusion: NDArray) -> float:
+    """Return the mean over the classes of the share of their images that were taken for them.
+
+    Classes without images are left out.
+
+    Examples
+    --------
+    >>> balanced_accuracy(np.array([[90, 0], [10, 0]]))
+    0.5
+    """
+    right, counts = np.diag(confusion), confusion.sum(axis=1)
+    return float(np.mean(right[counts > 0] / counts[counts > 0]))
 
 
 def top_eigenvectors(k: NDArray, y: NDArray, n_vectors: int = 10) -> tuple[NDArray, NDArray]:

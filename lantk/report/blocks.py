@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from lantk.data.tasks import counts_text, imbalance_warning
 from lantk.experiment.variants import BEST, PLAIN_VARIANTS, candidates
 from lantk.regression.statistics import PROTOCOLS
 from lantk.variant import Variant
@@ -165,14 +166,43 @@ def order_variants(variants: Iterable[str]) -> list[str]:
 
 
 def sizes_text(frame: pd.DataFrame) -> str:
-    """Return the numbers of images, once if they are the same for every task."""
+    """Return the numbers of images, once if they are the same for every task.
+
+    Those of each class follow where they are unequal, in the order of the task's name.
+    """
     texts = {}
     for task, group in frame.groupby("task", sort=False):
         n_train, n_test = (
-            ", ".join(f"{n:,}" for n in sorted(set(group[key]))) for key in ("n_train", "n_test")
+            ", ".join(_size_text(n, counts) for n, counts in _counts_of(group, part).items())
+            for part in ("train", "test")
         )
         texts[task] = f"n_train = {n_train}, n_test = {n_test}"
     if len(set(texts.values())) == 1:
         every = " for every task" if len(texts) > 1 else ""
         return next(iter(texts.values())) + every + "."
     return "; ".join(f"{task}: {text}" for task, text in texts.items()) + "."
+
+
+def imbalance_text(frame: pd.DataFrame) -> str:
+    """Return which tasks have classes that differ by more than 3:1; nothing of none."""
+    found = []
+    for task, group in frame.groupby("task", sort=False):
+        parts = (_counts_of(group, part).values() for part in ("train", "test"))
+        counts = (max(of_part, key=lambda c: max(c) / min(c)) for of_part in parts)
+        found.append(imbalance_warning(str(task), *counts))
+    return " ".join(f"Warning: {text}." for text in found if text)
+
+
+def _counts_of(group: pd.DataFrame, part: str) -> dict[int, tuple[int, ...]]:
+    """Return n -> images of each class, ascending; of tables that do not say, as if equal."""
+    keys = [f"n_{part}", f"{part}_counts"]
+    told = group.reindex(columns=keys).astype({keys[1]: object})
+    found: dict[int, tuple[int, ...]] = {}
+    for n, text in told.drop_duplicates().sort_values(keys[0]).itertuples(index=False):
+        is_told = isinstance(text, str) and text
+        found[n] = tuple(map(int, text.split("+"))) if is_told else found.get(n, (1, 1))
+    return found
+
+
+def _size_text(n: int, counts: tuple[int, ...]) -> str:
+    return f"{n:,}" + (f" ({counts_text(counts)})" if len(set(counts)) > 1 else "")

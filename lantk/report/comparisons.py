@@ -8,7 +8,13 @@ from collections.abc import Collection, Iterator
 import pandas as pd
 
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
-from lantk.report.blocks import blocks, order_variants, row_name, sizes_text
+from lantk.report.blocks import (
+    blocks,
+    imbalance_text,
+    order_variants,
+    row_name,
+    sizes_text,
+)
 from lantk.report.claims import signed
 from lantk.report.tables import Cell, Table, block_lines, markdown_lines, mean_cell, text_cell
 from lantk.variant import Variant
@@ -86,7 +92,8 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
             # What holds for all tables of a section is said once.
             choices = choices_text(protocol, set(chosen["variant"]))
             introduction = f"Test accuracy in percent. {choices} " if i == 0 else ""
-            lines += [introduction + sizes_text(block.frame) + "\n", *block_lines(block)]
+            sizes = " ".join([sizes_text(block.frame), imbalance_text(block.frame)]).rstrip()
+            lines += [f"{introduction}{sizes}\n", *block_lines(block)]
     if exponents is not None and not exponents.empty:
         lines += ["## Error against n\n", *exponent_lines(exponents)]
     return "\n".join(lines)

@@ -16,16 +16,18 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from lantk.data.tasks import counts_text
 from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS
 from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.blocks import blocks, order_variants, row_name, sizes_text
+from lantk.report.blocks import blocks, imbalance_text, order_variants, row_name, sizes_text
 from lantk.report.claims import CAVEAT, NOTHING, VERDICTS, main_claims, network_claims
 from lantk.report.comparisons import TITLES, choices_text, exponent_tables, exponent_text
 from lantk.report.html_tables import (
     accuracy_tables,
     choice_table,
     claims_part,
+    confusion_tables,
     drawn_label_table,
     timing_tables,
 )
@@ -113,6 +115,8 @@ def html_report(results: Results) -> str:
         ],
         cases=_case_pictures(results),
         choices=choice_table(records),
+        classes=confusion_tables(records),
+        imbalance=imbalance_text(table),
         provenance=_provenance(records),
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
         timings=timing_tables(results.timings),
@@ -133,13 +137,26 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     tasks = {r["task"]: " / ".join(map(str, r["classes"])) for r in records}
     told = [t if t == names.replace(" / ", "-") else f"{t} ({names})" for t, names in tasks.items()]
     variants = [row_name(v) for v in order_variants(r["variant"] for r in records)]
-    return [
+    facts = [
         ("Images", ", ".join(dict.fromkeys(str(r["data"]["source"]) for r in records))),
         ("Tasks" if len(tasks) > 1 else "Task", ", ".join(told)),
         ("Sizes", sizes_text(table).rstrip(".")),
+        (
+            "Images of each class",
+            "; ".join(filter(None, dict.fromkeys(map(_counts_text, records)))),
+        ),
         ("Architecture", ", ".join(dict.fromkeys(table["architecture"]))),
         ("Variants", ", ".join(variants)),
     ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _counts_text(record: Mapping[str, Any]) -> str:
+    """Return how many train and test images the classes of a record have."""
+    train, test = (record["data"].get(f"{part}_counts") for part in ("train", "test"))
+    if not train or not test:  # as in records of earlier versions
+        return ""
+    return f"{record['task']}: {counts_text(train)} to train, {counts_text(test)} to test on"
 
 
 def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:

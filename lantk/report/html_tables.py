@@ -25,6 +25,7 @@ from lantk.report.tables import (
 )
 from lantk.variant import Variant
 
+_SHOWN_CLASSES = 20  # of a confusion matrix
 _SHOWN_POINTS = 5.0  # of accuracy below weight 0, that a small curve shows
 
 
@@ -117,6 +118,33 @@ def choice_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
         return None
     texts = [[*row.values()] for row in rows]
     return Table([*rows[0]], texts, "What was chosen for each case and variant")
+
+
+def confusion_tables(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Table]]:
+    """Return, for each case, balanced accuracies and what images of each class were taken for.
+
+    One row a variant, protocol and class; controls are left out, and so are matrices of very many
+    classes.
+    """
+    found: dict[str, list[list[Cell]]] = {}
+    names: dict[str, list[str]] = {}
+    for record in records:
+        case, classes = record["case"], [str(name) for name in record["classes"]]
+        is_shown = len(classes) <= _SHOWN_CLASSES
+        names[case] = ["Class", *classes] if is_shown else []
+        for protocol, choice in record["protocols"].items():
+            if "confusion" not in choice or Variant.of(record["variant"]).control is not None:
+                continue
+            head = [text_cell(record_name(record)), text_cell(protocol)]
+            head.append(number_cell(100 * choice["balanced_accuracy"]))
+            rows = zip(classes, choice["confusion"], strict=True) if is_shown else [("", [])]
+            for name, counts in rows:
+                cells = [number_cell(n, digits=0) for n in counts]
+                found.setdefault(case, []).append([*head, *[text_cell(name)] * is_shown, *cells])
+    return [
+        (case, Table(["", "Protocol", "Balanced (%)", *names[case]], rows, f"Classes of {case}"))
+        for case, rows in found.items()
+    ]
 
 
 def _weight(point: Mapping[str, Any]) -> float | None:

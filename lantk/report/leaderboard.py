@@ -29,9 +29,12 @@ _CHOSEN = ["accuracy", "label_weight", "ridge", "epoch", "validation_accuracy"]
 _OF_MATRIX = ["alignment", "relative_ratio_train", "relative_ratio_test"]
 # Of the ten top eigenvectors of the train Gram matrix, of kernels to which no Z is added.
 _OF_EIGENVECTORS = ["top10_trace_share", "top10_label_share"]
+# Images of each class, such as 30+130.
+_COUNTS = ["train_counts", "test_counts"]
 TABLE_COLUMNS = [
     *_CASE,
     "n_test",
+    *_COUNTS,
     "variant",
     "protocol",
     "accuracy",
@@ -81,6 +84,7 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
             {
                 **dict(zip(_CASE, case_key(record), strict=True)),
                 **{key: record[key] for key in ("n_test", "variant", "seed")},
+                **{key: _counts_text(record, key) for key in _COUNTS},
                 "protocol": protocol,
                 **{key: result.get(key) for key in _CHOSEN},
                 **chosen_matrix(record.get("curve", ()), result),
@@ -127,6 +131,11 @@ def _eigenvector_shares(record: Mapping[str, Any]) -> dict[str, float | None]:
     if Variant.of(record["variant"]).control == "diagonal":
         return dict.fromkeys(_OF_EIGENVECTORS)
     return {key: record.get("diagnostics", {}).get(key) for key in _OF_EIGENVECTORS}
+
+
+def _counts_text(record: Mapping[str, Any], key: str) -> str | None:
+    """Return the images of each class; records of earlier versions do not have them."""
+    return "+".join(map(str, record.get("data", {}).get(key, ()))) or None
 
 
 def _is_right(record: Mapping[str, Any], predictions: pd.DataFrame, protocol: str) -> NDArray:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.blocks import Block, blocks, row_name, sizes_text
+from lantk.report.blocks import Block, blocks, imbalance_text, row_name, sizes_text
 from lantk.report.claims import (
     CAVEAT,
     NOTHING,
@@ -59,6 +59,7 @@ def leaderboard_text(frame: pd.DataFrame, width: int = _WIDTH) -> str:
     CNN   80.00           +5.00
     """
     parts = [textwrap.fill(f"{_quantities(frame)} {sizes_text(frame)}", width)]
+    parts += [textwrap.fill(text, width)] if (text := imbalance_text(frame)) else []
     for protocol in PROTOCOLS:
         for i, (title, block) in enumerate(blocks(frame[frame["protocol"] == protocol])):
             lines = [_PROTOCOL_TEXTS[protocol]] if i == 0 else []

@@ -91,6 +91,45 @@ def test_verbs_chain_by_hand(folder):
     assert wanted - {"cntk-ridge", "oracle-label"} == set(table["variant"])
 
 
+def test_unequal_classes_are_told_by_every_verb(tmp_path, capsys):
+    """Counts of each class stand in the log of a split and in records, beside what they mean."""
+    y = {"train": np.repeat(["ant", "bee"], [5, 16]), "test": np.repeat(["ant", "bee"], [3, 8])}
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{part}": rng.normal(size=(len(of), 1, 4, 4)) for part, of in y.items()}
+    np.savez(tmp_path / "own.npz", **arrays, **{f"y_{part}": of for part, of in y.items()})
+    split = ("split", "--source", "npz", "--path", tmp_path / "own.npz", "--pair", "ant", "bee")
+    assert run(*split, "--balance", "--out", tmp_path / "even.npz") == 0
+    assert "10 train images (5 of each class), 6 test" in capsys.readouterr().err
+    assert run(*split, "--out", tmp_path / "split.npz") == 0
+    said = capsys.readouterr().err
+    assert "ant-bee: 21 train images (5 + 16), 11 test images (3 + 8)" in said
+    assert "warning: the classes of ant-bee differ by more than 3:1 (5 + 16 train" in said
+    layers = '[{"conv": {"size": 3}}, "relu", "flatten", "dense"]'
+    gram = ("gram", "--split", tmp_path / "split.npz", "--architecture", layers)
+    assert run(*gram, "--out", tmp_path) == 0
+    variants = ("cntk-ridge", "--n-train", 21, "--folds", 5)
+    out = tmp_path / "evaluations" / "ant-bee"
+    evaluate = ("evaluate", *inputs(tmp_path), "--case", "ant-bee", "--variants", *variants)
+    assert run(*evaluate, "--out", out) == 0
+    record = json.loads((out / "cntk-ridge.json").read_text())
+    assert (record["data"]["train_counts"], record["data"]["test_counts"]) == ([5, 16], [3, 8])
+    predictions = pd.read_csv(out / "cntk-ridge.csv")
+    for name, choice in record["protocols"].items():
+        is_right = (predictions[name] >= 0) == (predictions["label"] > 0)
+        shares = is_right.groupby(predictions["label"]).mean()
+        assert choice["balanced_accuracy"] == pytest.approx(shares.mean())
+        right = [choice["confusion"][i][i] for i in range(2)]
+        assert sum(right) / 11 == pytest.approx(choice["accuracy"])
+        assert [sum(counts) for counts in choice["confusion"]] == [3, 8]
+    assert run("table", "--results", tmp_path) == 0
+    assert "n_train = 21 (5 + 16), n_test = 11 (3 + 8)" in capsys.readouterr().out
+    assert run("report", "--results", tmp_path, "--out", tmp_path / "report.html") == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "ant-bee: 5 + 16 to train, 3 + 8 to test on" in page
+    assert "Warning: the classes of ant-bee differ" in page
+    assert "Class by class" in page
+
+
 @pytest.mark.parametrize(
     "variants",
     [

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
@@ -38,7 +39,14 @@ from lantk.data.splits import (
     split_classes,
     split_pair,
 )
-from lantk.data.tasks import Description, Task, resolve_classes, resolve_pair, resolve_sizes
+from lantk.data.tasks import (
+    Description,
+    Task,
+    class_sizes,
+    resolve_classes,
+    resolve_pair,
+    resolve_sizes,
+)
 
 CIFAR10 = os.environ.get("LANTK_CIFAR10")
 needs_cifar10 = pytest.mark.skipif(
@@ -204,7 +212,7 @@ def test_description_agrees_with_what_a_split_loads(source, cifar10):
         write_images(path, "L" if kind else "RGB")
     found = describe(source, path)
     sizes = (100, None) if source == "digits" else (None, None)
-    split = split_of(source, path, [0, 1], *sizes)
+    split = split_of(source, path, ["#0", "#1"], *sizes)
     assert split.pixels_train.shape[1:] == split.pixels_test.shape[1:] == found.image_shape
     if found.test_counts is not None:
         assert len(split.y_train) == 2 * min(found.train_counts[:2])
@@ -274,8 +282,7 @@ def test_impossible_pair_is_an_error(entries, words):
 
 def all_slugs(description):
     k = len(description.class_names)
-    names = description.class_names
-    pairs = [(names[i], names[j]) for i in range(k) for j in range(i + 1, k)]
+    pairs = [(f"#{i}", f"#{j}") for i in range(k) for j in range(i + 1, k)]
     return [resolve_pair(description, pair).slug for pair in pairs]
 
 
@@ -301,13 +308,72 @@ def test_slugs_are_safe_and_unique(names):
     assert len({slug.casefold() for slug in slugs}) == len(slugs)
 
 
-def test_a_number_that_is_also_another_classes_name_is_refused():
-    """A whole number never silently means a class other than the one named so."""
-    names = plain("1", "2", "3")
-    with pytest.raises(DataError, match="could be the class named '1' or class number 1"):
-        resolve_pair(names, (1, "3"))
-    assert resolve_pair(names, ("1", "3")).names == ("1", "3")
-    assert resolve_pair(names, (0, "3")).names == ("1", "3")
+FOLDERS = Description("images", ("001", "002", "010", "011"), (6,) * 4, (6,) * 4, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("source", "entries", "wanted"),
+    [
+        # Labels that are whole numbers, and names of CIFAR-10, which has both.
+        (plain("2", "3", "5"), [3, 2], ("2", "3")),
+        (plain("-1", "1"), [-1, 1], ("-1", "1")),
+        (plain("1", "2", "3"), [1, "3"], ("1", "3")),
+        (replace(plain(*"abcdef"), source="cifar10"), ["4", 5], ("e", "f")),
+        # Text is what it says, and folders are asked for by text.
+        (FOLDERS, ["001", "002"], ("001", "002")),
+        (FOLDERS, yaml.safe_load("['#2', '#0']"), ("001", "010")),
+        (plain("2", "3", "5"), ["#0", "#2"], ("2", "5")),
+        (plain("#7", "b"), ["#7", "b"], ("#7", "b")),
+        # Two ways to write an accent are one name, unless both are there.
+        (plain("e\u0301", "z"), ["\u00e9", "z"], ("e\u0301", "z")),
+        (plain("\u00e9", "z"), ["e\u0301", "z"], ("\u00e9", "z")),
+        (plain("e\u0301", "\u00e9"), ["\u00e9", "e\u0301"], ("e\u0301", "\u00e9")),
+    ],
+)
+def test_an_entry_is_a_name_a_label_or_a_position(source, entries, wanted):
+    """A whole number names the class of this label, text a name, and "#0" a position."""
+    assert resolve_pair(source, entries).names == wanted
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "words"),
+    [
+        (FOLDERS, "[001, 002]", ["unknown class 1 in images", "in quotes, '001'", "YAML reads"]),
+        (FOLDERS, "[010, 011]", ["unknown class 8", "in quotes, '010'"]),
+        (FOLDERS, "[0x1, '002']", ["unknown class 1", "in quotes, '001'"]),
+        (FOLDERS, "[0, 3]", ["unknown class 0", "in quotes. YAML", "#0: '001'"]),
+        (FOLDERS, "['#4', '001']", ["unknown class '#4'", "#3: '011'"]),
+        (plain("ant", "bee"), "[0, 1]", ["unknown class 0", "#0: 'ant'"]),
+        (plain("2", "3"), "[0, 2]", ["unknown class 0", "#0: '2'"]),
+        (plain("1_0", "2"), "[1_0, 2]", ["unknown class 10", "in quotes, '1_0'", "YAML reads"]),
+        (plain("0b11", "2"), "[0b11, 2]", ["unknown class 3", "in quotes, '0b11'"]),
+        (plain("001", "1", "2"), "[001, 2]", ["unknown class 1", "in quotes, '001', '1'"]),
+        (plain("yes", "no"), "[yes, no]", ["unknown class True", "in quotes", "YAML reads"]),
+        (plain("~", "no"), "[~, 'no']", ["unknown class None", "in quotes"]),
+        (plain("2024-01-31", "b"), "[2024-01-31, b]", ["datetime.date", "in quotes"]),
+        (plain("1.5", "b"), "[1.5, b]", ["unknown class 1.5", "in quotes"]),
+        (plain("#1", "b"), "['#1', b]", ["'#1' is the position of the class 'b'", "rename"]),
+    ],
+)
+def test_what_yaml_makes_of_a_name_is_no_other_class(source, text, words):
+    """A name that YAML reads as a number, a truth, nothing or a date is asked for in quotes."""
+    with pytest.raises(DataError) as caught:
+        resolve_pair(source, yaml.safe_load(text))
+    assert_words(caught, words)
+
+
+def test_parts_may_write_an_accent_in_two_ways(tmp_path):
+    """Classes of train and test are the same where their names are, after normalisation."""
+    write_images(tmp_path)
+    (tmp_path / "train" / "ant").rename(tmp_path / "train" / "\u00e9")
+    (tmp_path / "test" / "ant").rename(tmp_path / "test" / "e\u0301")
+    found = describe("images", tmp_path)
+    assert dict(zip(found.class_names, found.test_counts, strict=True)) == {"bee": 3, "\u00e9": 3}
+    names = [np.array(["bee", accent, "cat"]) for accent in ("\u00e9", "e\u0301")]
+    labels = {"y_train": names[0][np.arange(12) % 3], "y_test": names[1][np.arange(9) % 3]}
+    found = describe("npz", write_npz(tmp_path, **labels))
+    assert found.class_names == ("bee", "cat", "\u00e9")
+    assert found.test_counts == (3, 3, 3)
 
 
 def test_source_digest_follows_every_pixel_and_label(tmp_path):
@@ -335,7 +401,7 @@ def test_slug_keeps_plain_names_and_numbers_the_others():
     names = plain("deer", "ice-cream", "ünïcode", ";rm", "Deer2", "deer2")
     assert resolve_pair(names, ("deer", "ice-cream")).slug == "deer-ice_cream.1"
     assert resolve_pair(names, ("deer", ";rm")).slug == "deer-rm.3"
-    assert resolve_pair(names, (4, 5)).slug == "Deer2.4-deer2.5"
+    assert resolve_pair(names, ("#4", "#5")).slug == "Deer2.4-deer2.5"
 
 
 def test_slugs_with_joined_names_differ():
@@ -383,7 +449,8 @@ def test_labels_of_more_classes_than_int8_holds_are_refused():
 def test_slug_of_many_classes_fits_into_a_file_name():
     """A slug that would be too long is cut and ends in a digest, so that tasks keep apart."""
     description = plain(*(f"{'name' * 9}{i}" for i in range(30)))
-    slugs = {resolve_classes(description, range(n)).slug for n in range(20, 30)}
+    positions = [f"#{i}" for i in range(30)]
+    slugs = {resolve_classes(description, positions[:n]).slug for n in range(20, 30)}
     assert len(slugs) == 10
     assert all(len(slug) == 150 for slug in slugs)
 
@@ -435,14 +502,26 @@ def unequal(test_counts=(7, 3, 5)):
 
 
 def sizes_of(description, n_train, n_test):
-    return resolve_sizes(description, resolve_pair(description, (0, 1)), n_train, n_test)
+    return resolve_sizes(description, resolve_pair(description, ["a", "b"]), n_train, n_test)
 
 
-def test_null_sizes_take_twice_the_smaller_class():
-    """Without a number, all there is in balance is taken, in train and in test."""
-    assert sizes_of(unequal(), None, None) == (16, 6)
-    assert sizes_of(unequal(), 4, None) == (4, 6)
-    assert sizes_of(unequal(), None, 2) == (16, 2)
+@pytest.mark.parametrize(
+    ("sizes", "balance", "wanted"),
+    [
+        ((None, None), False, ((10, 8), (7, 3))),
+        ((4, None), False, ((2, 2), (7, 3))),
+        ((None, 2), False, ((10, 8), (1, 1))),
+        ((None, None), True, ((8, 8), (3, 3))),
+        ((4, None), True, ((2, 2), (3, 3))),
+        ((16, 6), False, ((8, 8), (3, 3))),
+    ],
+)
+def test_null_takes_all_there_is_unless_balance_is_asked_for(sizes, balance, wanted):
+    """A number takes as many of each class; null all, or as many as the smallest class has."""
+    pair = resolve_pair(unequal(), ["a", "b"])
+    assert class_sizes(unequal(), pair, *sizes, balance=balance) == wanted
+    sums = tuple(map(sum, wanted))
+    assert resolve_sizes(unequal(), pair, *sizes, balance=balance) == sums
 
 
 def test_source_without_test_set_tests_on_the_rest():
@@ -494,6 +573,69 @@ def test_class_without_images_is_an_error():
 
 
 # splits
+
+
+def write_unequal(folder, train=(5, 9, 2), test=(1, 4, 6)):
+    """Write a set of unequal classes, each image with its row as its pixel."""
+    arrays = {}
+    for part, counts in (("train", train), ("test", test)):
+        y = random(7).permutation(np.repeat(np.arange(3), counts))
+        x = np.arange(len(y), dtype=np.uint8)[:, None, None, None]
+        arrays |= {f"x_{part}": x, f"y_{part}": y}
+    return write_npz(folder, **arrays)
+
+
+@pytest.mark.parametrize("entries", [[0, 1], [0, 1, 2]])
+def test_a_split_of_unequal_classes_holds_every_image_once(entries, tmp_path):
+    """Null takes all images, the classes in turn as long as they have any, train and test."""
+    path, k = write_unequal(tmp_path), len(entries)
+    draw = split_of if k == 2 else split_of_classes
+    split = draw("npz", path, entries)
+    assert (split.train_counts, split.test_counts) == ((5, 9, 2)[:k], (1, 4, 6)[:k])
+    labels = [-1, 1] if k == 2 else [0, 1, 2]
+    with np.load(path) as arrays:
+        for part in ("train", "test"):
+            index, y = (getattr(split, f"{name}_{part}") for name in ("index", "y"))
+            own = arrays[f"y_{part}"]
+            assert sorted(index) == np.flatnonzero(own < k).tolist()
+            assert y.tolist() == [labels[c] for c in own[index]]
+            np.testing.assert_array_equal(getattr(split, f"pixels_{part}").ravel(), index)
+    least = min(split.train_counts)
+    assert split.y_train.tolist()[: k * least] == labels * least
+    save_split(tmp_path / "split.npz", split)
+    assert load_split(tmp_path / "split.npz").digest == split.digest
+
+
+def test_a_balanced_split_is_the_beginning_of_an_unbalanced_one(tmp_path):
+    """The first n/k images of each class are those of a split at n; beyond, only all there are."""
+    path = write_unequal(tmp_path)
+    whole, part = split_of("npz", path, [0, 1]), split_of("npz", path, [0, 1], 10, 2)
+    first = whole.first(10)
+    np.testing.assert_array_equal(first.index_train, part.index_train)
+    np.testing.assert_array_equal(whole.index_test[:2], part.index_test)
+    assert whole.first(14) is whole
+    for n in (12, 11, 16):
+        with pytest.raises(DataError, match=rf"n_train is {n}.* 14 train images.* from 2 to 10"):
+            whole.first(n)
+    even = split_pair("npz", path, pair_of("npz", path, [0, 1]), None, None, 66, balance=True)
+    assert (even.train_counts, even.test_counts) == ((5, 5), (1, 1))
+
+
+def test_balanced_splits_are_the_bytes_that_they_were(tmp_path):
+    """Files of balanced splits have the digests that they had before classes could be unequal."""
+    x = np.arange(240, dtype=np.uint8).reshape(60, 1, 2, 2)
+    arrays = {"x_train": x, "y_train": np.arange(60) % 3, "x_test": x[:30]}
+    path = write_npz(tmp_path, **arrays, y_test=np.arange(30) % 3)
+    splits = {
+        "6b189d9ff76d5c6e": split_of("digits", None, [3, 8], 40),
+        "47506c92f3f3ef7d": split_of_classes("digits", None, "all", 40, scaling="standard"),
+        "d7bfcc81f4d24310": split_of("npz", path, [0, 2]),
+        "4f95921758a82aaf": split_of_classes("npz", path, "all"),
+        "02e37b40920c7f14": split_of("npz", path, [0, 2], 8, 4, 7),
+    }
+    for digest, split in splits.items():
+        save_split(tmp_path / "split.npz", split)
+        assert hashlib.sha256((tmp_path / "split.npz").read_bytes()).hexdigest()[:16] == digest
 
 
 def test_stream_starts_as_specified():

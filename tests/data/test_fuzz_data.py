@@ -95,7 +95,7 @@ def read_all(source, path):
     """Return everything of a source: what it is described as, and every label and pixel."""
     found = describe(source, path)
     fingerprint(source, path)
-    split_pair(source, path, resolve_pair(found, [0, 1]), None, None, 1)
+    split_pair(source, path, resolve_pair(found, ["#0", "#1"]), None, None, 1)
     return found.class_names, found.train_counts, digest_source(source, path)
 
 
@@ -297,7 +297,7 @@ def test_an_animation_is_its_first_frame(tmp_path):
     first, second = (Image.new("RGB", (8, 9), colour) for colour in ("red", "blue"))
     first.save(tmp_path / "train/ant/0.png", save_all=True, append_images=[second])
     found = describe("images", tmp_path)
-    split = split_pair("images", tmp_path, resolve_pair(found, [0, 1]), None, None, 1)
+    split = split_pair("images", tmp_path, resolve_pair(found, ["#0", "#1"]), None, None, 1)
     image = split.pixels_train[list(split.index_train).index(0)]
     assert (image == np.array([255, 0, 0])[:, None, None]).all()
 

@@ -5,6 +5,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from snakemake.cli import parse_config
@@ -219,6 +220,9 @@ def test_presets_ask_for_the_published_tables():
         ("folds", 5.0, "folds is 5.0: wanted a whole number"),
         ("cnn", None, "cnn is None: wanted a mapping"),
         ("cnn.epochs", True, "cnn.epochs is True: wanted a whole number"),
+        ("task.balance", 1, "task.balance is 1: wanted true or false"),
+        ("task.pairs", [[True, 3]], "task.pairs.0.0 is True: wanted text or a whole number"),
+        ("task.pairs", [[None, 3]], "(010, 0x1, 1_0, 1.5, yes, off, null, a date) has to stand in"),
         ("cnn.learning_rate", "1e-4", "write 1.0e-4"),
         ("cnn.learning_rate", ["1e-4"], "write 1.0e-4"),
         ("cnn.seeds", [-1], "cnn.seeds.0 is -1: wanted a whole number from 0 to 4294967295"),
@@ -363,6 +367,26 @@ def test_keys_that_need_each_other_are_refused_apart():
         resolve_experiment(edited("variants", ["cnn"], cnn__seeds=[]))
     with pytest.raises(DataError, match="two are a class pair"):
         resolve_experiment(edited("task.pairs", None, task__classes=[3, 8]))
+
+
+def test_unequal_classes_are_all_taken_or_cut_to_the_smallest(tmp_path):
+    """Null takes every image of own data, odd or not; balance cuts; folds want each class."""
+    arrays = {}
+    for part, counts in (("train", [6, 31]), ("test", [4, 9])):
+        arrays[f"y_{part}"] = np.repeat(["ant", "bee"], counts)
+        arrays[f"x_{part}"] = np.zeros((sum(counts), 1, 8, 8), np.uint8)
+    np.savez(tmp_path / "own.npz", **arrays)
+    config = edited("data", {"source": "npz", "path": str(tmp_path / "own.npz")})
+    own = {"pairs": [["ant", "bee"]], "n_train": None}
+    for balance, sizes in ((False, (37, 13)), (True, (12, 8))):
+        config["task"] = CONFIG["task"] | own | {"balance": balance}
+        check_settings(config)
+        found = resolve_experiment(config)
+        case = found.cases["ant-bee"]
+        assert found.sizes["ant-bee"] == (case.n_train, case.n_test) == sizes
+    config["task"]["balance"] = False
+    with pytest.raises(ConfigError, match=r"ant-bee has 6 train images of 'ant': lower folds"):
+        resolve_experiment(config | {"folds": 7})
 
 
 def test_too_many_folds_matter_to_the_honest_protocol_only():

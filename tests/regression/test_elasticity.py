@@ -5,7 +5,12 @@ import pytest
 
 from lantk.errors import LantkError
 from lantk.label_terms.feature_sets import two_layer_ntk
-from lantk.regression.measures import class_sums, top_eigenvectors
+from lantk.regression.measures import (
+    balanced_accuracy,
+    class_sums,
+    confusion_matrix,
+    top_eigenvectors,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -49,6 +54,21 @@ def test_relative_ratio_refuses_what_it_cannot_divide_by():
         class_sums(k, labels, rows, columns * (np.arange(4) != 2))
     with pytest.raises(LantkError, match="between two classes"):
         class_sums(k, labels * 0, rows, columns).ratio(labels * 0)
+
+
+@pytest.mark.parametrize("labels", [[-1, 1], [0, 1, 2]])
+def test_measures_by_class_are_those_of_scikit_learn(labels):
+    """Confusion matrix and balanced accuracy equal scikit-learn's, for unequal classes."""
+    from sklearn import metrics
+
+    k = len(labels)
+    true = RNG.choice(labels, 60, p=np.arange(1, k + 1) / sum(range(k + 1)))
+    found = RNG.choice(labels, 60)
+    confusion = confusion_matrix(true, found, k)
+    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(true, found, labels=labels))
+    wanted = metrics.balanced_accuracy_score(true, found)
+    assert balanced_accuracy(confusion) == pytest.approx(wanted, rel=1e-15)
+    assert balanced_accuracy(np.array([[3, 1], [0, 0]])) == 0.75
 
 
 def test_top_eigenvectors_are_those_of_the_whole_matrix():

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lantk.report.comparisons import table_markdown
 from lantk.report.leaderboard import error_exponents
+from lantk.report.terminal import leaderboard_text
 
 PAIRS = ["deer-dog", "cat-deer", "cat-frog", "deer-frog", "bird-frog"]
 # The seed's first table, with its own averages and improvements.
@@ -41,6 +42,20 @@ def row(task, variant, accuracy, **changes):
         "label_weight": 0.01,
         "ridge": None,
     } | changes
+
+
+def test_unequal_classes_stand_beside_the_sizes():
+    """The head of a table tells unequal classes, and warns where they differ by more than 3:1."""
+    counts = {"n_train": 160, "n_test": 237, "train_counts": "30+130", "test_counts": "111+126"}
+    equal = {"train_counts": "20+20", "test_counts": "50+50"}
+    rows = [row("a-b", "cntk", 0.8, **counts), row("3-8", "cntk", 0.8, **equal)]
+    head = "a-b: n_train = 160 (30 + 130), n_test = 237 (111 + 126); 3-8: n_train = 40, n_test ="
+    for text in (table_markdown(pd.DataFrame(rows)), leaderboard_text(pd.DataFrame(rows), 1000)):
+        assert head in text
+        assert "Warning: the classes of a-b differ by more than 3:1 (30 + 130 train" in text
+        assert text.count("Warning") == 1
+    many = row("all", "cntk", 0.8, train_counts="+".join(map(str, range(10, 21))))
+    assert "n_train = 40 (10 to 20 of a class)" in table_markdown(pd.DataFrame([many]))
 
 
 def cells(line: str) -> list[str]:

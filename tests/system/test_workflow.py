@@ -524,21 +524,22 @@ def test_an_edit_of_an_own_term_runs_it_again(grid):
 
 @pytest.mark.rest
 def test_text_of_the_configuration_is_no_command(finished):
-    """Shell metacharacters in a path, a name or a class stay text; own data run to the end."""
+    """Shell metacharacters in a path, a name or a class stay text; own unequal classes run."""
     tree = finished[0]
     name = "x'; touch hacked; echo $(touch hacked) '"
     rng = np.random.default_rng(0)
     arrays = {}
-    for part, n in (("train", 24), ("test", 10)):
+    for part, n in (("train", 25), ("test", 10)):
         arrays[f"x_{part}"] = rng.integers(0, 256, (n, 3, 6, 5), dtype=np.uint8)
-        arrays[f"y_{part}"] = np.array([name, "$HOME"])[np.arange(n) % 2]
+        arrays[f"y_{part}"] = np.where(np.arange(n) % 4, name, "$HOME")
     np.savez(tree / "odd name.npz", **arrays)
     config = TINY | {"results": f"out/{name}", "tracking": {"experiment": name}}
     config |= {"data": {"source": "npz", "path": "odd name.npz"}, "variants": ["cntk"]}
     config["task"] = {"pairs": [[name, "$HOME"]], "n_train": None, "n_test": None}
     status, output = snakemake(tree, "--cores", "2", config=config)
     assert status == 0, output[-3000:]
-    assert (pd.read_csv(tree / "out" / name / "table.csv")["n_train"] == 24).all()
+    table = pd.read_csv(tree / "out" / name / "table.csv")
+    assert (table[["n_train", "train_counts", "test_counts"]] == [25, "7+18", "3+7"]).all(None)
     assert not list(tree.rglob("hacked"))
     assert planned(tree, config) == {}
     arrays["x_test"][0, 0, 0, 0] ^= 1
