@@ -74,7 +74,7 @@ def gram(
     ------
     KernelError
         If an option is unknown, the images are not 4-dimensional, not floats, not finite, empty or
-        of different shapes, or a value overflows `dtype`.
+        of different shapes, or a value overflows `dtype` or underflows it.
     ArchitectureError
         If the architecture is not understood.
 

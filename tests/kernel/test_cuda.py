@@ -291,6 +291,16 @@ def test_overflow_is_refused(launcher):
         gram(launcher, STRIDED, x)
 
 
+def test_underflow_is_refused(launcher):
+    """A device makes 0 of what is below the normal range: that is refused, unless images are."""
+    x = draw_images(5)
+    x[3] *= 1e-22
+    with pytest.raises(KernelError, match=r"images 3 and 3 underflows float32.*: multiply"):
+        gram(launcher, STRIDED, x)
+    x[3] = 0
+    assert not gram(launcher, STRIDED, x)[3].any()
+
+
 def test_results_may_be_views(launcher, tmp_path):
     """Values land in transposed views and in memory maps as in arrays of their own."""
     x, y = draw_images(6), draw_images(5, seed=1)
