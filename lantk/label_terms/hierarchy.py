@@ -223,7 +223,7 @@ class Hierarchy(LabelTerm):
         """Return Z on the fitted rows. `x` is not needed."""
         found = self._sample(self.x_train_)
         error, size = np.square(found.standard_error).mean(), np.square(found.mean).mean()
-        self.error_ = float(np.sqrt(error / size))
+        self.error_ = float(np.sqrt(error / size)) if size else 0.0
         z = found.mean.astype(np.float32)
         return (z + z.T) / 2
 

@@ -144,8 +144,16 @@ def _relative_ratios(path: WeightPath, i: int, y_test: NDArray) -> dict[str, flo
         found["relative_ratio_train"] = _or_none(path.relative_ratio[i])
     if path.test_class_sums is not None:
         sums = path.test_class_sums[i]
-        found["relative_ratio_test"] = None if sums is None else sums.ratio(y_test).value
+        found["relative_ratio_test"] = _or_none(ratio_of(sums, y_test))
     return found
+
+
+def ratio_of(sums: ClassSums | None, labels_rows: NDArray) -> float:
+    """Return the relative ratio of class sums, NaN where there are none or nothing is alike."""
+    if sums is None:
+        return float("nan")
+    ratio = sums.ratio(labels_rows)
+    return ratio.value if ratio.within + ratio.between else float("nan")
 
 
 def oracle_label_path(plain: WeightPath, y_test: NDArray, weights: Sequence[float]) -> WeightPath:
@@ -225,4 +233,4 @@ def assess_network(
 
 
 def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return float(value) if np.isfinite(value) else None

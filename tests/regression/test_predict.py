@@ -14,7 +14,7 @@ from lantk.network import training
 from lantk.regression import paths as predict
 from lantk.regression.folds import ValidationError
 from lantk.regression.paths import Member
-from lantk.regression.protocols import choose_weight, oracle_label_path
+from lantk.regression.protocols import assess, choose_weight, oracle_label_path
 from lantk.solvers.additions import Dense, Diagonal, Nothing
 from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SolveError
 from lantk.solvers.gpu import DeviceSolver, find_device
@@ -476,6 +476,19 @@ def test_what_cannot_be_normalised_has_no_relative_ratio():
     assert np.isfinite(path.relative_ratio[0])
     assert np.isnan(path.relative_ratio[1])
     assert path.test_class_sums[1] is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_test_image_without_a_kernel_has_no_relative_ratio():
+    """A black test image: scores for all, no ratio; nor where nothing is alike on either side."""
+    k, y = np.eye(4) + 0.5, np.array([1.0, -1.0, 1.0, -1.0])
+    rows, labels = np.array([[0.5, 0.2, 0.1, 0.1], [0, 0, 0, 0]]), np.array([1, -1])
+    for k_test, diagonal in ((rows, np.array([1.5, 0])), (0 * rows, np.ones(2))):
+        (path,) = predict.predict(k, k_test, y, [Member("cntk")], diagonal_test=diagonal)
+        results, scores = assess(path, labels, protocols=["oracle"], oracle_weights=[0.0])
+        assert results["curve"][0]["relative_ratio_test"] is None
+        assert results["curve"][0]["relative_ratio_train"] > 0.5
+        assert np.isfinite(scores["oracle"]).all()
 
 
 class KernelOf(LabelTerm):
