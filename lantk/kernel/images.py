@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lantk.errors import LantkError
+from lantk.errors import LantkError, Row
 from lantk.kernel.plan import Readout
 
 # Images surveyed at once: bounds memory.
@@ -28,6 +28,8 @@ class KernelError(LantkError):
 class Side(NamedTuple):
     """The images of one side of the matrix."""
 
+    name: str
+    """What messages call them."""
     images: NDArray[Any]
     exponents: NDArray[np.int64]
     """Image i times 2**-exponents[i] has its largest pixel in [0.5, 1)."""
@@ -62,13 +64,16 @@ def survey(name: str, images: NDArray[Any], dtype: str, digests: dict[bytes, int
         largest = np.abs(chunk).max(axis=(1, 2, 3))
         if not np.isfinite(largest).all():
             bad = first + int(np.flatnonzero(~np.isfinite(largest))[0])
-            raise KernelError(f"image {bad} of {name} has pixels that are NaN or infinite")
+            raise KernelError(
+                "image {0.number} of {0.name} has pixels that are NaN or infinite",
+                [Row(name, bad)],
+            )
         some = slice(first, first + len(chunk))
         exponents[some], is_black[some] = np.frexp(largest)[1], largest == 0
         for i, image in enumerate(normalise(chunk, exponents[some], dtype), first):
             digest = hashlib.blake2b(image, digest_size=16).digest()
             groups[i] = digests.setdefault(digest, len(digests))
-    return Side(images, exponents, groups, is_black)
+    return Side(name, images, exponents, groups, is_black)
 
 
 def normalise(images: NDArray[Any], exponents: NDArray[np.int64], dtype: str) -> NDArray[Any]:
@@ -102,10 +107,8 @@ def write_values(
     is_finite = np.isfinite(values)
     if not is_finite.all():
         i, j = np.argwhere(~is_finite)[0]
-        raise KernelError(
-            f"the kernel of images {rows.start + i} and {columns.start + j} overflows"
-            f" {values.dtype}: divide the images by a constant"
-        )
+        advice = f"overflows {values.dtype}: divide the images by a constant"
+        raise _entry_error(sides, rows.start + i, columns.start + j, advice)
     kind = np.finfo(values.dtype)
     is_lost = np.abs(values) < kind.tiny
     if is_zero is not None:
@@ -119,11 +122,19 @@ def write_values(
     if is_lost.any():
         i, j = np.argwhere(is_lost)[0]
         wider = ", or compute in float64" if values.dtype == np.float32 else ""
-        raise KernelError(
-            f"the kernel of images {rows.start + i} and {columns.start + j} underflows"
-            f" {values.dtype}, which has all its digits from {kind.tiny:.1e} on: multiply the"
-            f" images by a constant{wider}"
+        advice = (
+            f"underflows {values.dtype}, which has all its digits from {kind.tiny:.1e} on: multiply"
+            f" the images by a constant{wider}"
         )
+        raise _entry_error(sides, rows.start + i, columns.start + j, advice)
     k[rows, columns] = values
     if is_mirrored:
         k[columns, rows] = values.T
+
+
+def _entry_error(sides: tuple[Side, Side], i: int, j: int, advice: str) -> KernelError:
+    rows = [Row(side.name, place) for side, place in zip(sides, (i, j), strict=True)]
+    images = "images {0.number} and {1.number} of {0.name}"
+    if rows[0].name != rows[1].name:
+        images = "image {0.number} of {0.name} and image {1.number} of {1.name}"
+    return KernelError(f"the kernel of {images} {advice}", rows)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.errors import numbering
 from lantk.label_terms.base import LabelTerm, row_blocks, target_columns
 from lantk.solvers.direct import factorize
 from lantk.solvers.products import multiply
@@ -51,7 +52,8 @@ class PlugIn(LabelTerm):
         fold_of = np.random.default_rng(first.seed).permutation(np.arange(n) % first.folds)
         for fold in range(first.folds):
             held, rest = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
-            part = factorize(np.asarray(k[np.ix_(rest, rest)])).solve(stacked[rest])
+            with numbering({"x_train": ("x_train", rest)}):
+                part = factorize(np.asarray(k[np.ix_(rest, rest)])).solve(stacked[rest])
             eta[held] = multiply(np.asarray(k[np.ix_(held, rest)]), part)
         np.clip(eta, -1 if width == 1 else 0, 1, out=eta)
         for i, term in enumerate(terms):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.errors import LantkError
 from lantk.labels import as_targets, decide
 from lantk.regression.measures import ClassSums
 from lantk.regression.statistics import PROTOCOLS, accuracy_with_interval
@@ -51,7 +52,18 @@ class WeightPath:
 
 
 def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:
-    """Return the index of the best validated weight; ties go to the smaller weight."""
+    """Return the index of the best validated weight; ties go to the smaller weight.
+
+    Raises
+    ------
+    LantkError
+        If no weight has an accuracy, as where 0 is the only candidate and K is singular.
+    """
+    if np.isnan(validation_accuracy).all():
+        raise LantkError(
+            "no weight or ridge is left to choose: 0 is no candidate where the train Gram matrix is"
+            " singular, as with duplicate images. Give others than 0, or remove the duplicates"
+        )
     best = np.nanmax(validation_accuracy)
     tied = np.flatnonzero(validation_accuracy == best)
     return int(tied[np.argmin(weights[tied])])

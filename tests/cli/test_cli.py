@@ -402,7 +402,9 @@ def test_singular_gram_is_explained(folder, tmp_path, capsys):
     assert run("evaluate", *inputs(tmp_path), *out) == 1
     error = capsys.readouterr().err
     assert "singular" in error
-    assert "2 and 13 have equal rows" in error
+    first, second = split.index_train[[2, 13]]
+    assert f"images {first} and {second} have equal rows" in error
+    assert "Images are numbered as in the source, digits, from 0." in error
     assert not list(tmp_path.glob("cntk*"))
 
 
