@@ -12,7 +12,6 @@ from lantk.errors import Row
 from lantk.label_terms.base import LabelTerm, LabelTermError, label_product_factors, row_blocks
 from lantk.solvers.direct import factorize
 
-
 _FLOAT32 = np.finfo(np.float32)
 
 
