@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 import pandas as pd
 
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
-from lantk.report.blocks import blocks, order_variants, row_name, sizes_text
+from lantk.report.blocks import below_honest_text, blocks, order_variants, row_name, sizes_text
 from lantk.report.claims import signed
 from lantk.report.tables import Cell, Table, block_lines, markdown_lines, mean_cell, text_cell
 from lantk.variant import Variant
@@ -25,8 +25,11 @@ _KERNEL_CHOICES = (
 )
 
 
-def choices_text(protocol: str, variants: Collection[str]) -> str:
-    """Return what a protocol chooses and where, as far as some variants are concerned."""
+def choices_text(protocol: str, variants: Collection[str], below: str = "") -> str:
+    """Return what a protocol chooses and where, as far as some variants are concerned.
+
+    `below` is what `below_honest_text` says.
+    """
     has_best, has_cnn = "lantk-best" in variants, "cnn" in variants
     has_kernels = any(Variant.of(v).is_network_kernel for v in variants)
     what = "Label weight and ridge"
@@ -40,11 +43,13 @@ def choices_text(protocol: str, variants: Collection[str]) -> str:
     parts += ["of a network's kernel the epoch,"] * has_kernels + ["the CNN's epoch"] * has_cnn
     if parts:
         what = ", ".join([what, *(part.rstrip(",") for part in parts[:-1])]) + f", and {parts[-1]}"
-    ceiling = " oracle-label adds the true label products, test labels included: a ceiling."
+    ends = " oracle-label adds the true label products, test labels included: a ceiling."
+    ends = ends * ("oracle-label" in variants)
+    ends += f" Here {below}" if below else ""
     return (
         f"{what} are those with the best test accuracy (of the oracle's own weights and ridges,"
         " which need not hold 0 nor the honest choice); intervals and p-values do not allow for"
-        " that choice." + (ceiling if "oracle-label" in variants else "")
+        f" that choice.{ends}"
     )
 
 
@@ -84,7 +89,7 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
             lines += [f"## {TITLES[protocol]}\n"] if i == 0 else []
             lines += [f"### {title}\n"] if title else []
             # What holds for all tables of a section is said once.
-            choices = choices_text(protocol, set(chosen["variant"]))
+            choices = choices_text(protocol, set(chosen["variant"]), below_honest_text(table))
             introduction = f"Test accuracy in percent. {choices} " if i == 0 else ""
             lines += [introduction + sizes_text(block.frame) + "\n", *block_lines(block)]
     if exponents is not None and not exponents.empty:
