@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import Row
-from lantk.label_terms.base import LabelTerm, LabelTermError, label_product_factors, row_blocks
+from lantk.label_terms.base import CheckedTerm, LabelTermError, label_product_factors, row_blocks
 from lantk.solvers.direct import factorize
 
 _FLOAT32 = np.finfo(np.float32)
 
 
-class KernelRegression(LabelTerm):
+class KernelRegression(CheckedTerm):
     """Nadaraya-Watson regression of label products on the kernel value (LANTK-KR).
 
     With the Epanechnikov weight ``w_ij(phi) = B - (phi - H_ij)^2``, ``B = (max H - min H)^2``,
@@ -97,7 +97,7 @@ class KernelRegression(LabelTerm):
             ]
             term.moments_ = np.array(moments) / float(n**2)
 
-    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+    def _transform(self, k: NDArray, x: NDArray | None) -> NDArray:
         """Return Z, elementwise in `k`.
 
         Raises

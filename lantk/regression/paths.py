@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lantk.errors import numbering
 from lantk.label_terms.base import LabelTerm, blocks_together, fit_together
 from lantk.label_terms.feature_sets import Vectors
-from lantk.labels import as_labels, decide
+from lantk.labels import as_labels, decide, to_targets
 from lantk.regression.diagnostics import describe
 from lantk.regression.folds import permuted, validation_folds
 from lantk.regression.protocols import WeightPath
@@ -96,7 +96,7 @@ def predict(
     k_train_train, k_test_train : (n, n), (n_test, n) arrays
         Gram matrices.
     y_train : (n,) array of -1/+1, or (n, k) one-hot
-        Train labels. No argument takes test labels.
+        Train labels, or what `labels.to_targets` makes such of. No argument takes test labels.
     members : sequence of Member
         Variants to predict.
     x_train, x_test : (n, d), (n_test, d) arrays or PairedVectors
@@ -119,7 +119,7 @@ def predict(
     ValidationError
         If a class has fewer train images than folds.
     """
-    y = np.asarray(y_train, dtype=np.float64)
+    y = to_targets(y_train, len(k_train_train))
     n_folds = folds if any(member.is_validated.any() for member in members) else 0
     splits = validation_folds(y, n_folds, seed) if n_folds else []
     factor = _factor(k_train_train, device)
