@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lantk.kernel.architecture import parse_architecture
     from lantk.kernel.gram import gram, gram_taps
-    from lantk.label_terms import label_term
+    from lantk.label_terms import image_vectors, label_term
 
 __version__ = "0.1.0"
 
@@ -17,9 +17,10 @@ _HOMES = {
     "parse_architecture": "lantk.kernel.architecture",
     "gram": "lantk.kernel.gram",
     "gram_taps": "lantk.kernel.gram",
+    "image_vectors": "lantk.label_terms.base",
     "label_term": "lantk.label_terms.registry",
 }
-__all__ = ["__version__", "gram", "gram_taps", "label_term", "parse_architecture"]
+__all__ = ["__version__", "gram", "gram_taps", "image_vectors", "label_term", "parse_architecture"]
 
 
 def __getattr__(name: str) -> Any:

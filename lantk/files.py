@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,7 +278,11 @@ def _full_disk(number: int, path: Path) -> OSError:
     )
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all; numbers that are none (NaN, infinity) raise ValueError."""
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, content: Any, files: ExitStack | None = None) -> None:
+    """Write JSON whole or not at all; numbers that are none (NaN, infinity) raise ValueError.
+
+    With `files` it appears when they are closed.
+    """
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    with ExitStack() as own:
+        (files or own).enter_context(writing(path)).write_text(text)

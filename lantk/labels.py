@@ -15,7 +15,7 @@ from lantk.errors import LantkError
 
 
 class LabelError(LantkError):
-    """Labels of a class that is not among those known."""
+    """Labels of a class that is not among those known, or that are no labels."""
 
 
 class Classes:
@@ -65,6 +65,44 @@ def class_labels(n_outputs: int) -> NDArray[np.int64]:
 def as_targets(labels: NDArray, n_outputs: int) -> NDArray:
     """Return labels (n,) as targets: -1/+1 as they are, class numbers one-hot (n, k)."""
     return labels if n_outputs == 1 else np.eye(n_outputs)[labels]
+
+
+def to_targets(y: ArrayLike, n: int) -> NDArray[np.float64]:
+    """Return the labels of n rows as targets, whichever way they are written.
+
+    -1/+1 and one-hot labels stay as they are; of 0 and 1, and of class numbers, two classes become
+    -1 and +1 in ascending order, more become one-hot.
+
+    Raises
+    ------
+    LabelError
+        If they are none of these, or all of one class number.
+
+    Examples
+    --------
+    >>> to_targets([0, 1, 1], 3), to_targets([3, 5, 8], 3).shape
+    (array([-1.,  1.,  1.]), (3, 3))
+    """
+    wanted = f"wanted ({n},) of -1 and +1, of 0 and 1 or of class numbers, or ({n}, k) one-hot"
+    try:
+        found = np.asarray(y)
+    except ValueError as error:
+        raise LabelError(f"labels of unequal lengths for {n} train rows: {wanted}") from error
+    if found.dtype.kind not in "biuf":
+        first = found.ravel()[:1].tolist()
+        raise LabelError(
+            f"labels hold {found.dtype}, such as {first}: {wanted}. Of text,"
+            " `lantk.labels.Classes(y).labels(y)` makes such labels"
+        )
+    numbers = found.astype(np.float64)
+    if are_targets(numbers, n):
+        return numbers
+    if numbers.shape == (n,) and np.all(np.floor(numbers) == numbers):
+        classes = Classes(numbers)
+        if len(classes.names) > 1 and np.isfinite(numbers).all():
+            outputs = count_outputs(len(classes.names))
+            return as_targets(classes.labels(numbers), outputs).astype(np.float64)
+    raise LabelError(f"labels of shape {found.shape} for {n} train rows: {wanted}")
 
 
 def as_labels(targets: NDArray) -> NDArray:

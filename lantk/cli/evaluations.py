@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import sys
 import time
@@ -106,27 +107,27 @@ def evaluate(args: argparse.Namespace) -> None:
         plain = next(path for name, _, path in entries if name == "cntk")
         ceiling = oracle_label_path(plain, drawn.y_test, args.oracle_weights)
         entries.append(("oracle-label", None, ceiling))
-    for name, permutation, path in entries:
-        if name not in args.variants:
-            continue
-        is_ridge, knows_test_labels = name == "cntk-ridge", name == "oracle-label"
-        results, scores = assess(
-            path,
-            drawn.y_test,
-            protocols=["oracle"] if knows_test_labels else args.protocols,
-            oracle_weights=args.oracle_ridges if is_ridge else args.oracle_weights,
-            is_ridge=is_ridge,
-        )
-        if not knows_test_labels:
-            results["diagnostics"]["seconds"] = seconds
-        settings = _settings_of(args, name) | {"device": solver or "cpu"}
-        settings["gram_device"] = "+".join(record["devices"])
-        v = Variant.of(name)
-        head = {"case": args.case, "variant": v.name, "seed": permutation}
-        head["architecture"] = with_name(record["architecture"])
-        write_record(
-            args.out / f"{v.stem(permutation)}.json", head, drawn, settings, results, scores
-        )
+    with contextlib.ExitStack() as files:
+        for name, permutation, path in entries:
+            if name not in args.variants:
+                continue
+            is_ridge, knows_test_labels = name == "cntk-ridge", name == "oracle-label"
+            results, scores = assess(
+                path,
+                drawn.y_test,
+                protocols=["oracle"] if knows_test_labels else args.protocols,
+                oracle_weights=args.oracle_ridges if is_ridge else args.oracle_weights,
+                is_ridge=is_ridge,
+            )
+            if not knows_test_labels:
+                results["diagnostics"]["seconds"] = seconds
+            settings = _settings_of(args, name) | {"device": solver or "cpu"}
+            settings["gram_device"] = "+".join(record["devices"])
+            v = Variant.of(name)
+            head = {"case": args.case, "variant": v.name, "seed": permutation}
+            head["architecture"] = with_name(record["architecture"])
+            file = args.out / f"{v.stem(permutation)}.json"
+            write_record(file, head, drawn, settings, results, scores, files)
 
 
 def cnn(args: argparse.Namespace) -> None:
@@ -194,7 +195,8 @@ def cnn(args: argparse.Namespace) -> None:
     head = {"case": args.case, "variant": args.variant, "seed": args.seed}
     head["architecture"] = with_name(spell_out(architecture))
     settings = drawing | schedule | choice
-    write_record(args.out, head, drawn, settings, results, predictions)
+    with contextlib.ExitStack() as files:
+        write_record(args.out, head, drawn, settings, results, predictions, files)
     checkpoint.remove()
 
 
@@ -273,21 +275,22 @@ def after_kernels(args: argparse.Namespace) -> None:
             **settings,
         )
     seconds = (spent + time.perf_counter() - start) / len(paths)
-    for variant, found in paths.items():
-        v = Variant.of(variant)
-        results, scores = assess(
-            found,
-            drawn.y_test,
-            protocols=args.protocols,
-            oracle_weights=args.oracle_weights if v.term else args.oracle_ridges,
-            is_ridge=v.term is None,
-            epoch=v.epoch,
-        )
-        results["diagnostics"]["seconds"] = seconds
-        head = {"case": args.case, "variant": variant, "seed": args.seed}
-        head["architecture"] = with_name(spell_out(architecture))
-        file = args.out / f"{variant}-seed{args.seed}.json"
-        write_record(file, head, drawn, drawing | settings, results, scores)
+    with contextlib.ExitStack() as files:
+        for variant, found in paths.items():
+            v = Variant.of(variant)
+            results, scores = assess(
+                found,
+                drawn.y_test,
+                protocols=args.protocols,
+                oracle_weights=args.oracle_weights if v.term else args.oracle_ridges,
+                is_ridge=v.term is None,
+                epoch=v.epoch,
+            )
+            results["diagnostics"]["seconds"] = seconds
+            head = {"case": args.case, "variant": variant, "seed": args.seed}
+            head["architecture"] = with_name(spell_out(architecture))
+            file = args.out / f"{variant}-seed{args.seed}.json"
+            write_record(file, head, drawn, drawing | settings, results, scores, files)
     checkpoint.remove()
 
 

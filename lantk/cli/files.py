@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lantk.errors import LantkError
+from lantk.errors import LantkError, numbering
 from lantk.experiment.records import Listing, Record, read_predictions, read_record
 from lantk.experiment.settings import PROTOCOLS
 
@@ -80,6 +80,23 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
         "diagonal_test": np.array(diagonal),
     }
     return drawn, *k, records[0] | found
+
+
+def in_source(args: argparse.Namespace, error: Exception) -> str:
+    """Return the message of an error, with rows of a split named as those of its source."""
+    from lantk.data.split_files import load_split
+
+    if not isinstance(error, LantkError) or not error.rows:
+        return str(error)
+    drawn = load_split(args.split)
+    arrays = {"x_train": drawn.index_train, "x_test": drawn.index_test}
+    order = ", in the order of class folders and file names" if drawn.source == "images" else ""
+    note = f" (Images are numbered as in the source, {drawn.source}, from 0{order}.)"
+    try:
+        with numbering({name: (name, rows) for name, rows in arrays.items()}, note):
+            raise error
+    except LantkError as named:
+        return str(named)
 
 
 def digest_block(path: Path) -> str:

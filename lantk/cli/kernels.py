@@ -13,7 +13,7 @@ from typing import Any
 
 from lantk.cli.files import digest_block, is_whole, spell_out, write_cost
 from lantk.cli.progress import showing_progress, showing_work
-from lantk.errors import LantkError
+from lantk.errors import LantkError, numbering
 from lantk.files import write_json
 
 
@@ -130,11 +130,15 @@ def gram(args: argparse.Namespace) -> None:
                 scratch_bytes=args.memory_mb * 2**20 or None,
                 progress=progress,
             )
-        # Of train images K(x, x) stands in the block itself.
-        images = x_test[max(band.start - sizes[0], 0) : max(band.stop - sizes[0], 0)]
-        for network, path, record in jobs:
+            # Of train images K(x, x) stands in the block itself.
+            lower = slice(max(band.start - sizes[0], 0), max(band.stop - sizes[0], 0))
+            with numbering({"x1": ("x_test", range(sizes[1])[lower])}):
+                diagonals = [
+                    gram_diagonal(network, x_test[lower], **options) for network, _, _ in jobs
+                ]
+        for (_, path, record), diagonal in zip(jobs, diagonals, strict=True):
             own = {
-                "diagonal_test": gram_diagonal(network, images, **options).tolist(),
+                "diagonal_test": diagonal.tolist(),
                 "sha256": digest_block(path.with_suffix(".npy")),
             }
             write_json(path, record | own)

@@ -20,6 +20,7 @@ from typing import Any
 
 from lantk import __version__
 from lantk.cli import evaluations, kernels, store, tables
+from lantk.cli.files import in_source
 from lantk.cli.options import EXAMPLES, OPTIONS
 from lantk.errors import LantkError
 from lantk.workflow.lease import end_with_workflow
@@ -179,7 +180,7 @@ def _run(argv: Sequence[str] | None) -> int:
         missing = _missing_extra(error)
         if missing is None and not isinstance(error, LantkError | OSError):
             traceback.print_exc()
-        print(f"lantk {args.called}: {missing or error}", file=sys.stderr)
+        print(f"lantk {args.called}: {missing or in_source(args, error)}", file=sys.stderr)
         return 1
 
 

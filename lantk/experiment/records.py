@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -145,8 +146,9 @@ def write_record(
     settings: Mapping[str, Any],
     results: Mapping[str, Any],
     predictions: Mapping[str, NDArray],
+    files: ExitStack,
 ) -> None:
-    """Write predictions, then the record that says they are whole.
+    """Write predictions, and the record that says they are whole, once `files` is closed.
 
     Parameters
     ----------
@@ -162,6 +164,8 @@ def write_record(
         ``protocols``, ``curve`` and ``diagnostics`` of `Record`.
     predictions : mapping
         Protocol -> (n_test,) array: scores of two classes, numbers of more.
+    files : ExitStack
+        What belongs together appears with it, or nothing where an exception ends it.
     """
     from lantk.experiment.provenance import collect_provenance
     from lantk.labels import decide
@@ -169,9 +173,6 @@ def write_record(
 
     columns = {"index": split.index_test, "label": split.y_test} | dict(predictions)
     rows = zip(*(values.astype(str) for values in columns.values()), strict=True)
-    with writing(path.with_suffix(".csv")) as temporary:
-        lines = (",".join(row) for row in [tuple(columns), *rows])
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     protocols = {}
     for name, found in predictions.items():
         confusion = confusion_matrix(split.y_test, decide(found), len(split.names))
@@ -191,7 +192,11 @@ def write_record(
         "protocols": protocols,
         "provenance": collect_provenance(),
     }
-    write_json(path, record)
+    # What is entered last is there first, and the record is to be there last.
+    write_json(path, record, files)
+    temporary = files.enter_context(writing(path.with_suffix(".csv")))
+    lines = (",".join(row) for row in [tuple(columns), *rows])
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_record(path: Path, protocols: Collection[str] | None = None) -> Record:

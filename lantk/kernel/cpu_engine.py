@@ -78,7 +78,7 @@ class CpuEngine:
         Raises
         ------
         KernelError
-            If a value overflows.
+            If a value overflows or underflows.
         """
         n1, n2 = results[0].shape
         is_symmetric = side1 is side2
@@ -93,7 +93,7 @@ class CpuEngine:
                     is_diagonal = is_symmetric and left == top
                     columns = rows if is_diagonal else self._read(pool, side2, left, left + tile)
                     tasks = [
-                        pool.submit(self._compare, results, a, b, start, is_symmetric)
+                        pool.submit(self._compare, results, (side1, side2), a, b, start)
                         for a in rows
                         for b in columns
                         if not is_symmetric or a.first <= b.first
@@ -121,7 +121,12 @@ class CpuEngine:
         return _Block(first, n, cpu_loops.read_block(self._plan, images), exponents, groups)
 
     def _compare(
-        self, results: list[NDArray[Any]], a: _Block, b: _Block, start: int, is_symmetric: bool
+        self,
+        results: list[NDArray[Any]],
+        sides: tuple[Side, Side],
+        a: _Block,
+        b: _Block,
+        start: int,
     ) -> int:
         """Fill in a few rows of a block of entries; return how many entries that gave."""
         plan, stop = self._plan, min(start + self._task_rows, a.n)
@@ -143,12 +148,15 @@ class CpuEngine:
             sums,
         )
         rows, columns = slice(a.first + start, a.first + stop), slice(b.first, b.first + b.n)
-        is_mirrored = is_symmetric and a.first != b.first
+        is_mirrored = sides[0] is sides[1] and a.first != b.first
         exponents = a.exponents[start:stop, None] + b.exponents[: b.n]
         for k, readout in zip(results, plan.readouts, strict=True):
             s, t = sums[:, readout.tap, 0, : b.n], sums[:, readout.tap, 1, : b.n]
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", under="ignore"):
                 total = readout.nngp * s + readout.ntk * t
                 values = np.ldexp(total, exponents - readout.halvings).astype(self._dtype)
-            write_values(k, rows, columns, values, is_mirrored=is_mirrored)
+            write_values(
+                k, sides, rows, columns, values, readout,
+                is_mirrored=is_mirrored, is_zero=total == 0,
+            )  # fmt: skip
         return (stop - start) * b.n * (2 if is_mirrored else 1)

@@ -138,6 +138,7 @@ class CudaEngine:
         is_symmetric = side1 is side2
         # The host writes one tile's values while the device computes the next.
         running: deque[tuple[Any, slice, slice]] = deque()
+        sides = side1, side2
         corners = (
             (top, left)
             for top in range(0, n1, tile)
@@ -152,9 +153,9 @@ class CudaEngine:
                 self._read(side2, columns, 1)
             running.append((self._compare(rows, columns, is_diagonal, n % 2), rows, columns))
             if len(running) > 1:
-                yield self._store(results, *running.popleft(), is_symmetric)
+                yield self._store(results, sides, *running.popleft())
         while running:
-            yield self._store(results, *running.popleft(), is_symmetric)
+            yield self._store(results, sides, *running.popleft())
 
     def _read(self, side: Side, some: slice, slot: int) -> None:
         """Bring images to the device, and measure them there."""
@@ -196,16 +197,16 @@ class CudaEngine:
     def _store(
         self,
         results: list[NDArray[Any]],
+        sides: tuple[Side, Side],
         ticket: Any,
         rows: slice,
         columns: slice,
-        is_symmetric: bool,
     ) -> int:
         """Write a tile's values where they belong; return how many entries that gave."""
         n1, n2 = rows.stop - rows.start, columns.stop - columns.start
         raw = self._launcher.wait(ticket)
         tile = raw.view(self._dtype).reshape(len(results), n1, n2)
-        is_mirrored = is_symmetric and rows != columns
-        for k, values in zip(results, tile, strict=True):
-            write_values(k, rows, columns, values, is_mirrored=is_mirrored)
+        is_mirrored = sides[0] is sides[1] and rows != columns
+        for k, values, readout in zip(results, tile, self._plan.readouts, strict=True):
+            write_values(k, sides, rows, columns, values, readout, is_mirrored=is_mirrored)
         return n1 * n2 * (2 if is_mirrored else 1)

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lantk.errors import numbering
 from lantk.kernel import cuda, cuda_launcher
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import Band
@@ -79,7 +80,7 @@ def gram(
     ------
     KernelError
         If an option is unknown, the images are not 4-dimensional, not floats, not finite, empty, of
-        different shapes or with the channels last, or a value overflows `dtype`.
+        different shapes or with the channels last, or a value overflows `dtype` or underflows it.
     ArchitectureError
         If the architecture is not understood.
 
@@ -221,7 +222,8 @@ def gram_diagonal(architecture: Any, x: ArrayLike, **options: Any) -> NDArray[An
     found = np.empty(len(images), options.get("dtype", "float32"))
     for i in range(0, len(images), _DIAGONAL):
         part = slice(i, i + _DIAGONAL)
-        found[part] = np.diag(gram(architecture, images[part], **options))
+        with numbering({"x1": ("x1", range(len(images))[part])}):
+            found[part] = np.diag(gram(architecture, images[part], **options))
     return found
 
 
@@ -275,13 +277,19 @@ def gram_band(
     n, n_done, total = len(rows), 0, band.n_entries(n_train)
     # The square on the diagonal, what lies right of it, and the rows of test images.
     left, right = band.start - band.first, band.stop - band.first
-    x_lower = x_test[max(band.start - n_train, 0) : max(band.stop - n_train, 0)]
-    pieces: list[tuple[Any, Any, tuple[slice, slice]]] = [
-        (rows, None, (slice(n), slice(left, left + n))),
-        (rows, x_train[band.stop :], (slice(n), slice(right, None))),
-        (x_lower, x_train, (slice(n, None), slice(None))),
+    lower = slice(max(band.start - n_train, 0), max(band.stop - n_train, 0))
+    every_train, every_test = range(n_train), range(len(x_test))
+    own = ("x_train", every_train[band.start : band.stop])
+    others, all_train = ("x_train", every_train[band.stop :]), ("x_train", every_train)
+    pieces: list[tuple[Any, Any, tuple[slice, slice], dict[str, Any]]] = [
+        (rows, None, (slice(n), slice(left, left + n)), {"x1": own}),
+        (rows, x_train[band.stop :], (slice(n), slice(right, None)), {"x1": own, "x2": others}),
+        (
+            *(x_test[lower], x_train, (slice(n, None), slice(None))),
+            {"x1": ("x_test", every_test[lower]), "x2": all_train},
+        ),
     ]
-    for x1, x2, where in pieces:
+    for x1, x2, where, names in pieces:
         parts = [block[where] for block in out]
         if parts[0].size == 0:
             continue
@@ -293,7 +301,8 @@ def gram_band(
                 progress(before + done * n // n_all, total)
 
         dtype = parts[0].dtype.name
-        gram_taps(architectures, x1, x2, dtype=dtype, progress=tick, out=parts, **options)
+        with numbering(names):
+            gram_taps(architectures, x1, x2, dtype=dtype, progress=tick, out=parts, **options)
         n_done += n_different
 
 

@@ -1,18 +1,21 @@
 """The two sides of a Gram matrix: images, their scale, and which of them are equal.
 
 Images are scaled by powers of two to order one, which the kernel, homogeneous in each image, gives
-back exactly; so float32 holds images of any scale. Equal images are found by their bytes.
+back exactly; so float32 holds images of any scale, as long as it holds the kernel. Equal images are
+found by their bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lantk.errors import LantkError
+from lantk.errors import LantkError, Row
+from lantk.kernel.plan import Readout
 
 # Images surveyed at once: bounds memory.
 _CHUNK = 96
@@ -28,11 +31,15 @@ class KernelError(LantkError):
 class Side(NamedTuple):
     """The images of one side of the matrix."""
 
+    name: str
+    """What messages call them."""
     images: NDArray[Any]
     exponents: NDArray[np.int64]
     """Image i times 2**-exponents[i] has its largest pixel in [0.5, 1)."""
     groups: NDArray[np.int64]
     """Equal numbers for images that are equal up to a power of two."""
+    is_black: NDArray[np.bool_]
+    """Whether all pixels of an image are 0, and so is its kernel with any other."""
 
 
 def check_images(name: str, x: ArrayLike, layout: str | None = None) -> NDArray[Any]:
@@ -106,18 +113,22 @@ def survey(name: str, images: NDArray[Any], dtype: str, digests: dict[bytes, int
     """Find the scale of every image and the images that are equal; refuse NaN and infinity."""
     exponents = np.zeros(len(images), np.int64)
     groups = np.zeros(len(images), np.int64)
+    is_black = np.zeros(len(images), bool)
     for first in range(0, len(images), _CHUNK):
         chunk = images[first : first + _CHUNK]
         largest = np.abs(chunk).max(axis=(1, 2, 3))
         if not np.isfinite(largest).all():
             bad = first + int(np.flatnonzero(~np.isfinite(largest))[0])
-            raise KernelError(f"image {bad} of {name} has pixels that are NaN or infinite")
+            raise KernelError(
+                "image {0.number} of {0.name} has pixels that are NaN or infinite",
+                [Row(name, bad)],
+            )
         some = slice(first, first + len(chunk))
-        exponents[some] = np.frexp(largest)[1]
+        exponents[some], is_black[some] = np.frexp(largest)[1], largest == 0
         for i, image in enumerate(normalise(chunk, exponents[some], dtype), first):
             digest = hashlib.blake2b(image, digest_size=16).digest()
             groups[i] = digests.setdefault(digest, len(digests))
-    return Side(images, exponents, groups)
+    return Side(name, images, exponents, groups, is_black)
 
 
 def normalise(images: NDArray[Any], exponents: NDArray[np.int64], dtype: str) -> NDArray[Any]:
@@ -127,22 +138,58 @@ def normalise(images: NDArray[Any], exponents: NDArray[np.int64], dtype: str) ->
 
 
 def write_values(
-    k: NDArray[Any], rows: slice, columns: slice, values: NDArray[Any], *, is_mirrored: bool
+    k: NDArray[Any],
+    sides: tuple[Side, Side],
+    rows: slice,
+    columns: slice,
+    values: NDArray[Any],
+    readout: Readout,
+    *,
+    is_mirrored: bool,
+    is_zero: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write entries into a Gram matrix, and their mirror images where that is asked.
+
+    `is_zero` tells, where that is known, which are 0 before they are brought to scale.
 
     Raises
     ------
     KernelError
-        If a value is not finite.
+        If a value is not finite, or lies below the normal range of its type, where digits are lost
+        (and a GPU makes it 0), and is more than rounding: of two images that have nothing in
+        common the kernel may be as near to 0 as it likes.
     """
     is_finite = np.isfinite(values)
     if not is_finite.all():
         i, j = np.argwhere(~is_finite)[0]
-        raise KernelError(
-            f"the kernel of images {rows.start + i} and {columns.start + j} overflows"
-            f" {values.dtype}: divide the images by a constant"
+        advice = f"overflows {values.dtype}: divide the images by a constant"
+        raise _entry_error(sides, rows.start + i, columns.start + j, advice)
+    kind = np.finfo(values.dtype)
+    is_lost = np.abs(values) < kind.tiny
+    if is_zero is not None:
+        is_lost &= ~is_zero
+    if is_lost.any():
+        # sqrt(K(x, x) K(x', x')), from below, in powers of two: an entry rounds by eps times that.
+        least = readout.exponent - 2 - math.log2(sides[0].images.shape[1])
+        own, others = sides[0].exponents[rows, None], sides[1].exponents[columns]
+        is_lost &= own + others + least < math.log2(kind.tiny / kind.eps)
+        is_lost &= ~(sides[0].is_black[rows, None] | sides[1].is_black[columns])
+    if is_lost.any():
+        i, j = np.argwhere(is_lost)[0]
+        wider = ", or compute in float64" if values.dtype == np.float32 else ""
+        advice = (
+            f"underflows {values.dtype}, which has all its digits from {kind.tiny:.1e} on: multiply"
+            f" the images by a constant{wider}"
         )
+        raise _entry_error(sides, rows.start + i, columns.start + j, advice)
     k[rows, columns] = values
     if is_mirrored:
         k[columns, rows] = values.T
+
+
+def _entry_error(sides: tuple[Side, Side], i: int, j: int, advice: str) -> KernelError:
+    rows = [Row(side.name, place) for side, place in zip(sides, (i, j), strict=True)]
+    images = "images {0.number} and {1.number} of {0.name}"
+    if rows[0].name != rows[1].name:
+        images = "image {0.number} of {0.name} and image {1.number} of {1.name}"
+    return KernelError(f"the kernel of {images} {advice}", rows)

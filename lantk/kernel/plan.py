@@ -38,6 +38,11 @@ class Readout(NamedTuple):
     ntk: float
     halvings: int
 
+    @property
+    def exponent(self) -> float:
+        """Size of the kernel of two images of order one, in powers of two."""
+        return math.log2(max(self.nngp, self.ntk)) - self.halvings
+
 
 class Plan(NamedTuple):
     """One walk through the layers, and the kernels that are read on the way."""

@@ -13,8 +13,9 @@ Every estimator shares one contract:
 A fit raises LabelTermError if labels or vectors have another form than asked for, or leave nothing
 to learn from, and SolveError or SpectrumError if a matrix cannot be solved with.
 
-`y` is (n,) of -1/+1 or (n, k) one-hot. ``needs_x`` says whether vectors are needed: the flattened
-images, in the binary task with a constant 1 appended (`image_vectors`). Test labels have no way in.
+`y` is (n,) of -1/+1 or (n, k) one-hot; by hand also (n,) of 0/1 or class numbers. ``needs_x`` says
+whether vectors are needed: the flattened images, in the binary task with a constant 1 appended
+(`image_vectors`). Test labels have no way in.
 
 Two label-free additions to the kernel share the contract, as controls: `Ridge` and `Rbf`.
 
@@ -25,15 +26,16 @@ Chen, He and Su, "Label-Aware Neural Tangent Kernel", NeurIPS 2020, section 2.3 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from lantk.errors import LantkError
-from lantk.label_terms.feature_sets import Vectors, as_array
-from lantk.labels import are_targets
+from lantk.errors import LantkError, Row
+from lantk.label_terms.feature_sets import PairedVectors, Vectors, as_array
+from lantk.labels import LabelError, to_targets
 
 Solve = Callable[[NDArray], NDArray]
 
@@ -44,6 +46,10 @@ _BLOCK_ENTRIES = 100_000
 
 class LabelTermError(LantkError):
     """A label term that cannot be fitted or applied; the message says why."""
+
+
+class NotFittedError(LabelTermError, AttributeError):
+    """A label term that is applied before it was fitted."""
 
 
 class LabelTerm:
@@ -102,6 +108,15 @@ class LabelTerm:
         """Return lambda at label weight 1: mean|K| / mean|Z|, both over all of train."""
         return mean_abs_k / mean_abs_z if mean_abs_z else 0.0
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the arguments it was made with, as scikit-learn's `clone` asks for them."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def __repr__(self) -> str:
+        arguments = (f"{name}={value!r}" for name, value in self.get_params().items())
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
     def fitted(self) -> dict[str, NDArray]:
         """Return the learned arrays by name, to be saved (kilobytes, without train vectors)."""
         return {name: np.asarray(getattr(self, name)) for name in self.fitted_names}
@@ -113,6 +128,84 @@ class LabelTerm:
         if x_train is not None:
             self.x_train_ = x_train
         return self
+
+
+class CheckedTerm(LabelTerm):
+    """A label term of ours: what it is given by hand is looked at before it is used.
+
+    Kernels, labels and vectors may be lists. Kernels and vectors are finite numbers; labels are
+    what `target_columns` takes.
+    """
+
+    n_train_: int
+
+    def fit(
+        self,
+        k_train_train: NDArray,
+        y: NDArray,
+        x: NDArray | None = None,
+        solve: Solve | None = None,
+    ) -> Self:
+        """Learn from the train rows; see the module.
+
+        Raises
+        ------
+        LabelTermError
+            If the kernel is not square, something is no number, or the labels are of another form.
+        """
+        k = _check_numbers("k_train_train", k_train_train, "x_train")
+        n = len(k)
+        if k.shape != (n, n):
+            raise LabelTermError(
+                f"k_train_train has shape {k.shape}: wanted (n, n), train by train"
+            )
+        targets = target_columns(y, n)
+        targets = targets[:, 0] if targets.shape[1] == 1 else targets
+        self.fit_all([self], k, [targets], self._check_vectors(x, "x_train"), solve)
+        self.n_train_ = n
+        return self
+
+    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z (m, n_train) for rows that were not fitted on.
+
+        Raises
+        ------
+        NotFittedError
+            If it was not fitted.
+        LabelTermError
+            If the kernel has other columns than the train rows, or something is no number.
+        """
+        return self._transform(self._check_rows("k", k, "k"), self._check_vectors(x, "k"))
+
+    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+        """Return Z (n_train, n_train) on the fitted rows; errors are those of `transform`."""
+        k = self._check_rows("k_train_train", k_train_train, "x_train")
+        return self._train_block(k, self._check_vectors(x, "x_train"))
+
+    def _transform(self, k: NDArray, x: NDArray | None) -> NDArray:
+        raise NotImplementedError
+
+    def _train_block(self, k_train_train: NDArray, x: NDArray | None) -> NDArray:
+        return self._transform(k_train_train, x)
+
+    def _check_rows(self, name: str, k: NDArray, rows: str) -> NDArray:
+        needed = [*self.fitted_names, *["x_train_"] * self.needs_x]
+        if not all(hasattr(self, learned) for learned in needed):
+            raise NotFittedError(
+                f"{self!r} is not fitted: call `fit(k_train_train, y)` or `fit_transform` first"
+            )
+        found = _check_numbers(name, k, rows)
+        n_train = getattr(self, "n_train_", found.shape[1])
+        if found.shape[1] != n_train:
+            raise LabelTermError(
+                f"{name} has shape {found.shape}: wanted a column for each of the {n_train} train"
+                " rows that it was fitted on"
+            )
+        return found
+
+    def _check_vectors(self, x: Any, rows: str) -> Any:
+        is_given = self.needs_x and x is not None and not isinstance(x, PairedVectors)
+        return _check_numbers("x", x, rows) if is_given else x
 
 
 def fit_together(
@@ -164,18 +257,17 @@ def label_product_factors(y: NDArray, n: int) -> tuple[NDArray, NDArray]:
 def target_columns(y: NDArray, n: int) -> NDArray[np.float64]:
     """Return labels (n,) of -1/+1 as one column, one-hot labels as their k columns.
 
+    0/1 and class numbers are taken too, as `labels.to_targets` reads them.
+
     Raises
     ------
     LabelTermError
-        If `y` is neither.
+        If `y` is none of these.
     """
-    y = np.asarray(y, dtype=np.float64)
-    if not are_targets(y, n):
-        raise LabelTermError(
-            f"labels of shape {y.shape} for {n} train rows: wanted ({n},) of -1 and +1, or ({n}, k)"
-            " one-hot"
-        )
-    return y.reshape(n, -1)
+    try:
+        return to_targets(y, n).reshape(n, -1)
+    except LabelError as error:
+        raise LabelTermError(str(error)) from error
 
 
 def check_vectors(x: Vectors | None, n: int) -> Any:
@@ -190,11 +282,50 @@ def check_vectors(x: Vectors | None, n: int) -> Any:
     return x
 
 
-def image_vectors(images: NDArray, *, append_one: bool = True) -> NDArray:
-    """Return the flattened images, channels first, with a constant 1 appended, (n, d + 1).
+def _check_numbers(name: str, values: Any, rows: str) -> NDArray:
+    """Return an array of finite numbers; `rows` says what its rows are, for messages."""
+    try:
+        found = np.asarray(values)
+    except ValueError as error:
+        raise LabelTermError(f"{name} has rows of unequal lengths: wanted a matrix") from error
+    if found.dtype.kind not in "biuf" or found.ndim < 2:
+        raise LabelTermError(
+            f"{name} has shape {found.shape} and holds {found.dtype}: wanted a matrix of numbers, a"
+            " row an image"
+        )
+    if found.dtype.kind != "f":
+        found = found.astype(np.float64)
+    for i, row in enumerate(found):
+        if not np.isfinite(row).all():
+            raise LabelTermError(
+                f"row {{0.number}} of {name} has a NaN or an infinity: repair or leave out that"
+                " image",
+                [Row(rows, i)],
+            )
+    return found
 
-    Chen et al. append the 1 in the binary task and not in the ten-class task.
+
+def image_vectors(images: ArrayLike, *, append_one: bool = True) -> NDArray:
+    """Return the flattened images, channels first, with a constant 1 appended.
+
+    Parameters
+    ----------
+    images : array_like, shape (n, channels, height, width)
+        As for `lantk.gram`.
+    append_one : bool
+        Chen et al. append the 1 in the binary task and not in the ten-class task.
+
+    Returns
+    -------
+    ndarray, shape (n, d + 1), or (n, d)
+        What label terms with ``needs_x`` take as `x`.
+
+    Examples
+    --------
+    >>> image_vectors(np.zeros((5, 3, 8, 8))).shape
+    (5, 193)
     """
+    images = np.asarray(images)
     flat = images.reshape(len(images), -1)
     if not append_one:
         return flat

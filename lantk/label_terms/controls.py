@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.label_terms.base import LabelTerm, check_vectors
+from lantk.label_terms.base import CheckedTerm, check_vectors
 from lantk.label_terms.feature_sets import FEATURE_SETS, GAUSSIAN
 from lantk.label_terms.least_squares import LeastSquares
 
 
-class Ridge(LabelTerm):
+class Ridge(CheckedTerm):
     """The identity: K + lambda I sees no label. Its weight is the ridge, times K's mean diagonal.
 
     Blocks are given as the diagonal (n,) on train, and as (0,), which stands for zeros, elsewhere.
@@ -25,10 +25,10 @@ class Ridge(LabelTerm):
     ) -> None:
         pass
 
-    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+    def _transform(self, k: NDArray, x: NDArray | None) -> NDArray:
         return np.zeros(0)
 
-    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+    def _train_block(self, k_train_train: NDArray, x: NDArray | None) -> NDArray:
         return np.ones(len(k_train_train))
 
     def weight_unit(self, mean_abs_k: float, k_diagonal: NDArray, mean_abs_z: float) -> float:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.label_terms.base import LabelTerm, check_vectors, label_product_factors
+from lantk.label_terms.base import CheckedTerm, check_vectors, label_product_factors
 from lantk.label_terms.feature_sets import two_layer_ntk
 
 # Weights drawn at once: a run, whose mean is one observation of the Monte Carlo error.
@@ -172,7 +172,7 @@ def sample_label_part(
     return LabelPart(mean, np.sqrt(variance))
 
 
-class Hierarchy(LabelTerm):
+class Hierarchy(CheckedTerm):
     """The label part of the neural tangent hierarchy of a 2-layer ReLU network (LANTK-NTH).
 
     By Monte Carlo over the weights of a neuron, `n_samples` of them, of one seed: train and other
@@ -215,15 +215,15 @@ class Hierarchy(LabelTerm):
                 values, vectors, dual * signs, labels, tolerance=term.tolerance
             )
 
-    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+    def _transform(self, k: NDArray, x: NDArray | None) -> NDArray:
         """Return Z; `k` is not read but for its shape."""
         return self._sample(check_vectors(x, len(k))).mean.astype(np.float32)
 
-    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+    def _train_block(self, k_train_train: NDArray, x: NDArray | None) -> NDArray:
         """Return Z on the fitted rows. `x` is not needed."""
         found = self._sample(self.x_train_)
         error, size = np.square(found.standard_error).mean(), np.square(found.mean).mean()
-        self.error_ = float(np.sqrt(error / size))
+        self.error_ = float(np.sqrt(error / size)) if size else 0.0
         z = found.mean.astype(np.float32)
         return (z + z.T) / 2
 

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.label_terms.base import LabelTerm, LabelTermError, label_product_factors, row_blocks
+from lantk.errors import Row
+from lantk.label_terms.base import CheckedTerm, LabelTermError, label_product_factors, row_blocks
 from lantk.solvers.direct import factorize
 
+_FLOAT32 = np.finfo(np.float32)
 
-class KernelRegression(LabelTerm):
+
+class KernelRegression(CheckedTerm):
     """Nadaraya-Watson regression of label products on the kernel value (LANTK-KR).
 
     With the Epanechnikov weight ``w_ij(phi) = B - (phi - H_ij)^2``, ``B = (max H - min H)^2``,
@@ -94,14 +97,15 @@ class KernelRegression(LabelTerm):
             ]
             term.moments_ = np.array(moments) / float(n**2)
 
-    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+    def _transform(self, k: NDArray, x: NDArray | None) -> NDArray:
         """Return Z, elementwise in `k`.
 
         Raises
         ------
         LabelTermError
             If a kernel value lies so far outside the train values that the weights sum to zero or
-            less, where the estimate has no meaning (never on train, possible on test).
+            less, where the estimate has no meaning (never on train, possible on test); or if Z is
+            so large or small that float32 does not hold it.
         """
         m0, m1, m2 = self.moments_
         z = np.empty(k.shape, np.float32)
@@ -113,10 +117,11 @@ class KernelRegression(LabelTerm):
             if weight_sum.size and weight_sum.min() <= 0:
                 i, j = np.unravel_index(np.argmin(weight_sum), phi.shape)
                 raise LabelTermError(
-                    f"kernel value {phi[i, j]:.3g} at row {rows.start + i}, column {j} is too far"
-                    f" from the train values (mean {self.mean_:.3g}, range"
-                    f" {np.sqrt(self.spread_):.3g}): its regression weights sum to zero or less."
-                    " Is this image scaled like the others?"
+                    f"kernel value {phi[i, j]:.3g} of image {{0.number}} of {{0.name}} with train"
+                    f" image {{1.number}} is too far from the train values (mean {self.mean_:.3g},"
+                    f" range {np.sqrt(self.spread_):.3g}): its regression weights sum to zero or"
+                    " less. Is this image scaled like the others?",
+                    [Row("k", rows.start + int(i)), Row("x_train", int(j))],
                 )
             # Horner's form: m0 B - m2 + phi (2 m1 - m0 phi).
             part = phi * -m0
@@ -124,5 +129,11 @@ class KernelRegression(LabelTerm):
             part *= phi
             part += m0 * self.spread_ - m2
             part /= weight_sum
+            largest = np.abs(part).max(initial=0)
+            if largest and not _FLOAT32.tiny <= largest <= _FLOAT32.max:
+                raise LabelTermError(
+                    f"Z has the size {largest:.1e}, which float32 does not hold: scale the images,"
+                    f" so that the kernel, now of size {self.mean_:.1e}, comes nearer to 1"
+                )
             z[rows] = part
         return z

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.label_terms.base import (
-    LabelTerm,
+    CheckedTerm,
     LabelTermError,
     check_vectors,
     label_product_factors,
@@ -18,7 +18,7 @@ from lantk.label_terms.feature_sets import FEATURE_SETS
 from lantk.label_terms.pair_features import PairFeatures
 
 
-class LeastSquares(LabelTerm):
+class LeastSquares(CheckedTerm):
     """Least squares of label products on features of the pair, without intercept (LANTK-FJLT).
 
     Rows are all n^2 ordered entries, the diagonal included. The normal equations are accumulated
@@ -121,11 +121,11 @@ class LeastSquares(LabelTerm):
         coefficients = np.array([term.coefficients_ for term in terms])
         return list(first._features().combine(coefficients, k, None if train else x))
 
-    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+    def _transform(self, k: NDArray, x: NDArray | None) -> NDArray:
         """Return Z = sum of coefficient times feature."""
         return self.blocks_of([self], k, x, train=False)[0]
 
-    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+    def _train_block(self, k_train_train: NDArray, x: NDArray | None) -> NDArray:
         """Return Z on the fitted rows, in half the time: it is symmetric. `x` is not needed."""
         return self.blocks_of([self], k_train_train, x, train=True)[0]
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.label_terms.base import LabelTerm, row_blocks, target_columns
+from lantk.errors import numbering
+from lantk.label_terms.base import CheckedTerm, row_blocks, target_columns
 from lantk.solvers.direct import factorize
 from lantk.solvers.products import multiply
 
 
-class PlugIn(LabelTerm):
+class PlugIn(CheckedTerm):
     """The product of estimated label expectations, Z(x, x') = sum_c s_c eta_c(x) eta_c(x').
 
     Given independent samples E[y y' | x, x'] = eta(x) eta(x') with eta(x) = E[y | x]: the best
@@ -51,19 +52,20 @@ class PlugIn(LabelTerm):
         fold_of = np.random.default_rng(first.seed).permutation(np.arange(n) % first.folds)
         for fold in range(first.folds):
             held, rest = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
-            part = factorize(np.asarray(k[np.ix_(rest, rest)])).solve(stacked[rest])
+            with numbering({"x_train": ("x_train", rest)}):
+                part = factorize(np.asarray(k[np.ix_(rest, rest)])).solve(stacked[rest])
             eta[held] = multiply(np.asarray(k[np.ix_(held, rest)]), part)
         np.clip(eta, -1 if width == 1 else 0, 1, out=eta)
         for i, term in enumerate(terms):
             mine = slice(i * width, (i + 1) * width)
             term.dual_, term.eta_train_ = dual[:, mine], eta[:, mine]
 
-    def transform(self, k: NDArray, x: NDArray | None = None) -> NDArray:
+    def _transform(self, k: NDArray, x: NDArray | None) -> NDArray:
         """Return Z, the estimates of the rows being those of all of train."""
         low = -1 if self.dual_.shape[1] == 1 else 0
         return self._product(np.clip(multiply(k, self.dual_), low, 1))
 
-    def train_block(self, k_train_train: NDArray, x: NDArray | None = None) -> NDArray:
+    def _train_block(self, k_train_train: NDArray, x: NDArray | None) -> NDArray:
         """Return Z on the fitted rows, from the out-of-fold estimates."""
         return self._product(self.eta_train_)
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lantk.errors import numbering
 from lantk.label_terms.controls import Ridge
 from lantk.label_terms.registry import label_term
 from lantk.labels import as_labels, as_targets, decide
@@ -188,12 +189,15 @@ def predict_after_kernels(
             train(network, x_fit, targets, x_rows[:0], resume=running, keep=keep_all, **options)
 
     for stage in stages[state["stage"] :]:
-        run(stage, running)
+        parts = {"x_train": ("x_train", stage.fit)}
+        if stage.part:
+            parts["x_test"] = ("x_train", stage.held_out)
+        with numbering(parts):
+            run(stage, running)
         running = None
 
-    are_validated = {is_term: np.isin(grids[is_term], validated[is_term]) for is_term in grids}
     return {
-        name: _assemble(ask, stages, done, labels, are_validated[bool(ask.term)])
+        name: _assemble(ask, stages, done, labels, grids[bool(ask.term)], validated[bool(ask.term)])
         for name, ask in asked.items()
     }
 
@@ -300,11 +304,15 @@ def _assemble(
     stages: Sequence[_Stage],
     done: Mapping[str, Mapping[str, Any]],
     labels: NDArray,
-    is_validated: NDArray,
+    grid: NDArray,
+    validated: Sequence[float],
 ) -> WeightPath:
-    """Return the path of a variant on all of train, with its accuracy on what was held out."""
+    """Return the path of a variant on all of train, with its accuracy on what was held out.
+
+    A path lacks weight 0 where its kernel is singular: then 0 is not validated.
+    """
     classes = as_labels(labels)
-    n_correct, n_held = np.zeros(len(is_validated)), 0
+    n_correct, n_held = np.zeros(len(grid)), 0
     for stage in stages:
         if stage.is_shuffled != ask.is_shuffled:
             continue
@@ -312,10 +320,15 @@ def _assemble(
         if stage.part == 0:
             of_train = path
         else:
-            n_correct += (decide(path.scores) == classes[stage.held_out]).sum(axis=1)
+            found = np.full(len(grid), np.nan)
+            is_right = decide(path.scores) == classes[stage.held_out]
+            found[np.isin(grid, path.weights)] = is_right.sum(axis=1)
+            n_correct += found
             n_held += len(stage.held_out)
     if n_held:
-        of_train.validation_accuracy[is_validated] = (n_correct / n_held)[is_validated]
+        n_correct[~np.isin(grid, validated)] = np.nan
+        left = np.isin(grid, of_train.weights)
+        of_train.validation_accuracy[:] = (n_correct / n_held)[left]
     return of_train
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lantk.errors import LantkError
+from lantk.errors import LantkError, Row
 from lantk.kernel.architecture import Architecture, parse_architecture, same_padding
 
 PARAMETERIZATIONS = ("standard", "he", "ntk")
@@ -223,8 +223,9 @@ class Network(nn.Module):
         bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
         if bad.size:
             raise TrainingError(
-                f"`{name}` has NaN or infinite pixels in {bad.size} of {len(images)} images, the"
-                f" first is image {bad[0]}: repair or leave out these images"
+                f"`{{0.name}}` has NaN or infinite pixels in {bad.size} of {len(images)} images,"
+                " the first is image {0.number}: repair or leave out these images",
+                [Row(name, int(bad[0]))],
             )
         return torch.from_numpy(np.ascontiguousarray(images))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.errors import numbering
 from lantk.labels import decide
 from lantk.network.layers import Network, TrainingError
 from lantk.network.training import DivergenceError, State, TrainingHistory, train
@@ -111,7 +112,8 @@ def train_at_best_rate(
             start = time.perf_counter()
             before = 0.0 if running is None else running["seconds"]
             try:
-                history = run(stage, rates[stage], *parts)[1]
+                with numbering({"x_train": ("x_train", rows), "x_test": ("x_train", held_out)}):
+                    history = run(stage, rates[stage], *parts)[1]
                 decided = decide(history.test_predictions)[-1]
                 accuracies.append(float(np.mean(decided == y_train[held_out])))
             except DivergenceError:

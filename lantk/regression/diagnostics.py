@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lantk.label_terms.base import label_product_factors
 from lantk.labels import as_labels
 from lantk.regression.measures import ClassSums, top_eigenvectors
-from lantk.regression.protocols import WeightPath
+from lantk.regression.protocols import WeightPath, ratio_of
 from lantk.solvers.additions import Addition, Dense, Nothing, add_label_term
 from lantk.solvers.path import PathSolution
 from lantk.solvers.products import mean_abs, multiply
@@ -57,8 +57,7 @@ def describe(
     # A Z that is diagonal is left out: a ridge makes no two images more alike.
     own = np.diag(k).astype(np.float64) + factors[:, None] * shared.diagonal(len(k))
     ratios = [
-        float("nan") if sums is None else sums.ratio(classes).value
-        for sums in _class_sums(k, shared.apply, own, own, classes, factors)
+        ratio_of(sums, classes) for sums in _class_sums(k, shared.apply, own, own, classes, factors)
     ]
     on_test = None
     if diagonal_test is not None:
@@ -90,9 +89,9 @@ def _class_sums(
     """Return, for each lambda, the class sums of K + lambda Z between rows and train images.
 
     `rows` and `columns` are K(x, x) + lambda Z(x, x) of both, (p, m) and (p, n). None stands where
-    one of the columns is not positive, so that the kernel cannot be normalised.
+    one of them is not positive, as of a black image, so that the kernel cannot be normalised.
     """
-    are_legal: NDArray = np.all(columns > 0, axis=1)
+    are_legal: NDArray = np.all(rows > 0, axis=1) & np.all(columns > 0, axis=1)
     names, counts = np.unique(classes, return_counts=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = (classes == names[:, None]) / np.sqrt(columns)[:, None]

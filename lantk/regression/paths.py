@@ -11,20 +11,21 @@ Chen, He and Su (2020), for the label weight ``r`` in ``lambda = r mean|K| / mea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.errors import numbering
 from lantk.label_terms.base import LabelTerm, blocks_together, fit_together
 from lantk.label_terms.feature_sets import Vectors
-from lantk.labels import as_labels, decide
+from lantk.labels import as_labels, decide, to_targets
 from lantk.regression.diagnostics import describe
 from lantk.regression.folds import permuted, validation_folds
 from lantk.regression.protocols import WeightPath
 from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
-from lantk.solvers.direct import CholeskyFactor, IndefiniteError
+from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SingularError
 from lantk.solvers.path import PathSolution, solve_path
 from lantk.solvers.products import mean_abs, multiply
 
@@ -95,7 +96,7 @@ def predict(
     k_train_train, k_test_train : (n, n), (n_test, n) arrays
         Gram matrices.
     y_train : (n,) array of -1/+1, or (n, k) one-hot
-        Train labels. No argument takes test labels.
+        Train labels, or what `labels.to_targets` makes such of. No argument takes test labels.
     members : sequence of Member
         Variants to predict.
     x_train, x_test : (n, d), (n_test, d) arrays or PairedVectors
@@ -112,13 +113,18 @@ def predict(
     Raises
     ------
     SolveError, LabelTermError
-        If a matrix is singular or a label term cannot be fitted.
+        If a matrix is singular or a label term cannot be fitted. Where K itself is singular, as
+        with equal images, weight 0 is left out of a path that has others, and the diagnostics say
+        so.
     ValidationError
         If a class has fewer train images than folds.
     """
-    y = np.asarray(y_train, dtype=np.float64)
+    y = to_targets(y_train, len(k_train_train))
+    n_folds = folds if any(member.is_validated.any() for member in members) else 0
+    splits = validation_folds(y, n_folds, seed) if n_folds else []
+    factor = _factor(k_train_train, device)
+    members, are_cut = _leave_out_zero(members, k_train_train, factor)
     checked = [member.is_validated for member in members]
-    n_folds = folds if any(c.any() for c in checked) else 0
     total = sum(len(m.grid) + int(c.sum()) * n_folds for m, c in zip(members, checked, strict=True))
     n_done = 0
 
@@ -128,10 +134,8 @@ def predict(
         if progress is not None:
             progress(n_done, total)
 
-    splits = validation_folds(y, n_folds, seed) if n_folds else []
-
-    factor = _factor(k_train_train, device)
-    additions = _fit(members, k_train_train, k_test_train, y, (x_train, x_test), factor, part=0)
+    with numbering({"k": ("x_test", range(len(k_test_train)))}):
+        additions = _fit(members, k_train_train, k_test_train, y, (x_train, x_test), factor, part=0)
     paths = _solve_members(
         k_train_train, k_test_train, y.reshape(len(y), -1), members, additions, factor,
         grids=[m.grid for m in members], tolerance=_TOLERANCE, tick=tick,
@@ -140,8 +144,10 @@ def predict(
         describe(k_train_train, k_test_train, y, diagonal_test, addition, member.grid, path)
         for addition, member, path in zip(additions, members, paths, strict=True)
     ]
+    for path, is_cut in zip(results, are_cut, strict=True):
+        if is_cut:
+            path.diagnostics["kernel_is_singular"] = 1.0
     del additions, factor
-    # Last, so that a singular matrix is reported with the row numbers of the whole train set.
     if n_folds:
         accuracies = _validate(k_train_train, y, x_train, members, splits, device, tick)
         for path, mask, accuracy in zip(results, checked, accuracies, strict=True):
@@ -165,12 +171,13 @@ def _validate(
     for part, (fit, held) in enumerate(splits, start=1):
         k_fit, k_held = (np.asarray(k[np.ix_(rows, fit)]) for rows in (fit, held))
         vectors = (None, None) if x is None else (x[fit], x[held])
-        factor = _factor(k_fit, device)
-        additions = _fit(members, k_fit, k_held, y[fit], vectors, factor, part=part)
-        paths = _solve_members(
-            k_fit, k_held, y[fit].reshape(len(fit), -1), members, additions, factor,
-            grids=grids, tolerance=_VALIDATION_TOLERANCE, tick=tick,
-        )  # fmt: skip
+        with numbering({"x_train": ("x_train", fit), "k": ("x_train", held)}):
+            factor = _factor(k_fit, device)
+            additions = _fit(members, k_fit, k_held, y[fit], vectors, factor, part=part)
+            paths = _solve_members(
+                k_fit, k_held, y[fit].reshape(len(fit), -1), members, additions, factor,
+                grids=grids, tolerance=_VALIDATION_TOLERANCE, tick=tick,
+            )  # fmt: skip
         for correct, (_, scores, _) in zip(n_correct, paths, strict=True):
             correct += (decide(scores) == labels[held]).sum(axis=1)
     return [correct / len(y) for correct in n_correct]
@@ -280,9 +287,10 @@ def _scores(k_rows: NDArray, z: Addition, dual: NDArray, factors: NDArray) -> ND
 
 
 def _factor(k: NDArray, device: str | None) -> CholeskyFactor | DeviceSolver | None:
-    """Return what solves with K: on a CPU its Cholesky factor, or None if rounding forbids one.
+    """Return what solves with K: on a CPU its Cholesky factor, or None if it has none.
 
-    Each weight is then solved by an LU factorization of its own, which the record counts.
+    K, then singular or indefinite, is no preconditioner: each weight is solved by an LU
+    factorization of its own, which the record counts.
     """
     if device is not None:
         # Imported here: PyTorch takes a second to load, and only GPUs need it.
@@ -291,5 +299,27 @@ def _factor(k: NDArray, device: str | None) -> CholeskyFactor | DeviceSolver | N
         return DeviceSolver(k, device)
     try:
         return CholeskyFactor(k)
-    except IndefiniteError:
+    except (IndefiniteError, SingularError):
         return None
+
+
+def _leave_out_zero(
+    members: Sequence[Member], k: NDArray, factor: CholeskyFactor | DeviceSolver | None
+) -> tuple[list[Member], list[bool]]:
+    """Return the members without weight 0 where K is singular and they have others, and which."""
+
+    def has_others(m: Member) -> bool:
+        others, is_asked = m.grid != 0, m.is_validated
+        return bool(others.any() and (is_asked[others].any() or not is_asked.any()))
+
+    are_cut = [m.make_term is not None and 0 in m.grid and has_others(m) for m in members]
+    if not any(are_cut) or isinstance(factor, CholeskyFactor):
+        return list(members), [False] * len(members)
+    try:
+        # Only whether that can be solved is asked for.
+        (GramFactor(k) if factor is None else factor).solve(np.zeros(len(k)))
+    except SingularError:
+        others = [replace(m, weights=m.grid[m.grid != 0].tolist()) for m in members]
+        pairs = zip(members, others, are_cut, strict=True)
+        return [other if is_cut else m for m, other, is_cut in pairs], are_cut
+    return list(members), [False] * len(members)

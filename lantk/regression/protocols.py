@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.errors import LantkError
 from lantk.labels import as_targets, decide
 from lantk.regression.measures import ClassSums
 from lantk.regression.statistics import PROTOCOLS, accuracy_with_interval
@@ -51,7 +52,18 @@ class WeightPath:
 
 
 def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:
-    """Return the index of the best validated weight; ties go to the smaller weight."""
+    """Return the index of the best validated weight; ties go to the smaller weight.
+
+    Raises
+    ------
+    LantkError
+        If no weight has an accuracy, as where 0 is the only candidate and K is singular.
+    """
+    if np.isnan(validation_accuracy).all():
+        raise LantkError(
+            "no weight or ridge is left to choose: 0 is no candidate where the train Gram matrix is"
+            " singular, as with duplicate images. Give others than 0, or remove the duplicates"
+        )
     best = np.nanmax(validation_accuracy)
     tied = np.flatnonzero(validation_accuracy == best)
     return int(tied[np.argmin(weights[tied])])
@@ -144,8 +156,16 @@ def _relative_ratios(path: WeightPath, i: int, y_test: NDArray) -> dict[str, flo
         found["relative_ratio_train"] = _or_none(path.relative_ratio[i])
     if path.test_class_sums is not None:
         sums = path.test_class_sums[i]
-        found["relative_ratio_test"] = None if sums is None else sums.ratio(y_test).value
+        found["relative_ratio_test"] = _or_none(ratio_of(sums, y_test))
     return found
+
+
+def ratio_of(sums: ClassSums | None, labels_rows: NDArray) -> float:
+    """Return the relative ratio of class sums, NaN where there are none or nothing is alike."""
+    if sums is None:
+        return float("nan")
+    ratio = sums.ratio(labels_rows)
+    return ratio.value if ratio.within + ratio.between else float("nan")
 
 
 def oracle_label_path(plain: WeightPath, y_test: NDArray, weights: Sequence[float]) -> WeightPath:
@@ -225,4 +245,4 @@ def assess_network(
 
 
 def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return float(value) if np.isfinite(value) else None

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lantk.regression.statistics import PROTOCOLS, mean_with_interval
 from lantk.report.blocks import (
+    below_honest_text,
     blocks,
     imbalance_text,
     order_variants,
@@ -31,8 +32,11 @@ _KERNEL_CHOICES = (
 )
 
 
-def choices_text(protocol: str, variants: Collection[str]) -> str:
-    """Return what a protocol chooses and where, as far as some variants are concerned."""
+def choices_text(protocol: str, variants: Collection[str], below: str = "") -> str:
+    """Return what a protocol chooses and where, as far as some variants are concerned.
+
+    `below` is what `below_honest_text` says.
+    """
     has_best, has_cnn = "lantk-best" in variants, "cnn" in variants
     has_kernels = any(Variant.of(v).is_network_kernel for v in variants)
     what = "Label weight and ridge"
@@ -46,11 +50,13 @@ def choices_text(protocol: str, variants: Collection[str]) -> str:
     parts += ["of a network's kernel the epoch,"] * has_kernels + ["the CNN's epoch"] * has_cnn
     if parts:
         what = ", ".join([what, *(part.rstrip(",") for part in parts[:-1])]) + f", and {parts[-1]}"
-    ceiling = " oracle-label adds the true label products, test labels included: a ceiling."
+    ends = " oracle-label adds the true label products, test labels included: a ceiling."
+    ends = ends * ("oracle-label" in variants)
+    ends += f" Here {below}" if below else ""
     return (
         f"{what} are those with the best test accuracy (of the oracle's own weights and ridges,"
         " which need not hold 0 nor the honest choice); intervals and p-values do not allow for"
-        " that choice." + (ceiling if "oracle-label" in variants else "")
+        f" that choice.{ends}"
     )
 
 
@@ -90,7 +96,7 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
             lines += [f"## {TITLES[protocol]}\n"] if i == 0 else []
             lines += [f"### {title}\n"] if title else []
             # What holds for all tables of a section is said once.
-            choices = choices_text(protocol, set(chosen["variant"]))
+            choices = choices_text(protocol, set(chosen["variant"]), below_honest_text(table))
             introduction = f"Test accuracy in percent. {choices} " if i == 0 else ""
             sizes = " ".join([sizes_text(block.frame), imbalance_text(block.frame)]).rstrip()
             lines += [f"{introduction}{sizes}\n", *block_lines(block)]

@@ -20,7 +20,14 @@ from lantk.data.tasks import counts_text
 from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS
 from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.blocks import blocks, imbalance_text, order_variants, row_name, sizes_text
+from lantk.report.blocks import (
+    below_honest_text,
+    blocks,
+    imbalance_text,
+    order_variants,
+    row_name,
+    sizes_text,
+)
 from lantk.report.claims import CAVEAT, NOTHING, VERDICTS, main_claims, network_claims
 from lantk.report.comparisons import TITLES, choices_text, exponent_tables, exponent_text
 from lantk.report.html_tables import (
@@ -179,7 +186,7 @@ def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
                 and replace(elasticity, name=f"Elasticity in percent{end}"),
             }
         )
-    choices = choices_text(protocol, set(table["variant"]))
+    choices = choices_text(protocol, set(table["variant"]), below_honest_text(table))
     return {"protocol": protocol, "title": TITLES[protocol], "choices": choices, "blocks": found}
 
 

@@ -108,7 +108,9 @@ def choice_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
             cells["Validation curve"] = Cell("", curve=_validation_curve(record))
             cells["Honest choice"] = _chosen_cell(honest)
             cells["Validation, chosen"] = number_cell(validated.get(_weight(honest)))
-            cells["Validation, weight 0"] = number_cell(validated.get(0.0))
+            is_singular = (record.get("diagnostics") or {}).get("kernel_is_singular")
+            absent = "none: K is singular" if is_singular else "-"
+            cells["Validation, weight 0"] = number_cell(validated.get(0.0), absent)
         if "honest" in shown:
             cells["Test, honest"] = _percent_cell(honest)
         if "oracle" in shown:

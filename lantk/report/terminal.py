@@ -9,7 +9,14 @@ from typing import Any
 import pandas as pd
 
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.blocks import Block, blocks, imbalance_text, row_name, sizes_text
+from lantk.report.blocks import (
+    Block,
+    below_honest_text,
+    blocks,
+    imbalance_text,
+    row_name,
+    sizes_text,
+)
 from lantk.report.claims import (
     CAVEAT,
     NOTHING,
@@ -66,7 +73,10 @@ def leaderboard_text(frame: pd.DataFrame, width: int = _WIDTH) -> str:
             lines += [title] if title else []
             names = [row_name(variant) for variant in block.variants]
             lines += _folded(names, list(_columns(block)), width)
-            parts.append("\n".join([*lines, *_weights_lines(block, width)]))
+            lines += _weights_lines(block, width)
+            if protocol == "oracle" and i == 0:
+                lines += textwrap.wrap(below_honest_text(frame), width)
+            parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 

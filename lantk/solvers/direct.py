@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack, lu_solve
 
-from lantk.errors import LantkError
+from lantk.errors import LantkError, Row
 from lantk.solvers.products import multiply
 
 # Below this reciprocal condition number a float64 solution has no correct digit left.
@@ -17,8 +17,15 @@ class SolveError(LantkError):
     """A Gram matrix that cannot be solved; the message lists likely causes and what to turn."""
 
 
+class SingularError(SolveError):
+    """A Gram matrix that is singular to working accuracy."""
+
+
 class GramFactor:
     """LU factors of a square Gram matrix (n, n), kept to solve for several right-hand sides.
+
+    With `kernel`, the matrix is that kernel with something added to it, and duplicates are looked
+    for there.
 
     Attributes
     ----------
@@ -28,7 +35,8 @@ class GramFactor:
     Raises
     ------
     SolveError
-        If the matrix is not square, not finite, or singular to working accuracy.
+        If the matrix is not square or not finite; its subclass `SingularError` if it is singular to
+        working accuracy.
 
     Notes
     -----
@@ -46,14 +54,14 @@ class GramFactor:
     array([1., 1.])
     """
 
-    def __init__(self, gram: NDArray) -> None:
+    def __init__(self, gram: NDArray, kernel: NDArray | None = None) -> None:
         norm = check_gram(gram)
         self._gram = gram
         # LAPACK wants columns first. A symmetric matrix is its own transpose, and for any other
         # the transposed system is solved below, so no second copy is made.
         self.rcond = self._factor(np.array(gram, dtype=np.float64, order="C").T, norm)
         if self.rcond < RCOND_MIN:
-            raise SolveError(singular_message(gram, self.rcond))
+            raise singular_error(self.rcond, gram if kernel is None else kernel, kernel is not None)
 
     def solve(self, rhs: NDArray) -> NDArray:
         """Return x with ``gram @ x = rhs``, shape and float64 values like `rhs` (n,) or (n, k)."""
@@ -124,26 +132,35 @@ def check_gram(gram: NDArray) -> float:
     for i, row in enumerate(gram):
         total = float(np.abs(row).sum(dtype=np.float64))
         if not np.isfinite(total):
-            raise SolveError(f"row {i} of the train Gram {gram.shape} has a NaN or an infinity")
+            text = f"row {{0.number}} of the train Gram {gram.shape} has a NaN or an infinity"
+            raise SolveError(text, [Row("x_train", i)])
         norm = max(norm, total)
     return norm
 
 
-def singular_message(gram: NDArray, rcond: float) -> str:
-    """Return what is known of a Gram matrix that cannot be solved, and what to look for."""
-    message = (
-        f"train Gram {gram.shape} is singular: its reciprocal condition number is {rcond:.1e},"
-        f" smallest diagonal {float(np.diag(gram).min()):.1e}."
+def singular_error(rcond: float, kernel: NDArray, has_addition: bool) -> SingularError:
+    """Return what is known of a Gram matrix that cannot be solved, and what to look for.
+
+    The matrix is the kernel, or something is added to it.
+    """
+    smallest = int(np.diag(kernel).argmin())
+    least = float(kernel[smallest, smallest])
+    added = " with what is added to it" if has_addition else ""
+    text = (
+        f"train Gram {kernel.shape}{added} is singular: its reciprocal condition number is"
+        f" {rcond:.1e}, smallest diagonal {least:.1e}."
     )
-    pair = _equal_rows(gram)
+    larger = "take a larger ridge or label weight" if has_addition else "add a ridge (cntk-ridge)"
+    pair = _equal_rows(kernel)
+    if least == 0:
+        text += " Train image {0.number} is all zero: remove it, or " + larger
+        return SingularError(f"{text}.", [Row("x_train", smallest)])
     if pair is not None:
-        return (
-            f"{message} Train images {pair[0]} and {pair[1]} have equal rows: remove one of the"
-            " duplicates."
-        )
-    return (
-        f"{message} No two rows are equal; look for all-zero images, or images that are nearly"
-        " the same, or change the label weight."
+        text += " Train images {0.number} and {1.number} have equal rows: remove one of the"
+        text += f" duplicates, or {larger}."
+        return SingularError(text, [Row("x_train", i) for i in pair])
+    return SingularError(
+        f"{text} No two rows are equal; look for images that are nearly the same, or {larger}."
     )
 
 

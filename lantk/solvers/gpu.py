@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator, onenormest
 from torch import Tensor
 
 from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
-from lantk.solvers.direct import RCOND_MIN, SolveError, check_gram, singular_message
+from lantk.solvers.direct import RCOND_MIN, SolveError, check_gram, singular_error
 from lantk.solvers.path import PathSolution
 
 
@@ -91,7 +91,7 @@ class DeviceSolver:
         norm = float(torch.linalg.matrix_norm(matrix, 1))
         lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
         del matrix
-        self._check_condition(lu, pivots, norm)
+        self._check_condition(lu, pivots, norm, has_addition=factor != 0)
         b = torch.tensor(rhs, device=self._k.device)
         x = torch.linalg.lu_solve(lu, pivots, b)
         x += torch.linalg.lu_solve(lu, pivots, b - self._multiply(z, factor, x))
@@ -105,7 +105,9 @@ class DeviceSolver:
             product += factor * _multiply(z.train, x)
         return product
 
-    def _check_condition(self, lu: Tensor, pivots: Tensor, norm: float) -> None:
+    def _check_condition(
+        self, lu: Tensor, pivots: Tensor, norm: float, *, has_addition: bool
+    ) -> None:
         """Refuse factors of a matrix that is singular to working accuracy."""
 
         def apply(v: NDArray, *, adjoint: bool = False) -> NDArray:
@@ -122,7 +124,7 @@ class DeviceSolver:
             inverse_norm = float(onenormest(inverse, t=1))
         rcond = 1 / (norm * inverse_norm)
         if not rcond >= RCOND_MIN:
-            raise SolveError(singular_message(self._host, rcond))
+            raise singular_error(rcond, self._host, has_addition)
 
 
 def _multiply(matrix: Tensor, x: Tensor) -> Tensor:

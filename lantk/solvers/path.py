@@ -100,7 +100,9 @@ def solve_path(
     residuals = np.empty(dual.shape[:2])
     for d, (z, path) in enumerate(zip(terms, factors, strict=True)):
         for i in waiting[d]:
-            dual[d, i] = GramFactor(add_label_term(k, z, path[i])).solve(columns)
+            is_plain = isinstance(z, Nothing) or path[i] == 0
+            combined = add_label_term(k, z, path[i])
+            dual[d, i] = GramFactor(combined, None if is_plain else k).solve(columns)
             solved()
         flat = dual[d].transpose(1, 0, 2).reshape(n, -1)
         product = multiply(k, flat) + z.apply(flat) * np.repeat(path, c)

@@ -18,6 +18,7 @@ from records import make_record, write_record
 
 import lantk.network.checkpoint
 import lantk.network.training
+import lantk.regression.protocols
 from lantk.cli import progress
 from lantk.cli.main import _parser, main
 from lantk.cli.options import EXAMPLES
@@ -483,8 +484,42 @@ def test_singular_gram_is_explained(folder, tmp_path, capsys):
     assert run("evaluate", *inputs(tmp_path), *out) == 1
     error = capsys.readouterr().err
     assert "singular" in error
-    assert "2 and 13 have equal rows" in error
+    first, second = split.index_train[[2, 13]]
+    assert f"images {first} and {second} have equal rows" in error
+    assert "Images are numbered as in the source, digits, from 0." in error
     assert not list(tmp_path.glob("cntk*"))
+
+
+def test_a_black_test_image_is_evaluated(tmp_path):
+    """K(x, x) = 0 in floats leaves the test ratio empty, and takes nothing else away."""
+    x, y = np.random.default_rng(0).uniform(size=(20, 1, 6, 6)).astype("f4"), np.arange(20) % 2
+    x_test = x + np.float32(0.01)
+    x_test[3] = 0
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x_test, y_test=y)
+    source = ("--source", "npz", "--path", tmp_path / "data.npz", "--pair", "#0", "#1")
+    assert run("split", *source, "--out", tmp_path / "split.npz") == 0
+    assert run("gram", "--split", tmp_path / "split.npz", "--out", tmp_path) == 0
+    out = ("--case", "c", "--variants", "cntk", "cntk-ridge", "--folds", 2, "--out", tmp_path / "e")
+    assert run("evaluate", *inputs(tmp_path), *out) == 0
+    for variant in ("cntk", "cntk-ridge"):
+        record = json.loads((tmp_path / f"e/{variant}.json").read_text())
+        assert {point["relative_ratio_test"] for point in record["curve"]} == {None}
+        assert len(pd.read_csv(tmp_path / f"e/{variant}.csv")) == 20
+
+
+def test_results_of_a_family_appear_together(folder, tmp_path, monkeypatch):
+    """A number that no record can hold in the last of them leaves none, and no predictions."""
+    assess = lantk.regression.protocols.assess
+
+    def with_nan(path, *arguments, is_ridge, **options):
+        results, scores = assess(path, *arguments, is_ridge=is_ridge, **options)
+        results["diagnostics"]["new"] = np.nan if is_ridge else 1.0
+        return results, scores
+
+    monkeypatch.setattr(lantk.regression.protocols, "assess", with_nan)
+    out = ("--case", "c", "--variants", "cntk", "cntk-ridge", "--folds", 2, "--out", tmp_path)
+    assert run("evaluate", *inputs(folder), *out) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_interrupt_leaves_nothing(folder, tmp_path, monkeypatch, capsys):

@@ -287,8 +287,20 @@ def test_overflow_is_refused(launcher):
     """A kernel beyond the type's largest number names the images and what to do."""
     x = draw_images(5)
     x[3] *= 1e30
-    with pytest.raises(KernelError, match=r"images 3 and 3 overflows float32: divide the images"):
+    with pytest.raises(
+        KernelError, match=r"images 3 and 3 of x1 overflows float32: divide the images"
+    ):
         gram(launcher, STRIDED, x)
+
+
+def test_underflow_is_refused(launcher):
+    """A device makes 0 of what is below the normal range: that is refused, unless images are."""
+    x = draw_images(5)
+    x[3] *= 1e-22
+    with pytest.raises(KernelError, match=r"images 3 and 3 of x1 underflows float32.*: multiply"):
+        gram(launcher, STRIDED, x)
+    x[3] = 0
+    assert not gram(launcher, STRIDED, x)[3].any()
 
 
 def test_results_may_be_views(launcher, tmp_path):

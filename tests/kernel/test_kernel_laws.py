@@ -10,8 +10,10 @@ from lantk.compiled import entry_point
 from lantk.kernel import cpu_loops as cpu
 from lantk.kernel import cuda_launcher, reference
 from lantk.kernel.architecture import parse_architecture
+from lantk.kernel.bands import Band
 from lantk.kernel.cpu_engine import tile_side
-from lantk.kernel.gram import gram, gram_diagonal, gram_taps
+from lantk.kernel.gram import gram, gram_band, gram_diagonal, gram_taps
+from lantk.kernel.images import KernelError
 from lantk.kernel.plan import make_plans
 
 GAP = [
@@ -55,6 +57,62 @@ def test_float32_holds_images_of_any_scale():
     x, y = draw_images(3), draw_images(2, seed=1)
     k = gram("chen2020", x, y)
     np.testing.assert_allclose(gram("chen2020", x * 1e-30, y * 1e30), k, rtol=1e-6)
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
+def test_underflow_is_refused_like_overflow(architecture, kernel):
+    """At any scale of the pixels a kernel is right to six digits, or refused with what to do."""
+    x = draw_images(3)
+    right = gram(architecture, x, kernel=kernel, dtype="float64")
+    refused = []
+    for exponent in range(-45, -85, -2):
+        scaled = (x * 2.0**exponent).astype(np.float32)
+        for columns in (None, scaled[1:]):
+            try:
+                k = gram(architecture, scaled, columns, kernel=kernel).astype(float)
+            except KernelError:
+                refused.append(exponent)
+            else:
+                wanted = right if columns is None else right[:, 1:]
+                np.testing.assert_allclose(k * 2.0 ** (-2 * exponent), wanted, rtol=1e-5)
+    assert refused
+    assert -45 not in refused
+
+
+def test_underflow_is_refused_in_every_part_of_a_matrix():
+    """Several architectures, a band, the mirror image, a diagonal of test images, and float64."""
+    x = draw_images(100)
+    x[98] *= 1e-22
+    names = ["arora2019-vanilla-3", "arora2019-vanilla-4"]
+    message = (
+        r"images 98 and 98 of x1 underflows float32, which has all its digits from 1.2e-38 on:"
+    )
+    message += " multiply the images by a constant, or compute in float64"
+    with pytest.raises(KernelError, match=message):
+        gram_taps(names, x)
+    with pytest.raises(KernelError, match="images 98 and 98 of x_train underflows float32"):
+        gram_band(["chen2020"], x, x[:0], Band(90, 100, 90), [np.empty((10, 10), np.float32)])
+    with pytest.raises(KernelError, match="image 98 of x_test and image 95 of x_train underflows"):
+        gram_band(["chen2020"], 1e-12 * x[:96], x, Band(190, 196, 0), [np.empty((6, 96), "f4")])
+    with pytest.raises(KernelError, match="images 98 and 98 of x1 underflows float32"):
+        gram_diagonal("chen2020", x)
+    with pytest.raises(KernelError, match=r"underflows float64.* by a constant$"):
+        gram("chen2020", x[:2] * 1e-160, dtype="float64")
+    assert gram("chen2020", x[97:], dtype="float64").min() > 0
+
+
+def test_what_is_zero_stays_zero():
+    """Black images, and images without a pixel in common, have a kernel of 0 at any scale."""
+    linear = [{"conv": {"size": 1}}, "flatten", "dense"]
+    x = np.zeros((3, 1, 4, 4))
+    x[0, 0, 0], x[1, 0, 1] = 1e-16, 1e-17
+    k = gram(linear, x)
+    assert k[0, 0] > 0
+    assert k[1, 1] > 0
+    k[[0, 1], [0, 1]] = 0
+    assert not k.any()
+    assert not gram("chen2020", 1e-25 * x[2:], x).any()
 
 
 @ARCHITECTURES
@@ -238,7 +296,7 @@ LAST = X.transpose(0, 2, 3, 1)
         ((X,), {"dtype": "float16"}, "dtype is 'float16': wanted 'float32' or 'float64'"),
         ((X,), {"device": "tpu"}, "device is 'tpu': wanted 'auto' or 'cpu' or 'cuda'"),
         ((X,), {"threads": 0}, "threads is 0: wanted 1 or more"),
-        ((1e25 * X,), {}, "images 0 and 0 overflows float32: divide the images"),
+        ((1e25 * X,), {}, "images 0 and 0 of x1 overflows float32: divide the images"),
     ],
 )
 def test_bad_input_gets_a_message(arguments, options, message):

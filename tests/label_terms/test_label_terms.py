@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 
 import lantk
 from lantk.label_terms.base import (
     LabelTermError,
+    NotFittedError,
     blocks_together,
     fit_together,
     image_vectors,
@@ -329,6 +331,75 @@ def test_missing_vectors_are_refused():
             lantk.label_term("lantk-fjlt-v1").fit(k, y, wrong)
 
 
+NAMES = [name for name in _ESTIMATORS if name != "cntk-ridge"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_and_arrays_may_be_written_in_other_ways(name):
+    """0/1, booleans and class numbers are the labels that they stand for; lists are arrays."""
+    k, k_test, y, x, x_test = random_task()
+    wanted = lantk.label_term(name).fit(k, y, x).transform(k_test, x_test)
+    for other in ((y > 0).astype(int), y > 0, np.where(y > 0, 7, 3), y.tolist()):
+        found = lantk.label_term(name).fit(k, other, x).transform(k_test, x_test)
+        np.testing.assert_array_equal(found, wanted)
+    numbers = np.arange(24) % 3
+    wanted = lantk.label_term(name).fit(k, np.eye(3)[numbers], x).train_block(k)
+    found = lantk.label_term(name).fit(k.tolist(), (2 * numbers).tolist(), x.tolist())
+    np.testing.assert_allclose(found.train_block(k.tolist()), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_given_by_hand_is_looked_at(name):
+    """Each wrong argument has an error of its own, which says what to do."""
+    k, k_test, y, x, x_test = random_task()
+    with_nan = k.copy()
+    with_nan[3, 5] = np.nan
+    for arguments, message in (
+        ((with_nan, y, x), "row 3 of k_train_train has a NaN or an infinity: repair"),
+        ((k[:5], y[:5], x[:5]), r"k_train_train has shape \(5, 24\): wanted \(n, n\)"),
+        ((k.astype(str), y, x), "k_train_train .* holds <U.*: wanted a matrix of numbers"),
+        (([[1.0], [1.0, 2.0]], y, x), "k_train_train has rows of unequal lengths"),
+        ((k, np.where(y > 0, "dog", "cat"), x), r"labels hold <U3, such as \['.*Classes\(y\)"),
+        ((k, np.where(y > 0, np.nan, y), x), r"labels of shape \(24,\) .*: wanted"),
+        ((k, y + 0.5, x), r"labels of shape \(24,\) .*: wanted \(24,\) of -1 and \+1, of 0 and 1"),
+    ):
+        with pytest.raises(LabelTermError, match=message):
+            lantk.label_term(name).fit(*arguments)
+    for apply in ("transform", "train_block"):
+        with pytest.raises(
+            NotFittedError, match=r"\) is not fitted: call `fit\(k_train_train, y\)`"
+        ):
+            getattr(lantk.label_term(name), apply)(k, x)
+    term = lantk.label_term(name).fit(k, y, x)
+    with pytest.raises(LabelTermError, match=r"k has shape .*: wanted a column for each of the 24"):
+        term.transform(k_test[:, 1:], x_test)
+    with pytest.raises(LabelTermError, match="row 3 of k has a NaN"):
+        term.transform(with_nan, x)
+    if term.needs_x:
+        with pytest.raises(LabelTermError, match="row 2 of x has a NaN"):
+            term.fit(k, y, np.where(np.arange(24)[:, None] == 2, np.inf, x))
+    assert issubclass(NotFittedError, AttributeError)
+
+
+@pytest.mark.parametrize("name", [*_ESTIMATORS, "lantk-fjlt-v1-offdiagonal"])
+def test_terms_are_printed_and_cloned(name):
+    """The text of a term makes it again, and scikit-learn clones it unfitted."""
+    k, _, y, x, _ = random_task()
+    term = lantk.label_term(name).fit(k, y, x)
+    kinds = {type(lantk.label_term(n)).__name__: type(lantk.label_term(n)) for n in _ESTIMATORS}
+    for other in (clone(term), eval(repr(term), kinds)):
+        assert repr(other) == repr(term)
+        assert vars(other) == vars(lantk.label_term(name))
+
+
+def test_a_label_term_that_float32_does_not_hold_is_refused():
+    """The dual labels of a tiny or huge kernel make a Z beyond float32: never infinite, never 0."""
+    k, _, y, _, _ = random_task()
+    for scale in (1e-30, 1e30):
+        with pytest.raises(LabelTermError, match=r"Z has the size .*: scale the images"):
+            lantk.label_term("lantk-kr-v2").fit_transform(scale * k, y)
+
+
 def test_unknown_label_term_is_refused():
     """An unknown name lists the known ones; only least squares can leave their diagonal out."""
     with pytest.raises(LabelTermError, match="lantk-kr-v1, lantk-kr-v2"):
@@ -341,8 +412,8 @@ def test_kernel_values_far_outside_train_are_refused():
     """Where the weights sum to nothing, kernel regression says so instead of extrapolating."""
     k, _, y, _, _ = random_task()
     term = lantk.label_term("lantk-kr-v1").fit(k, y)
-    with pytest.raises(LabelTermError, match="row 0, column 1"):
-        term.transform(np.array([[0.5, 99.0]]))
+    with pytest.raises(LabelTermError, match="image 0 of k with train image 1 is too far"):
+        term.transform(np.where(np.arange(24) == 1, 99.0, k[:1]))
 
 
 def test_equal_kernel_values_are_refused():
@@ -465,7 +536,7 @@ def test_train_block_of_other_rows_is_refused():
     """The train block is that of the rows that were fitted on."""
     k, _, y, x, _ = random_task()
     term = lantk.label_term("lantk-fjlt-v1").fit(k, y, x)
-    with pytest.raises(LabelTermError, match=r"found an array of shape \(24, 9\), wanted"):
+    with pytest.raises(LabelTermError, match=r"k_train_train has shape \(23, 23\): wanted a col"):
         term.train_block(k[1:, 1:])
 
 

@@ -14,7 +14,7 @@ from lantk.network import training
 from lantk.regression import paths as predict
 from lantk.regression.folds import ValidationError
 from lantk.regression.paths import Member
-from lantk.regression.protocols import choose_weight, oracle_label_path
+from lantk.regression.protocols import assess, choose_weight, oracle_label_path
 from lantk.solvers.additions import Dense, Diagonal, Nothing
 from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SolveError
 from lantk.solvers.gpu import DeviceSolver, find_device
@@ -86,7 +86,9 @@ def test_duplicate_images_are_named():
 
 def test_singular_without_duplicates_says_what_to_look_for():
     """A singular Gram matrix without equal rows is refused with other advice."""
-    with pytest.raises(SolveError, match="No two rows are equal"):
+    with pytest.raises(SolveError, match=r"No two rows are equal.*, or add a ridge"):
+        GramFactor(np.diag([1.0, 2.0, 1e-17]))
+    with pytest.raises(SolveError, match="Train image 2 is all zero: remove it, or add a ridge"):
         GramFactor(np.diag([1.0, 2.0, 0.0]))
 
 
@@ -412,7 +414,7 @@ def test_a_device_refuses_what_the_cpu_refuses(device):
     doubled = [*range(40), 7]
     cases = [
         (k[np.ix_(doubled, doubled)], "Train images 7 and 40 have equal rows"),
-        (np.diag([1.0, 2.0, 0.0, 1.0, 1.0]), "No two rows are equal"),
+        (np.diag([1.0, 2.0, 0.0, 1.0, 1.0]), "Train image 2 is all zero"),
         (np.diag([1.0, 2.0, 1e-17, 1.0, 1.0]), "No two rows are equal"),
     ]
     for matrix, message in cases:
@@ -420,6 +422,66 @@ def test_a_device_refuses_what_the_cpu_refuses(device):
             DeviceSolver(matrix, device).solve(np.ones(len(matrix)))
     with pytest.raises(SolveError, match="row 0"):
         DeviceSolver(np.full((3, 3), np.nan), device)
+
+
+def with_duplicates(seed):
+    """Return a task of 40 train images of which 9 and 21 are equal."""
+    k, k_test, y, y_test, x, x_test = task(seed=seed)
+    rows = np.arange(40)
+    rows[21] = 9
+    return k[np.ix_(rows, rows)], k_test[:, rows], y[rows], y_test, x[rows], x_test
+
+
+@pytest.mark.parametrize("device", [None, *find_devices()])
+@pytest.mark.parametrize("seed", range(3))
+def test_duplicates_are_no_obstacle_to_what_adds_to_the_kernel(seed, device):
+    """A ridge, or the diagonal of Z, makes it solvable: 0 is no candidate, and that is said."""
+    k, k_test, y, y_test, x, x_test = with_duplicates(seed)
+    members = [member_of("cntk-ridge"), member_of("lantk-kr-v1-diagonal")]
+    done = []
+    paths = paths_of(
+        members, k, k_test, y, x, x_test, device=device, progress=lambda *n: done.append(n)
+    )
+    for path, z in zip(paths, (np.eye(40), None), strict=True):
+        assert path.weights.tolist() == WEIGHTS[1:]
+        assert path.diagnostics["kernel_is_singular"] == 1
+        assert not np.isnan(path.validation_accuracy).any()
+        if z is not None:
+            for factor, scores in zip(path.factors, path.scores, strict=True):
+                wanted = k_test @ np.linalg.solve(k + factor * z, y)
+                np.testing.assert_allclose(scores, wanted, atol=1e-7)
+        results, _ = assess(path, y_test, protocols=["honest", "oracle"], oracle_weights=WEIGHTS)
+        assert results["protocols"]["honest"]["label_weight"] > 0
+    assert done[-1][0] == done[-1][1]
+    assert "kernel_is_singular" not in path_of("cntk-ridge", *task()[:3], x, x_test).diagnostics
+
+
+def test_duplicates_are_refused_where_nothing_else_is_left():
+    """The plain kernel and a grid of 0 alone name them, as rows of all of train, in a fold too."""
+    k, k_test, y, y_test, x, x_test = with_duplicates(0)
+    message = r"Train images 9 and 21 have equal rows: remove one of the duplicates, or add a ridge"
+    for options in ({"weights": [0.0]}, {"validated": [0.0]}, {}):
+        with pytest.raises(SolveError, match=message):
+            path_of("cntk-ridge" if options else "cntk", k, k_test, y, x, x_test, **options)
+    path = path_of("cntk-ridge", k, k_test, y, x, x_test, validated=[])
+    with pytest.raises(lantk.errors.LantkError, match=r"0 is no candidate where .* is singular"):
+        assess(path, y_test, protocols=["oracle"], oracle_weights=[0.0])
+    member = Member("own", [1.0], [1.0], lambda: OfSixteen(), None)
+    with pytest.raises(SolveError, match="Train images 9 and 21 have equal rows"):
+        predict.predict(k, k_test, y, [member], folds=2, seed=1)
+
+
+class OfSixteen(LabelTerm):
+    """The identity on all of train, nothing in a fold."""
+
+    def fit(self, k_train_train, y, x=None, solve=None):
+        return self
+
+    def transform(self, k, x=None):
+        return np.zeros(k.shape)
+
+    def train_block(self, k_train_train, x=None):
+        return np.eye(len(k_train_train)) * (len(k_train_train) == 40)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
@@ -476,6 +538,19 @@ def test_what_cannot_be_normalised_has_no_relative_ratio():
     assert np.isfinite(path.relative_ratio[0])
     assert np.isnan(path.relative_ratio[1])
     assert path.test_class_sums[1] is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_test_image_without_a_kernel_has_no_relative_ratio():
+    """A black test image: scores for all, no ratio; nor where nothing is alike on either side."""
+    k, y = np.eye(4) + 0.5, np.array([1.0, -1.0, 1.0, -1.0])
+    rows, labels = np.array([[0.5, 0.2, 0.1, 0.1], [0, 0, 0, 0]]), np.array([1, -1])
+    for k_test, diagonal in ((rows, np.array([1.5, 0])), (0 * rows, np.ones(2))):
+        (path,) = predict.predict(k, k_test, y, [Member("cntk")], diagonal_test=diagonal)
+        results, scores = assess(path, labels, protocols=["oracle"], oracle_weights=[0.0])
+        assert results["curve"][0]["relative_ratio_test"] is None
+        assert results["curve"][0]["relative_ratio_train"] > 0.5
+        assert np.isfinite(scores["oracle"]).all()
 
 
 class KernelOf(LabelTerm):

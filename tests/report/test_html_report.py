@@ -358,6 +358,10 @@ def test_choices_are_those_of_the_records():
     assert rows[1]["Honest choice"] == "epoch 2"
     # The ring is at the third of the three weights that were validated.
     assert table.rows[0][2].curve.chosen[0] == table.rows[0][2].curve.width - 5
+    singular = make_record("cntk-ridge")
+    singular["curve"] = singular["curve"][1:]
+    singular.setdefault("diagnostics", {})["kernel_is_singular"] = 1.0
+    assert "none: K is singular" in [cell.text for cell in choice_table([singular]).rows[0]]
 
 
 def test_strips_share_one_axis(results):

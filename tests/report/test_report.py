@@ -126,6 +126,19 @@ def test_oracle_comes_second_and_is_named_optimistic():
     ]
 
 
+def test_an_oracle_below_honest_is_explained():
+    """Where the paper's grid lacks what honest chose, table and terminal say so, once."""
+    honest = [row("3-8", "cntk", 0.8), row("3-8", "lantk-kr-v1", 0.9), row("1-8", "cntk", 0.7)]
+    oracle = [found | {"protocol": "oracle"} for found in honest]
+    for text in (table_markdown, leaderboard_text):
+        assert "below honest" not in text(pd.DataFrame([*honest, *oracle]))
+        lower = [oracle[0], oracle[1] | {"accuracy": 0.85}, oracle[2]]
+        found = " ".join(text(pd.DataFrame([*honest, *lower])).split())
+        assert found.count("oracle lies below honest in 1 of 3 cells: its weights and ridges") == 1
+        assert found.index("below honest") > found.lower().index("oracle:")
+        assert "below honest" not in text(pd.DataFrame(lower))
+
+
 def test_incomplete_rows_have_no_average():
     """A variant that lacks a task shows a dash there and has no average, improvement or gain."""
     rows = [row("3-8", "cntk", 0.8), row("1-8", "cntk", 0.7), row("1-8", "cnn", 0.9)]
