@@ -24,7 +24,8 @@ from records import make_record, write_record
 
 import lantk.tracking.sync as tracking
 from lantk.cli.main import main
-from lantk.experiment.checks import ConfigError, check_settings
+from lantk.experiment.checks import ConfigError, check_settings, fill_in
+from lantk.experiment.config import resolve_experiment
 from lantk.experiment.passwords import (
     find_passwords,
     without_password,
@@ -452,6 +453,40 @@ def test_password_in_the_configuration_is_refused(results, to):
         with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as refusal:
             check_settings(given)
         assert "Hush" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"URI": "./mlruns"}, "MLFLOW_TRACKING_URI in the environment is no address of a store"),
+        ({"URI": "file:///mlruns"}, "MLFLOW_TRACKING_URI in the environment is no address"),
+        ({"URI": "http://me:Hush@host:x"}, "MLFLOW_TRACKING_URI in the environment is no address"),
+        ({"URI": "sqlite://"}, "MLFLOW_TRACKING_URI in the environment .* in memory"),
+        ({"URI": "http://h", "USERNAME": "me"}, "_USERNAME is set .* MLFLOW_TRACKING_PASSWORD is"),
+        ({"URI": "http://h", "PASSWORD": "Hush"}, "_PASSWORD is set .* MLFLOW_TRACKING_USERNAME"),
+        ({"URI": "https://h", "SERVER_CERT_PATH": "/no/file"}, "_SERVER_CERT_PATH .* no such file"),
+        ({"URI": ""}, None),
+        ({"URI": "databricks"}, None),
+        ({"URI": "postgresql://me:Hush@host/runs", "USERNAME": "me"}, None),
+        ({"URI": "http://host:5000", "USERNAME": "me", "PASSWORD": "Hush"}, None),
+        ({"URI": "http://host:5000", "USERNAME": "me", "TOKEN": "Hush"}, None),
+    ],
+)
+def test_store_of_the_environment_is_checked_before_any_job(tmp_path, monkeypatch, variables, said):
+    """What the environment says of a store is refused like tracking.uri, which goes before it."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # MLflow looks for a password there too
+    for name, value in variables.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+    config = {"variants": ["cntk"]}
+    fill_in(config)
+    if said is None:
+        resolve_experiment(config)
+        return
+    with pytest.raises(ConfigError, match=said) as refusal:
+        resolve_experiment(config)
+    assert "Hush" not in str(refusal.value)
+    config["tracking"]["uri"] = "sqlite:///runs.db"
+    resolve_experiment(config)
 
 
 class _Refusal(BaseHTTPRequestHandler):
