@@ -46,6 +46,8 @@ from lantk.tracking.views import view_tags
 
 # Bytes of table and configuration up to which every run has a copy; beyond, one run of each case.
 _MOST_COPIED = 2**17
+_NOT_IN_RESULTS = "No longer part of the results on disk."
+_NOT_FAILED = "The job is no longer one that failed."
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,8 @@ def _write(target: Target, wanted: list[LoggedRun], store: Store) -> SyncReport:
         else:
             report.run_ids[run.run.case].append(run_id)
     for old in others:
-        mark_superseded(client, old, None)
+        is_failure = old.info.status == "FAILED"
+        mark_superseded(client, old, _NOT_FAILED if is_failure else _NOT_IN_RESULTS)
         report.superseded += 1
     base, shared = base_address(store.uri), results_id(target.folder_name)
     for key, view in view_tags(shared).items():
@@ -238,6 +241,7 @@ def _write_run(client: Any, run: LoggedRun, earlier: list[Any], report: SyncRepo
         report.created += 1
     # Only after the new run is whole: an interrupt in between is mended by the next call.
     for old in earlier:
-        mark_superseded(client, old, run_id)
+        note = f"Superseded by run {run_id}: the results on disk changed."
+        mark_superseded(client, old, note, run_id)
         report.superseded += 1
     return run_id

@@ -674,6 +674,8 @@ def test_hint_of_a_server_names_its_address():
         "  open http://host:80",
         "  python -m lantk mlflow links --results 'a b'   (prints the addresses)",
     ]
+    alone = dashboard_hint(Path("a b"), 1, 1, "lantk", "http://host")
+    assert alone.startswith("1 run (failed) in the MLflow experiment 'lantk'. To see")
 
 
 def test_record_lets_the_verbs_find_everything_again(results, own_store, capsys):
@@ -843,6 +845,38 @@ def test_failed_jobs_are_failed_runs_until_the_result_arrives(results, to):
     assert report.failed == 0
     assert runs_of(report, "current")["3-8 lantk-kr-v1"].info.status == "FINISHED"
     assert runs_of(report, "superseded")["3-8 lantk-kr-v1 (superseded)"].info.status == "FAILED"
+
+
+def test_a_failed_job_of_several_results_is_one_run_until_it_goes_well(tmp_path, to):
+    """It is one run beside what is there; its log follows; what it writes supersedes it."""
+    results = tmp_path / "digits"
+    write_evaluation(results, "cntk")
+    for name, text in (("fetch", ""), ("split/3-8", "lantk split: it broke\n")):
+        (results / "logs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / "logs" / f"{name}.log").write_text(text)
+    (results / "data.json").touch()
+    for text in ("lantk split: it broke\n", "lantk split: it broke again\n"):
+        (results / "logs/split/3-8.log").write_text(text)
+        report = sync(results, **to)
+    current = runs_of(report, "current")
+    assert {name: run.info.status for name, run in current.items()} == {
+        "3-8 cntk": "FINISHED",
+        "split 3-8": "FAILED",
+    }
+    assert "again" in current["split 3-8"].data.tags["mlflow.note.content"]
+    assert (report.failed, len(runs_of(report))) == (1, 3)
+    assert verify(target(results, **to)) == (2, {})
+    write_results(results)
+    report = sync(results, **to)
+    assert counts(report) == (N - 1, 1, 1, 0)
+    assert set(runs_of(report, "current")) == NAMES
+    notes = [
+        run.data.tags["mlflow.note.content"]
+        for run in client_of(report).search_runs(
+            [report.experiment_id], "attributes.status = 'FAILED'"
+        )
+    ]
+    assert any("no longer one that failed" in note for note in notes)
 
 
 def test_files_and_tags_follow_in_place(results, to):
