@@ -99,7 +99,7 @@ def shared_store(tmp_path_factory):
 
 @pytest.fixture
 def own_store(tmp_path, shared_store):
-    """Return a function that copies the shared store, still without "lantk", to a place."""
+    """Return a function that copies the shared store, still without "digits", to a place."""
 
     def copy(database: Path) -> Path:
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -282,6 +282,59 @@ def test_results_folders_do_not_touch_each_other(results, to):
     assert counts(sync(results, **to)) == (0, N, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("folder", "beside", "shared"),
+    [
+        ("results/digits", "digits", "digits"),
+        ("./results//digits/", "digits", "digits"),
+        ("results/mine/digits", "digits", "mine/digits"),
+        ("out/digits", "digits", "out/digits"),
+        ("/data/me/digits", "digits", "/data/me/digits"),
+        ("results", "results", "results"),
+        (f"/data/{'a' * 250}/b", "b", f"{'a' * 248}/b"),
+    ],
+)
+def test_experiment_is_named_after_the_results_folder(tmp_path, to, folder, beside, shared):
+    """By its name beside it, where each has another; in other stores by its path."""
+    config = {"results": folder}
+    assert target(tmp_path / "any", config=config).experiment_name == beside
+    assert target(tmp_path / "any", config=config, uri=to["uri"]).experiment_name == shared
+    assert target(tmp_path / "any", config=config, experiment="own").experiment_name == "own"
+
+
+def test_results_folders_have_experiments_of_their_own(results, to):
+    """Two folders of one store do not share an experiment, even where they have the same name."""
+    other, reports = write_results(results.with_name("other")), []
+    for folder, text in ((results, "results/own/digits"), (other, "results/other/digits")):
+        reports.append(sync(folder, uri=to["uri"], config=CONFIG | {"results": text}))
+    names = []
+    for report in reports:
+        assert set(runs_of(report)) == NAMES
+        names.append(client_of(report).get_experiment(report.experiment_id).name)
+    assert names == ["own/digits", "other/digits"]
+
+
+def test_runs_of_earlier_versions_are_superseded(results, own_store):
+    """What was logged as the one experiment of all folders is current once, in the folder's own."""
+    own_store(results.with_name("mlflow.db"))
+    other = write_results(results.with_name("other"))
+    sync(other, experiment="lantk", config=CONFIG | {"results": "results/other"})
+    earlier = sync(results, experiment="lantk")
+    report = sync(results)
+    assert counts(report) == (N, 0, N, 0)
+    assert set(runs_of(report, "current")) == NAMES
+    assert set(runs_of(earlier, "current")) == NAMES  # of the other folder
+    (note,) = {
+        run.data.tags["mlflow.note.content"] for run in runs_of(earlier, "superseded").values()
+    }
+    assert note == "Now in the experiment 'digits'."
+    assert counts(sync(results)) == (0, N, 0, 0)
+    assert verify(target(results)) == (N, {})
+    # Who names it keeps it.
+    others = sync(other, experiment="lantk", config=CONFIG | {"results": "results/other"})
+    assert counts(others) == (0, N, 0, 0)
+
+
 def test_deleted_store_is_rebuilt(tmp_path, own_store, monkeypatch):
     """Without its database the next sync makes one and logs every run again, whatever the path."""
     monkeypatch.chdir(tmp_path)
@@ -307,7 +360,7 @@ listing = Listing(("3-8",), ("cntk", "lantk-kr-v1", "cnn"), 1, (0, 1))
 ready.touch()
 while not go.exists():
     time.sleep(0.001)
-print(sync(Target(results, listing, {"results": results.name})).created)
+print(sync(Target(results, listing, {"results": results.name}, experiment="both")).created)
 """
 
 
@@ -326,7 +379,7 @@ def test_two_processes_share_a_fresh_store(tmp_path):
     go.touch()
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert outputs == [b"4\n", b"4\n"]
-    report = sync(tmp_path / "all" / "one", config={"results": "one"})
+    report = sync(tmp_path / "all" / "one", config={"results": "one"}, experiment="both")
     assert counts(report) == (0, N, 0, 0)
     assert len(client_of(report).search_runs([report.experiment_id])) == 2 * N
     assert len(client_of(report).search_experiments()) == 2  # ours and MLflow's "Default"
@@ -652,7 +705,7 @@ def test_hint_and_links_are_printed(results, own_store, capsys):
     assert main(sync_command(results)) == 0
     hint = capsys.readouterr().out
     assert len(hint.splitlines()) == 3
-    assert hint.startswith(f"{N} runs in the MLflow experiment 'lantk'")
+    assert hint.startswith(f"{N} runs in the MLflow experiment 'digits'")
     assert f"python -m lantk mlflow dashboard --results {results}" in hint
     assert "://" not in hint
     assert main(["mlflow", "links", "--short", "--results", str(results)]) == 0
