@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
 import pytest
+import yaml
 from records import make_record, write_record
 
 import lantk.tracking.sync as tracking
@@ -662,6 +663,26 @@ def test_links_name_the_current_runs(results, to):
         view = json.loads(tags[f"mlflow.sharedViewState.{query['viewStateShareKey'][0]}"])
         found = client_of(report).search_runs([report.experiment_id], view["searchFilter"])
         assert {run.info.run_name for run in found} == NAMES
+
+
+def test_searches_of_the_documents_find_runs(tmp_path, to):
+    """What a page says to type into the search box finds runs of the default experiment."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    code = re.compile(r"^```\w*\n(.*?)^```|(?<!`)(`+)(?!`)([^\n]*?[^`])\2(?!`)", re.M | re.S)
+    condition = re.compile(
+        r"\b(tags|params|metrics|attributes)\.`?[\w.]+`? *(!?=|[<>]|I?LIKE\b|IN\b)"
+    )
+    texts = [(page, m[1] or m[3]) for page in pages for m in code.finditer(page.read_text())]
+    searches = [(page.name, text.strip()) for page, text in texts if condition.search(text)]
+    assert len([page for page, _ in searches if page == "dashboard.md"]) >= 2
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    cases = resolve_experiment(config).cases
+    for name, case in cases.items():
+        sizes = {"n_train": case.n_train, "architecture": case.architecture}
+        write_evaluation(tmp_path, "cntk", task=case.task, case=name, **sizes)
+    report = sync(tmp_path, **to, listing=Listing(tuple(cases), ("cntk",), 1, ()), config=config)
+    for page, text in searches:
+        assert client_of(report).search_runs([report.experiment_id], text), f"{page}: {text}"
 
 
 def test_sync_by_hand_catches_up_with_one_that_failed(results, own_store, monkeypatch, capsys):
