@@ -277,7 +277,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "config": _option(
         "the configuration as JSON; tracking.uri and tracking.experiment say where runs go,"
-        f" without them mlflow.db beside the results folder, experiment lantk ({_KEPT})",
+        " without them mlflow.db beside the results folder, an experiment of the folder's name"
+        f" ({_KEPT})",
         type=_config,
         default={},
     ),

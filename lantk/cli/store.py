@@ -37,7 +37,7 @@ def verify(args: argparse.Namespace) -> int:
 
     target = _target(args)
     n_runs, drift = tracking.verify(target)
-    where = f"experiment {target.experiment!r} of {target.store.shown}"
+    where = f"experiment {target.experiment_name!r} of {target.store.shown}"
     if not drift:
         print(f"{n_runs} runs agree with {args.results}: {where}")
         return 0
@@ -120,7 +120,7 @@ def _target(args: argparse.Namespace) -> Any:
         listing=listing,
         config=config,
         uri=settings.get("uri") or os.environ.get("MLFLOW_TRACKING_URI") or uri,
-        experiment=settings.get("experiment") or "lantk",
+        experiment=settings.get("experiment"),
     )
 
 
@@ -169,11 +169,11 @@ def _keep_record(target: Any, report: Any) -> dict[str, Any]:
     record = {
         "uri": report.uri,
         "is_default_store": target.uri is None,
-        "experiment": target.experiment,
+        "experiment": target.experiment_name,
         "experiment_id": report.experiment_id,
         "links": report.links,
         "hint": dashboard_hint(
-            target.results, n_runs, report.failed, target.experiment, report.uri
+            target.results, n_runs, report.failed, target.experiment_name, report.uri
         ),
         "counts": report.counts,
         "config": dict(target.config),

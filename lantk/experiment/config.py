@@ -6,6 +6,7 @@ Beside the command line, this is the one place that reads the configuration dict
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from lantk.data.splits import describe, fingerprint
 from lantk.data.tasks import Description, Task, class_sizes, resolve_classes, resolve_pair
 from lantk.errors import shorten
 from lantk.experiment.checks import ConfigError, check_folder
-from lantk.experiment.passwords import is_clear
+from lantk.experiment.passwords import store_fault
 from lantk.experiment.variants import (
     BEST,
     CHOSEN_KERNELS,
@@ -31,8 +32,6 @@ from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import count_bands, count_visits, name_bands
 from lantk.variant import Variant
 
-# Stores of runs: a server, or a database that MLflow knows, with a driver or without.
-_STORE = re.compile(r"(https?|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S)
 # Names such as 4711-of-5000 in one command, beside those of variants; settings take no more.
 _MOST_BANDS = 5_000
 # Images that the sketch of 20 features takes (Chen et al. 2020: epsilon = 0.01).
@@ -149,22 +148,32 @@ def _check_places(config: Mapping[str, Any]) -> None:
 
 
 def _check_store(uri: str | None) -> None:
-    """Refuse an address that no store has."""
+    """Refuse a store, or a user of one, that the last job would be the first to stumble over."""
+    name, otherwise = "tracking.uri", "or null"
     if uri is None:
-        return
-    found = _STORE.fullmatch(uri)
-    is_file = found is not None and found[1].startswith("sqlite")
-    if is_file and found is not None:
-        is_good = found[2].partition("?")[0] not in ("", "/", "/:memory:")
-    else:
-        is_good = found is not None and uri.isprintable() and is_clear(uri) and bool(found[2])
-    if not is_good:
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+        name, otherwise = "MLFLOW_TRACKING_URI in the environment", "or unset it"
+    fault = store_fault(uri)
+    if fault is not None:
         # Not the address, in which a password may hide.
+        raise ConfigError(f"{name} {fault}; {otherwise}")
+    if not uri.startswith("http"):
+        return
+    user, password = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+    given = [key for key in (user, password, "MLFLOW_TRACKING_TOKEN") if os.environ.get(key)]
+    if given in ([user], [password]) and not Path("~/.mlflow/credentials").expanduser().exists():
+        (other,) = {user, password} - {*given}
         raise ConfigError(
-            "tracking.uri is no address of a store: wanted http://HOST:PORT or https:// of a"
-            " server, sqlite:////absolute/path/mlflow.db, or postgresql://, mysql:// or mssql://"
-            " of a database, with a number as port; or null"
+            f"{given[0]} is set in the environment and {other} is not: MLflow would come to the"
+            " server as nobody. Set both, or neither"
         )
+    for key in ("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"):
+        file = os.environ.get(key)
+        if file and not Path(file).exists():
+            raise ConfigError(
+                f"{key} in the environment is {file!r}, and there is no such file: correct it, or"
+                " unset it"
+            )
 
 
 def _check_filters(architectures: list[Any], image_shape: tuple[int, int, int]) -> None:

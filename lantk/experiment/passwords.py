@@ -1,4 +1,4 @@
-"""Passwords in the address of an MLflow store: found, and kept out of what is written."""
+"""The address of an MLflow store: whether it is one, and its passwords, kept out of all texts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ _KEY = (
 _SECRET_KEY = re.compile(f"{_KEY}$", re.I)
 _SECRET_INSIDE = re.compile(_KEY + r"=\s*(\{(?:[^}]|\}\})*\}|[^;]*)", re.I)
 _WEB = ("http", "https")
+# A server, or a database that MLflow knows, with a driver or without.
+_STORE = re.compile(
+    r"databricks|(https?|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S
+)
 _HIDDEN = "***"
 _SHORTEST = 3  # shorter words stand in every text
 
@@ -50,6 +54,26 @@ def is_clear(uri: str) -> bool:
     except ValueError:
         return False
     return not _ENDS.search(user)
+
+
+def store_fault(uri: str) -> str | None:
+    """Return what keeps an address from being that of a store, without repeating it; or None."""
+    match = _STORE.fullmatch(uri)
+    if match is not None and (match[1] or "").startswith("sqlite"):
+        if match[2].partition("?")[0] not in ("", "/", "/:memory:"):
+            return None
+        return (
+            "is no address of a store that lasts: it keeps the runs in memory, where they end with"
+            " a process. Wanted sqlite:////absolute/path/mlflow.db"
+        )
+    if match is not None and match[2] != "" and uri.isprintable() and is_clear(uri):
+        return None
+    return (
+        "is no address of a store: wanted http://HOST:PORT or https:// of a server,"
+        " sqlite:////absolute/path/mlflow.db of a file, or postgresql://, mysql:// or mssql:// with"
+        " USER:PASSWORD@HOST:PORT/DATABASE; with a number as port, and @ / ? # [ ] percent-encoded"
+        " in user, password and query, as in %40 for @"
+    )
 
 
 def without_password(uri: str) -> str:

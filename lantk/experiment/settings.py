@@ -221,8 +221,10 @@ class Tracking(Section):
     password (it travels through the environment: MLFLOW_TRACKING_USERNAME and
     MLFLOW_TRACKING_PASSWORD for a server, all of MLFLOW_TRACKING_URI for a database); null,
     MLFLOW_TRACKING_URI, or where that is not set the file mlflow.db beside the results folder."""
-    experiment: Annotated[str, Limits(1, 250)] = setting("lantk", "shapes")
-    """Name of the MLflow experiment."""
+    experiment: Annotated[str, Limits(1, 250)] | None = setting(None, "shapes")
+    """Name of the MLflow experiment; null, that of the results folder, digits for results/digits,
+    and in a store that folders of other places may share the path in results, without results/ at
+    its front. MLFLOW_EXPERIMENT_NAME is not read."""
 
 
 @dataclass(frozen=True)

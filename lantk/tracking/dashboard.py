@@ -82,7 +82,8 @@ def dashboard_hint(results: Path, n_runs: int, n_failed: int, experiment: str, u
     """Return what to print at the end of a workflow: where the runs are, and how to see them."""
     folder = shlex.quote(str(results))
     failed = f" ({n_failed} of them failed)" if n_failed else ""
-    lines = [f"{n_runs} runs{failed} in the MLflow experiment {experiment!r}. To see them:"]
+    runs = f"{n_runs} runs{failed}" if n_runs > 1 else f"1 run{' (failed)' if n_failed else ''}"
+    lines = [f"{runs} in the MLflow experiment {experiment!r}. To see them:"]
     if is_server(uri):
         lines.append(f"  open {base_address(uri)}")
     else:

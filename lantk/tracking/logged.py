@@ -41,7 +41,8 @@ class LoggedRun:
     def identity(self) -> str:
         """A tag that stays when the content changes."""
         run = self.run
-        return text_digest([self.folder_name, run.case, run.variant, run.seed], 16)
+        what = [run.job] if run.job else [run.case, run.variant, run.seed]
+        return text_digest([self.folder_name, *what], 16)
 
     @property
     def params(self) -> dict[str, str]:
@@ -187,14 +188,11 @@ def damaged_files(client: Any, run_id: str, wanted: LoggedRun) -> dict[str, str]
     return damaged
 
 
-def mark_superseded(client: Any, old: Any, successor: str | None) -> None:
-    """Say of a run that it is no longer part of the results, and by which it was replaced."""
+def mark_superseded(client: Any, old: Any, note: str, successor: str = "") -> None:
+    """Say of a run that it is no longer part of the results, why, and by which it was replaced."""
     from mlflow.entities import RunTag
 
-    note = "No longer part of the results on disk."
-    if successor is not None:
-        note = f"Superseded by run {successor}: the results on disk changed."
-    tags = {"superseded_by": successor or "", "mlflow.note.content": note, "state": "superseded"}
+    tags = {"superseded_by": successor, "mlflow.note.content": note, "state": "superseded"}
     run_id, name = old.info.run_id, old.info.run_name.removesuffix(_SUPERSEDED)
     client.update_run(run_id, name=f"{name}{_SUPERSEDED}")
     client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()], synchronous=True)

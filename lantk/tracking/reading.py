@@ -1,7 +1,7 @@
 """The files of a results folder, read as MLflow runs.
 
 The files are the truth, and a tracking store is a view of them (`tracking.sync`). A variant that
-only the leaderboard knows is a run too, and so is what failed, with the end of its log.
+only the leaderboard knows is a run too, and so is a job that failed, with the end of its log.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ _Evaluation = tuple[Path, Record, pd.DataFrame]
 def read_runs(results: Path, listing: Listing) -> list[Run]:
     """Return the runs that the files under `results` describe, in the order of the listing.
 
-    Evaluations that are not there are left out, unless a failed job is to blame: then they are
-    runs with the status ``FAILED``. Those that the listing does not name are not read.
+    Evaluations that are not there are left out. A failed job that is to blame for some is one run
+    with the status ``FAILED``: in the place of its evaluation, or at the end where there are more.
+    Evaluations that the listing does not name are not read.
 
     Raises
     ------
@@ -59,7 +60,12 @@ def read_runs(results: Path, listing: Listing) -> list[Run]:
     places = {case: i for i, case in enumerate(listing.cases)}
     names = [name for name, _ in listing.stems.values()]
     order = {name: i for i, name in enumerate([*dict.fromkeys(names), *DERIVED])}
-    return sorted(runs, key=lambda r: (places[r.case], order[r.variant], r.seed or 0))
+    return sorted(
+        runs,
+        key=lambda r: (
+            (len(places), 0, 0) if r.job else (places[r.case], order[r.variant], r.seed or 0)
+        ),
+    )
 
 
 def _case_runs(results: Path, case: str, listing: Listing) -> list[Run]:
@@ -168,36 +174,50 @@ def _derived_run(case: str, variant: str, rows: _Rows, siblings: Sequence[Run]) 
 
 
 def _failed_runs(results: Path, listing: Listing, finished: Sequence[Run]) -> list[Run]:
-    """Return a run for each result that is not there because a job failed."""
+    """Return a run for each failed job that results are missing because of."""
     siblings = {run.case: run for run in reversed(finished)}
-    return [
-        _failed_run(results, case, *listing.stems[stem], job, siblings.get(case))
-        for job in find_failed_jobs(results, listing.cases, list(listing.stems))
-        for case, stem in job.results
-    ]
+    jobs = find_failed_jobs(results, listing.cases, list(listing.stems))
+    return [_failed_run(results, listing, job, siblings) for job in jobs if job.results]
 
 
 def _failed_run(
-    results: Path, case: str, variant: str, seed: int | None, job: FailedJob, sibling: Run | None
+    results: Path, listing: Listing, job: FailedJob, siblings: Mapping[str, Run]
 ) -> Run:
-    shared = _shared_params(sibling) if sibling else {"task": task_of(results, case)}
+    """Return the run of a failed job: of its result, or with what its results have in common."""
+    params, tags = [], []
+    for case, stem in job.results:
+        of_stem, sibling = listing.stems[stem], siblings.get(case)
+        shared = _shared_params(sibling) if sibling else {"task": task_of(results, case)}
+        params.append(variant_params(*of_stem) | shared)
+        tags.append(
+            _tags(case, shared["task"], *of_stem) | (_shared_tags(sibling) if sibling else {})
+        )
+    (case, stem), *others = job.results
+    variant, seed = listing.stems[stem]
+    is_one_case = all(other == case for other, _ in others)
     log = job.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
     # MLflow cuts long tags, so that they would never agree: a few lines of some width.
     lines = [line[:_LINE_WIDTH] for line in job.last_lines[-_NOTE_LINES:]]
-    note = "\n".join([f"The job **{job.name}** failed:", "", "```", *lines, "```"])
+    missing = f", and {len(job.results)} results are missing because of it" if others else ""
+    note = "\n".join([f"The job **{job.name}** failed{missing}:", "", "```", *lines, "```"])
     return Run(
-        case=case,
-        variant=variant,
-        seed=seed,
-        params=variant_params(variant, seed) | shared,
-        tags=_tags(case, shared["task"], variant, seed)
-        | {"failed_job": job.name, "mlflow.note.content": note}
-        | (_shared_tags(sibling) if sibling else {}),
-        data=sibling.data if sibling else {},
+        case="" if others else case,
+        variant="" if others else variant,
+        seed=None if others else seed,
+        job=job.name if others else "",
+        params=_in_all(params),
+        tags=_in_all(tags) | {"failed_job": job.name, "mlflow.note.content": note},
+        data=siblings[case].data if is_one_case and case in siblings else {},
         ended=job.log.stat().st_mtime,
         status="FAILED",
         texts={"failure.log": "\n".join([*log, ""])},
     )
+
+
+def _in_all(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the items that all mappings have."""
+    first, *others = mappings
+    return {k: v for k, v in first.items() if all(other.get(k) == v for other in others)}
 
 
 def _shared_params(run: Run) -> dict[str, Any]:

@@ -23,10 +23,10 @@ class TrackingError(LantkError):
 
 @dataclass(frozen=True)
 class Run:
-    """What one MLflow run holds, read from the files of one (case, variant, seed)."""
+    """What one MLflow run holds, read from the files of one (case, variant, seed) or of a job."""
 
     case: str
-    """Task, architecture and n, as far as the results hold several."""
+    """Task, architecture and n, as far as the results hold several; empty where `job` is given."""
     variant: str
     seed: int | None
     params: Mapping[str, Any]
@@ -47,10 +47,14 @@ class Run:
     """Name of an artifact -> its content."""
     seconds: float = 0.0
     """How long the job took that made it; a family of variants is one job."""
+    job: str = ""
+    """Name of a job that failed, where more than one result is missing because of it."""
 
     @property
     def name(self) -> str:
-        """Case and variant, and the seed where there is one."""
+        """Case and variant, and the seed where there is one; or a job that failed."""
+        if self.job:
+            return self.job
         return f"{self.case} {self.variant}" + ("" if self.seed is None else f" seed {self.seed}")
 
     @property

@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from lantk.experiment.passwords import find_passwords, is_clear, without_password, without_passwords
+from lantk.experiment.passwords import (
+    find_passwords,
+    store_fault,
+    without_password,
+    without_passwords,
+)
 from lantk.files import lock_within, writing
 from lantk.tracking.run import TrackingError
 
@@ -64,26 +69,19 @@ def locate_store(results: Path, uri: str | None) -> Store:
     Without `uri` it is ``MLFLOW_TRACKING_URI``; without that, ``mlflow.db`` beside the folder.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    scheme = re.split("[:+]", uri)[0].lower() if uri else "sqlite"
+    fault = store_fault(uri) if uri else None
+    if fault is not None:
+        raise TrackingError(
+            f"the address of the runs (tracking.uri or MLFLOW_TRACKING_URI) {fault}"
+        )
+    scheme = re.split("[:+]", uri)[0] if uri else "sqlite"
     if scheme != "sqlite":
-        if scheme in (*_DATABASES, "http", "https") and not is_clear(str(uri)):
-            raise TrackingError(
-                "the address of the MLflow store (tracking.uri or MLFLOW_TRACKING_URI) cannot be"
-                " read without doubt: wanted SCHEME://USER:PASSWORD@HOST:PORT/DATABASE, with a"
-                " number as port, and @ / ? # [ ] percent-encoded in user, password and query,"
-                " as in %40 for @"
-            )
         beside = results.with_name("mlflow-artifacts") if scheme in _DATABASES else None
         return Store(str(uri), artifacts=beside)
     if uri is None:
         database, query = results.with_name("mlflow.db"), ""
     else:
         text, _, query = uri.partition("://")[2].removeprefix("/").partition("?")
-        if text in ("", ":memory:"):
-            raise TrackingError(
-                f"{uri} keeps the runs in memory, where they end with this process: wanted"
-                " sqlite:////absolute/path/mlflow.db"
-            )
         is_quoted = "uri=true" in query
         database = Path(unquote(text.removeprefix("file:")) if is_quoted else text).absolute()
     location = str(uri) if query else _sqlite_uri(database)
@@ -278,6 +276,12 @@ def _reporting_failures(store: Store) -> Iterator[None]:
         raise TrackingError(message) from cause
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Return whether a server did not let this user do what an error of MLflow is about."""
+    said = f"{getattr(error, 'error_code', '')} {error}"
+    return bool(re.search("UNAUTHENTICATED|PERMISSION_DENIED|error code 40[13]", said))
+
+
 def _advice(store: Store, error: BaseException) -> str:
     if store.database is not None:
         return (
@@ -292,8 +296,7 @@ def _advice(store: Store, error: BaseException) -> str:
             f"Install the driver of the database, `pip install {_PACKAGES.get(module, module)}`,"
             " and sync again"
         )
-    said = f"{getattr(error, 'error_code', '')} {error}"
-    if re.search("UNAUTHENTICATED|PERMISSION_DENIED|error code 40[13]", said):
+    if is_refusal(error):
         return (
             "The server does not let this user in: set MLFLOW_TRACKING_USERNAME and"
             " MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment, and sync"

@@ -37,6 +37,7 @@ from lantk.tracking.store import (
     connect,
     find_experiment,
     is_damaged,
+    is_refusal,
     locate_store,
     make_experiment,
     put_aside,
@@ -46,6 +47,12 @@ from lantk.tracking.views import view_tags
 
 # Bytes of table and configuration up to which every run has a copy; beyond, one run of each case.
 _MOST_COPIED = 2**17
+# What a database keeps of the name of an experiment, as `settings` says it too.
+_NAME_LENGTH = 250
+# The experiment of all results folders, until each had its own.
+_FORMER_EXPERIMENT = "lantk"
+_NOT_IN_RESULTS = "No longer part of the results on disk."
+_NOT_FAILED = "The job is no longer one that failed."
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,9 @@ class Target:
     """``http://...`` of a server, ``sqlite:////absolute/path`` of a file. If absent, the
     environment variable ``MLFLOW_TRACKING_URI``; if that is absent too, ``mlflow.db`` beside the
     results folder, with artifacts in ``mlflow-artifacts`` there."""
-    experiment: str = "lantk"
-    """Name of the MLflow experiment; made if it is not there."""
+    experiment: str | None = None
+    """Name of the MLflow experiment, which is made if it is not there; if absent, that of the
+    results folder."""
 
     @property
     def folder_name(self) -> str:
@@ -73,6 +81,21 @@ class Target:
     def store(self) -> Store:
         """Where the runs go."""
         return locate_store(self.results.resolve(), self.uri)
+
+    @property
+    def experiment_name(self) -> str:
+        """Name of the MLflow experiment: where none is given, no two folders of a store share it.
+
+        Beside the store it is that of the folder; elsewhere the path, without ``results/``.
+        """
+        if self.experiment:
+            return self.experiment
+        path = Path(self.folder_name)
+        if self.store.database == self.results.resolve().with_name("mlflow.db"):
+            path = Path(path.name)
+        elif path.parts[:1] == ("results",) and len(path.parts) > 1:
+            path = path.relative_to("results")
+        return str(path)[-_NAME_LENGTH:]
 
     @property
     def sync_command(self) -> str:
@@ -173,7 +196,7 @@ def rebuild(target: Target) -> tuple[SyncReport, Path | None]:
     wanted, store = target.read(), target.store
     with using(store):
         aside = None
-        if store.database is not None and is_damaged(store, target.experiment):
+        if store.database is not None and is_damaged(store, target.experiment_name):
             aside = put_aside(store.database)
         else:
             client = connect(store)
@@ -195,7 +218,7 @@ def verify(target: Target) -> tuple[int, dict[str, str]]:
 
 
 def _find_runs(client: Any, target: Target, *, all_states: bool) -> list[Any]:
-    experiment_id = find_experiment(client, target.experiment, target.store)
+    experiment_id = find_experiment(client, target.experiment_name, target.store)
     if experiment_id is None:
         return []
     return find_runs(client, experiment_id, target.folder_name, all_states=all_states)
@@ -203,7 +226,7 @@ def _find_runs(client: Any, target: Target, *, all_states: bool) -> list[Any]:
 
 def _write(target: Target, wanted: list[LoggedRun], store: Store) -> SyncReport:
     client = connect(store)
-    experiment_id = make_experiment(client, target.experiment, store)
+    experiment_id = make_experiment(client, target.experiment_name, store)
     existing = find_runs(client, experiment_id, target.folder_name, all_states=False)
     pairs, unfinished, others = match_runs(existing, wanted)
     report = SyncReport(experiment_id, store.shown, defaultdict(list))
@@ -217,13 +240,38 @@ def _write(target: Target, wanted: list[LoggedRun], store: Store) -> SyncReport:
         else:
             report.run_ids[run.run.case].append(run_id)
     for old in others:
-        mark_superseded(client, old, None)
+        is_failure = old.info.status == "FAILED"
+        mark_superseded(client, old, _NOT_FAILED if is_failure else _NOT_IN_RESULTS)
         report.superseded += 1
+    if target.experiment is None:
+        report.superseded += _leave_former(client, target, experiment_id)
     base, shared = base_address(store.uri), results_id(target.folder_name)
     for key, view in view_tags(shared).items():
         client.set_experiment_tag(experiment_id, key, view)
     report.links = links(base, experiment_id, shared, report.run_ids)
     return report
+
+
+def _leave_former(client: Any, target: Target, experiment_id: str) -> int:
+    """Mark what earlier versions logged of this folder superseded; return how many runs it was."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        former = client.get_experiment_by_name(_FORMER_EXPERIMENT)
+    except MlflowException as error:
+        if not is_refusal(error):
+            raise
+        return 0  # somebody else's, and none of our runs are there
+    if (
+        former is None
+        or former.experiment_id == experiment_id
+        or former.lifecycle_stage != "active"
+    ):
+        return 0
+    moved = find_runs(client, former.experiment_id, target.folder_name, all_states=False)
+    for old in moved:
+        mark_superseded(client, old, f"Now in the experiment {target.experiment_name!r}.")
+    return len(moved)
 
 
 def _write_run(client: Any, run: LoggedRun, earlier: list[Any], report: SyncReport) -> str:
@@ -238,6 +286,7 @@ def _write_run(client: Any, run: LoggedRun, earlier: list[Any], report: SyncRepo
         report.created += 1
     # Only after the new run is whole: an interrupt in between is mended by the next call.
     for old in earlier:
-        mark_superseded(client, old, run_id)
+        note = f"Superseded by run {run_id}: the results on disk changed."
+        mark_superseded(client, old, note, run_id)
         report.superseded += 1
     return run_id

@@ -292,7 +292,7 @@ def test_cost_of_bands_is_that_of_the_newest_whole_set(tmp_path):
 
 
 def test_a_failed_job_is_a_failed_run(results):
-    """A result that a failed job did not write is a run with the end of its log."""
+    """A failed job that has one result is a run in its place, with the end of its log."""
     (results / "evaluations" / "3-8" / "lantk-kr-v1.json").unlink()
     text = "\n".join(f"line {i}" for i in range(300))
     log = write_log(results, "evaluate/3-8/lantk-kr-v1.log", f"{text}\nlantk evaluate: it broke\n")
@@ -313,17 +313,47 @@ def test_a_failed_job_is_a_failed_run(results):
     assert runs["3-8 cntk"].status == "FINISHED"
 
 
-def test_a_failed_gram_matrix_fails_everything_behind_it(tmp_path):
-    """Where nothing was evaluated, every variant that waited for the failed job is a failed run."""
+def test_a_failed_job_of_several_results_is_one_failed_run(tmp_path):
+    """It is named after the job and has what its results share; what waited for it is no run."""
     write_log(tmp_path, "split/3-8.log", "")
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "3-8.npz").touch()
     write_log(tmp_path, "gram/3-8/1-of-1.log", "lantk gram: no memory\n")
-    listing = Listing(("3-8.n40",), VARIANTS, 1, (0,))
-    runs = by_name(tmp_path, listing)
-    assert set(runs) == {"3-8.n40 cntk", "3-8.n40 lantk-kr-v1"}  # the network was not reached
-    assert {run.status for run in runs.values()} == {"FAILED"}
-    assert {run.params["task"] for run in runs.values()} == {"3-8"}
+    listing = Listing(("3-8.n20", "3-8.n40"), VARIANTS, 1, (0,))
+    ((name, run),) = by_name(tmp_path, listing).items()
+    assert name == run.tags["failed_job"] == "Gram matrix of 3-8, band 1-of-1"
+    assert run.status == "FAILED"
+    assert run.params == {"control": "none", "task": "3-8"}
+    assert run.tags["task"] == "3-8"
+    assert "4 results are missing because of it" in run.tags["mlflow.note.content"]
+    assert "no memory" in run.texts["failure.log"]
+
+
+def test_a_workflow_that_fails_at_its_first_job_is_one_failed_run(tmp_path):
+    """Of 32 results none is there because the data were not fetched: that is one run."""
+    write_log(tmp_path, "fetch.log", "lantk fetch: no network\n")
+    ((name, run),) = by_name(tmp_path, MANY).items()
+    assert (name, run.status) == ("fetch the data", "FAILED")
+
+
+def test_failed_jobs_of_a_case_are_a_run_each(results):
+    """Each job is named after its result, or as a job where it has several, behind the results."""
+    for stem in ("lantk-kr-v1", "lantk-kr-v1-shuffled-seed0", "cnn-seed1"):
+        (results / "evaluations" / "3-8" / f"{stem}.json").unlink(missing_ok=True)
+    for name in ("evaluate/3-8/lantk-kr-v1", "cnn/3-8/seed1"):
+        write_log(results, f"{name}.log", "it broke\n")
+    listing = Listing(("3-8",), (*VARIANTS, "lantk-kr-v1-shuffled"), 1, (0, 1))
+    statuses = {name: run.status for name, run in by_name(results, listing).items()}
+    assert [*statuses.items()] == [
+        ("3-8 cntk", "FINISHED"),
+        ("3-8 cnn seed 0", "FINISHED"),
+        ("3-8 cnn seed 1", "FAILED"),
+        ("evaluate lantk-kr-v1 of 3-8", "FAILED"),
+    ]
+    run = by_name(results, listing)["evaluate lantk-kr-v1 of 3-8"]
+    assert run.params["n_train"] == 40
+    assert (run.params["family"], "variant" in run.params) == ("lantk-kr-v1", False)
+    assert run.data
 
 
 def test_what_was_not_reached_is_no_run(results):

@@ -619,7 +619,7 @@ def test_a_failed_job_is_told_at_the_end(failed):
 
 @pytest.mark.rest
 def test_a_failed_variant_is_a_failed_run(failed):
-    """What is missing because of a failed job is in MLflow as FAILED, the rest as FINISHED."""
+    """A failed job is one run in MLflow, FAILED, in the place of its result; the rest FINISHED."""
     found = statuses(failed[0])
     assert sorted(found.values()) == ["FAILED", "FINISHED"]
     assert next(name for name in found if found[name] == "FAILED").endswith("lantk-failing")

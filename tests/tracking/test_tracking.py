@@ -20,11 +20,13 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
 import pytest
+import yaml
 from records import make_record, write_record
 
 import lantk.tracking.sync as tracking
 from lantk.cli.main import main
-from lantk.experiment.checks import ConfigError, check_settings
+from lantk.experiment.checks import ConfigError, check_settings, fill_in
+from lantk.experiment.config import resolve_experiment
 from lantk.experiment.passwords import (
     find_passwords,
     without_password,
@@ -98,7 +100,7 @@ def shared_store(tmp_path_factory):
 
 @pytest.fixture
 def own_store(tmp_path, shared_store):
-    """Return a function that copies the shared store, still without "lantk", to a place."""
+    """Return a function that copies the shared store, still without "digits", to a place."""
 
     def copy(database: Path) -> Path:
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -281,6 +283,59 @@ def test_results_folders_do_not_touch_each_other(results, to):
     assert counts(sync(results, **to)) == (0, N, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("folder", "beside", "shared"),
+    [
+        ("results/digits", "digits", "digits"),
+        ("./results//digits/", "digits", "digits"),
+        ("results/mine/digits", "digits", "mine/digits"),
+        ("out/digits", "digits", "out/digits"),
+        ("/data/me/digits", "digits", "/data/me/digits"),
+        ("results", "results", "results"),
+        (f"/data/{'a' * 250}/b", "b", f"{'a' * 248}/b"),
+    ],
+)
+def test_experiment_is_named_after_the_results_folder(tmp_path, to, folder, beside, shared):
+    """By its name beside it, where each has another; in other stores by its path."""
+    config = {"results": folder}
+    assert target(tmp_path / "any", config=config).experiment_name == beside
+    assert target(tmp_path / "any", config=config, uri=to["uri"]).experiment_name == shared
+    assert target(tmp_path / "any", config=config, experiment="own").experiment_name == "own"
+
+
+def test_results_folders_have_experiments_of_their_own(results, to):
+    """Two folders of one store do not share an experiment, even where they have the same name."""
+    other, reports = write_results(results.with_name("other")), []
+    for folder, text in ((results, "results/own/digits"), (other, "results/other/digits")):
+        reports.append(sync(folder, uri=to["uri"], config=CONFIG | {"results": text}))
+    names = []
+    for report in reports:
+        assert set(runs_of(report)) == NAMES
+        names.append(client_of(report).get_experiment(report.experiment_id).name)
+    assert names == ["own/digits", "other/digits"]
+
+
+def test_runs_of_earlier_versions_are_superseded(results, own_store):
+    """What was logged as the one experiment of all folders is current once, in the folder's own."""
+    own_store(results.with_name("mlflow.db"))
+    other = write_results(results.with_name("other"))
+    sync(other, experiment="lantk", config=CONFIG | {"results": "results/other"})
+    earlier = sync(results, experiment="lantk")
+    report = sync(results)
+    assert counts(report) == (N, 0, N, 0)
+    assert set(runs_of(report, "current")) == NAMES
+    assert set(runs_of(earlier, "current")) == NAMES  # of the other folder
+    (note,) = {
+        run.data.tags["mlflow.note.content"] for run in runs_of(earlier, "superseded").values()
+    }
+    assert note == "Now in the experiment 'digits'."
+    assert counts(sync(results)) == (0, N, 0, 0)
+    assert verify(target(results)) == (N, {})
+    # Who names it keeps it.
+    others = sync(other, experiment="lantk", config=CONFIG | {"results": "results/other"})
+    assert counts(others) == (0, N, 0, 0)
+
+
 def test_deleted_store_is_rebuilt(tmp_path, own_store, monkeypatch):
     """Without its database the next sync makes one and logs every run again, whatever the path."""
     monkeypatch.chdir(tmp_path)
@@ -306,7 +361,7 @@ listing = Listing(("3-8",), ("cntk", "lantk-kr-v1", "cnn"), 1, (0, 1))
 ready.touch()
 while not go.exists():
     time.sleep(0.001)
-print(sync(Target(results, listing, {"results": results.name})).created)
+print(sync(Target(results, listing, {"results": results.name}, experiment="both")).created)
 """
 
 
@@ -325,7 +380,7 @@ def test_two_processes_share_a_fresh_store(tmp_path):
     go.touch()
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert outputs == [b"4\n", b"4\n"]
-    report = sync(tmp_path / "all" / "one", config={"results": "one"})
+    report = sync(tmp_path / "all" / "one", config={"results": "one"}, experiment="both")
     assert counts(report) == (0, N, 0, 0)
     assert len(client_of(report).search_runs([report.experiment_id])) == 2 * N
     assert len(client_of(report).search_experiments()) == 2  # ours and MLflow's "Default"
@@ -454,6 +509,40 @@ def test_password_in_the_configuration_is_refused(results, to):
         assert "Hush" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"URI": "./mlruns"}, "MLFLOW_TRACKING_URI in the environment is no address of a store"),
+        ({"URI": "file:///mlruns"}, "MLFLOW_TRACKING_URI in the environment is no address"),
+        ({"URI": "http://me:Hush@host:x"}, "MLFLOW_TRACKING_URI in the environment is no address"),
+        ({"URI": "sqlite://"}, "MLFLOW_TRACKING_URI in the environment .* in memory"),
+        ({"URI": "http://h", "USERNAME": "me"}, "_USERNAME is set .* MLFLOW_TRACKING_PASSWORD is"),
+        ({"URI": "http://h", "PASSWORD": "Hush"}, "_PASSWORD is set .* MLFLOW_TRACKING_USERNAME"),
+        ({"URI": "https://h", "SERVER_CERT_PATH": "/no/file"}, "_SERVER_CERT_PATH .* no such file"),
+        ({"URI": ""}, None),
+        ({"URI": "databricks"}, None),
+        ({"URI": "postgresql://me:Hush@host/runs", "USERNAME": "me"}, None),
+        ({"URI": "http://host:5000", "USERNAME": "me", "PASSWORD": "Hush"}, None),
+        ({"URI": "http://host:5000", "USERNAME": "me", "TOKEN": "Hush"}, None),
+    ],
+)
+def test_store_of_the_environment_is_checked_before_any_job(tmp_path, monkeypatch, variables, said):
+    """What the environment says of a store is refused like tracking.uri, which goes before it."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # MLflow looks for a password there too
+    for name, value in variables.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+    config = {"variants": ["cntk"]}
+    fill_in(config)
+    if said is None:
+        resolve_experiment(config)
+        return
+    with pytest.raises(ConfigError, match=said) as refusal:
+        resolve_experiment(config)
+    assert "Hush" not in str(refusal.value)
+    config["tracking"]["uri"] = "sqlite:///runs.db"
+    resolve_experiment(config)
+
+
 class _Refusal(BaseHTTPRequestHandler):
     """A server that lets nobody in."""
 
@@ -576,6 +665,26 @@ def test_links_name_the_current_runs(results, to):
         assert {run.info.run_name for run in found} == NAMES
 
 
+def test_searches_of_the_documents_find_runs(tmp_path, to):
+    """What a page says to type into the search box finds runs of the default experiment."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    code = re.compile(r"^```\w*\n(.*?)^```|(?<!`)(`+)(?!`)([^\n]*?[^`])\2(?!`)", re.M | re.S)
+    condition = re.compile(
+        r"\b(tags|params|metrics|attributes)\.`?[\w.]+`? *(!?=|[<>]|I?LIKE\b|IN\b)"
+    )
+    texts = [(page, m[1] or m[3]) for page in pages for m in code.finditer(page.read_text())]
+    searches = [(page.name, text.strip()) for page, text in texts if condition.search(text)]
+    assert len([page for page, _ in searches if page == "dashboard.md"]) >= 2
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    cases = resolve_experiment(config).cases
+    for name, case in cases.items():
+        sizes = {"n_train": case.n_train, "architecture": case.architecture}
+        write_evaluation(tmp_path, "cntk", task=case.task, case=name, **sizes)
+    report = sync(tmp_path, **to, listing=Listing(tuple(cases), ("cntk",), 1, ()), config=config)
+    for page, text in searches:
+        assert client_of(report).search_runs([report.experiment_id], text), f"{page}: {text}"
+
+
 def test_sync_by_hand_catches_up_with_one_that_failed(results, own_store, monkeypatch, capsys):
     """A failed sync leaves what it was told, since Snakemake deletes tracking.json."""
     own_store(results.with_name("mlflow.db"))
@@ -617,7 +726,7 @@ def test_hint_and_links_are_printed(results, own_store, capsys):
     assert main(sync_command(results)) == 0
     hint = capsys.readouterr().out
     assert len(hint.splitlines()) == 3
-    assert hint.startswith(f"{N} runs in the MLflow experiment 'lantk'")
+    assert hint.startswith(f"{N} runs in the MLflow experiment 'digits'")
     assert f"python -m lantk mlflow dashboard --results {results}" in hint
     assert "://" not in hint
     assert main(["mlflow", "links", "--short", "--results", str(results)]) == 0
@@ -639,6 +748,8 @@ def test_hint_of_a_server_names_its_address():
         "  open http://host:80",
         "  python -m lantk mlflow links --results 'a b'   (prints the addresses)",
     ]
+    alone = dashboard_hint(Path("a b"), 1, 1, "lantk", "http://host")
+    assert alone.startswith("1 run (failed) in the MLflow experiment 'lantk'. To see")
 
 
 def test_record_lets_the_verbs_find_everything_again(results, own_store, capsys):
@@ -808,6 +919,38 @@ def test_failed_jobs_are_failed_runs_until_the_result_arrives(results, to):
     assert report.failed == 0
     assert runs_of(report, "current")["3-8 lantk-kr-v1"].info.status == "FINISHED"
     assert runs_of(report, "superseded")["3-8 lantk-kr-v1 (superseded)"].info.status == "FAILED"
+
+
+def test_a_failed_job_of_several_results_is_one_run_until_it_goes_well(tmp_path, to):
+    """It is one run beside what is there; its log follows; what it writes supersedes it."""
+    results = tmp_path / "digits"
+    write_evaluation(results, "cntk")
+    for name, text in (("fetch", ""), ("split/3-8", "lantk split: it broke\n")):
+        (results / "logs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / "logs" / f"{name}.log").write_text(text)
+    (results / "data.json").touch()
+    for text in ("lantk split: it broke\n", "lantk split: it broke again\n"):
+        (results / "logs/split/3-8.log").write_text(text)
+        report = sync(results, **to)
+    current = runs_of(report, "current")
+    assert {name: run.info.status for name, run in current.items()} == {
+        "3-8 cntk": "FINISHED",
+        "split 3-8": "FAILED",
+    }
+    assert "again" in current["split 3-8"].data.tags["mlflow.note.content"]
+    assert (report.failed, len(runs_of(report))) == (1, 3)
+    assert verify(target(results, **to)) == (2, {})
+    write_results(results)
+    report = sync(results, **to)
+    assert counts(report) == (N - 1, 1, 1, 0)
+    assert set(runs_of(report, "current")) == NAMES
+    notes = [
+        run.data.tags["mlflow.note.content"]
+        for run in client_of(report).search_runs(
+            [report.experiment_id], "attributes.status = 'FAILED'"
+        )
+    ]
+    assert any("no longer one that failed" in note for note in notes)
 
 
 def test_files_and_tags_follow_in_place(results, to):
