@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +49,8 @@ class OpenSource:
     image_shape: tuple[int, int, int]
     pixel_max: int | None
     read: Callable[[str, NDArray[np.int64]], NDArray[Any]]
-    files: Mapping[str, Sequence[str]] | None = None
-    """Names of the file of every image, from the source's folder on; None without files."""
-
-    def files_of(self, part: str, rows: NDArray[np.int64]) -> NDArray[np.str_] | None:
-        """Return the names of the files of some images, None without files."""
-        return None if self.files is None else np.array([self.files[part][row] for row in rows])
+    files: Callable[[str, NDArray[np.int64]], NDArray[np.str_] | None] = lambda part, rows: None
+    """Names of some images' files, from the source's folder on; None without files."""
 
 
 def check_range(pixels: Sequence[NDArray[Any]], pixel_max: int | None) -> None:
@@ -65,8 +61,8 @@ def check_range(pixels: Sequence[NDArray[Any]], pixel_max: int | None) -> None:
     DataError
         If some pixel is 1 and none is larger, where pixels go up to 255.
     """
-    most = max(int(part.max()) for part in pixels)
-    if pixel_max != 255 or not 1 <= most <= 16:
+    most = max(int(part.max()) for part in pixels) if pixel_max == 255 else 0
+    if not 1 <= most <= 16:
         return
     found = (
         f"the largest pixel is {most}, of bytes from 0 to 255: the range scaling puts all of them"

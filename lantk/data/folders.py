@@ -78,7 +78,7 @@ def open_images(path: Path) -> OpenSource:
         image_shape=(1 if is_grey else 3, height, width),
         pixel_max=255,
         read=read,
-        files={part: [_text(file.relative_to(path)) for file in flat[part]] for part in flat},
+        files=lambda part, rows: np.array([_text(flat[part][i].relative_to(path)) for i in rows]),
     )
 
 

@@ -344,8 +344,8 @@ def _draw(
         names=task.names,
         slug=task.slug,
         channel_statistics=_channel_statistics(pixels_train) if scaling == "standard" else None,
-        files_train=opened.files_of("train", index_train),
-        files_test=opened.files_of(part_test, index_test),
+        files_train=opened.files("train", index_train),
+        files_test=opened.files(part_test, index_test),
     )
 
 

@@ -302,6 +302,10 @@ EDITS = {
     "permutations more": ({"permutations": 7}, FROM_THIRD),
     "an architecture": ({"architecture": "arora2019-vanilla-8"}, FROM_GRAM),
     "the scaling": ({"data": {"scaling": "standard"}}, {"split": 2} | FROM_GRAM),
+    "the layout": (
+        {"data": {"layout": "channels_first"}},
+        {"fetch": 1, "split": 2} | FROM_GRAM,
+    ),
     "epochs": ({"cnn": TINY["cnn"] | {"epochs": 3}}, {"cnn": 4}),
     "the loss": ({"cnn": TINY["cnn"] | {"loss": "cross-entropy"}}, {"cnn": 4}),
     "a seed": ({"cnn": TINY["cnn"] | {"seeds": [0, 1, 2]}}, {"cnn": 2}),
