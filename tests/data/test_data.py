@@ -576,11 +576,11 @@ def test_class_without_images_is_an_error():
 
 
 def write_unequal(folder, train=(5, 9, 2), test=(1, 4, 6)):
-    """Write a set of unequal classes, each image with its row as its pixel."""
+    """Write a set of unequal classes, each image with its row below white as its pixel."""
     arrays = {}
     for part, counts in (("train", train), ("test", test)):
         y = random(7).permutation(np.repeat(np.arange(3), counts))
-        x = np.arange(len(y), dtype=np.uint8)[:, None, None, None]
+        x = 255 - np.arange(len(y), dtype=np.uint8)[:, None, None, None]
         arrays |= {f"x_{part}": x, f"y_{part}": y}
     return write_npz(folder, **arrays)
 
@@ -599,7 +599,7 @@ def test_a_split_of_unequal_classes_holds_every_image_once(entries, tmp_path):
             own = arrays[f"y_{part}"]
             assert sorted(index) == np.flatnonzero(own < k).tolist()
             assert y.tolist() == [labels[c] for c in own[index]]
-            np.testing.assert_array_equal(getattr(split, f"pixels_{part}").ravel(), index)
+            np.testing.assert_array_equal(255 - getattr(split, f"pixels_{part}").ravel(), index)
     least = min(split.train_counts)
     assert split.y_train.tolist()[: k * least] == labels * least
     save_split(tmp_path / "split.npz", split)
