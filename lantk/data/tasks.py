@@ -241,7 +241,9 @@ def class_sizes(
         taken = []
         for key, value, counts, kind in parts:
             most, found = _most(description, task, counts, kind)
-            size = check_size(key, value, k, most, found)
+            is_equal = len({counts[c] for c in task.numbers}) == 1
+            other = "" if is_equal else ", or null, which takes all there is"
+            size = check_size(key, value, k, most, found, other)
             is_cut = value is not None or balance
             taken.append(tuple(size // k if is_cut else counts[c] for c in task.numbers))
         return taken[0], taken[1]
@@ -301,10 +303,10 @@ def _most(
     return len(of_task) * smallest, f"{description.source} has {listed}"
 
 
-def check_size(key: str, value: int | None, k: int, most: int, found: str) -> int:
+def check_size(key: str, value: int | None, k: int, most: int, found: str, other: str = "") -> int:
     """Return a number of images that is a multiple of k, at most `most`, which None stands for.
 
-    What the number is called, and what was found, are for the message.
+    What the number is called, what was found and what else could be given are for the message.
     """
     if most < k:
         raise DataError(f"{found}: wanted at least one image of each class for {key}")
@@ -314,7 +316,7 @@ def check_size(key: str, value: int | None, k: int, most: int, found: str) -> in
         share = "half" if k == 2 else f"1/{k}"
         raise DataError(
             f"{key} is {value!r}, but {share} of it comes from each class and {found}: wanted"
-            f" {_multiple(k, most)}"
+            f" {_multiple(k, most)}{other}"
         )
     return int(value)
 

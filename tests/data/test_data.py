@@ -533,7 +533,11 @@ def test_source_without_test_set_tests_on_the_rest():
 @pytest.mark.parametrize(
     ("n_train", "n_test", "words"),
     [
-        (18, None, ["n_train is 18", "10 train images of 'a' and 8 of 'b'", "from 2 to 16"]),
+        (
+            18,
+            None,
+            ["n_train is 18", "10 train images of 'a' and 8 of 'b'", "from 2 to 16, or null"],
+        ),
         (5, None, ["n_train is 5", "even number from 2 to 16"]),
         (0, None, ["n_train is 0", "from 2 to 16"]),
         (-2, None, ["n_train is -2", "from 2 to 16"]),

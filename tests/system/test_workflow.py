@@ -543,7 +543,9 @@ def test_text_of_the_configuration_is_no_command(finished):
     status, output = snakemake(tree, "--cores", "2", config=config)
     assert status == 0, output[-3000:]
     table = pd.read_csv(tree / "out" / name / "table.csv")
-    assert (table[["n_train", "train_counts", "test_counts"]] == [25, "7+18", "3+7"]).all(None)
+    assert (
+        (table[["n_train", "train_counts", "test_counts"]] == [25, "7+18", "3+7"]).to_numpy().all()
+    )
     assert not list(tree.rglob("hacked"))
     assert planned(tree, config) == {}
     arrays["x_test"][0, 0, 0, 0] ^= 1
