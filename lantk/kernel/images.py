@@ -176,7 +176,7 @@ def write_values(
         is_lost &= ~(sides[0].is_black[rows, None] | sides[1].is_black[columns])
     if is_lost.any():
         i, j = np.argwhere(is_lost)[0]
-        wider = ", or compute in float64" if values.dtype == np.float32 else ""
+        wider = ", or ask `lantk.gram` for float64" if values.dtype == np.float32 else ""
         advice = (
             f"underflows {values.dtype}, which has all its digits from {kind.tiny:.1e} on: multiply"
             f" the images by a constant{wider}"

@@ -88,13 +88,15 @@ def test_underflow_is_refused_in_every_part_of_a_matrix():
     message = (
         r"images 98 and 98 of x1 underflows float32, which has all its digits from 1.2e-38 on:"
     )
-    message += " multiply the images by a constant, or compute in float64"
+    message += " multiply the images by a constant, or ask `lantk.gram` for float64"
     with pytest.raises(KernelError, match=message):
         gram_taps(names, x)
     with pytest.raises(KernelError, match="images 98 and 98 of x_train underflows float32"):
         gram_band(["chen2020"], x, x[:0], Band(90, 100, 90), [np.empty((10, 10), np.float32)])
-    with pytest.raises(KernelError, match="image 98 of x_test and image 95 of x_train underflows"):
-        gram_band(["chen2020"], 1e-12 * x[:96], x, Band(190, 196, 0), [np.empty((6, 96), "f4")])
+    with pytest.raises(
+        KernelError, match=r"image 98 of x_test and image \d+ of x_train underflows"
+    ):
+        gram_band(["chen2020"], 1e-20 * x[:96], x, Band(190, 196, 0), [np.empty((6, 96), "f4")])
     with pytest.raises(KernelError, match="images 98 and 98 of x1 underflows float32"):
         gram_diagonal("chen2020", x)
     with pytest.raises(KernelError, match=r"underflows float64.* by a constant$"):
