@@ -10,7 +10,7 @@ import numpy as np
 from lantk.data.base import DataError
 from lantk.data.npz import opening_npz
 from lantk.data.splits import SPLIT_ARRAYS, Split
-from lantk.files import writing
+from lantk.files import expand_path, writing
 
 
 def save_split(path: str | os.PathLike[str], split: Split) -> None:
@@ -41,7 +41,7 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     DataError
         If the file is missing, broken, or not a split.
     """
-    with opening_npz(Path(path), "make the split again") as archive:
+    with opening_npz(Path(expand_path(os.fspath(path))), "make the split again") as archive:
         pixel_max = int(archive["pixel_max"])
         split = Split(
             **{name: archive[name] for name in SPLIT_ARRAYS},
