@@ -53,11 +53,14 @@ def expand_path(text: str) -> str:
             )
         return value
 
-    found = _VARIABLE.sub(fill, os.path.expanduser(text))
+    found = text
+    with suppress(ValueError):  # the name of a user that cannot be one
+        found = os.path.expanduser(text)
+    found = _VARIABLE.sub(fill, found)
     if text.startswith("~") and found.startswith("~"):
         user = found.partition("/")[0]
         raise LantkError(
-            f"{text!r}: there is no home folder {user}. For that name write './{text}'"
+            f"{text!r}: there is no home folder {user!r}. For that name write './{text}'"
         )
     if "~" in found.split("/") or _VARIABLE.search(found):
         raise LantkError(

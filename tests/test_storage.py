@@ -308,8 +308,9 @@ def test_a_path_is_what_a_shell_and_the_system_take_it_for(home, given, wanted):
         ("a/${NOWHERE}", "the variable NOWHERE is not set"),
         (
             "~no-such-user/x",
-            "no home folder ~no-such-user. For that name write './~no-such-user/x'",
+            "no home folder '~no-such-user'. For that name write './~no-such-user/x'",
         ),
+        ("~\0/x", "no home folder '~\\x00'"),
         ("a/~/b", "without a folder called ~"),
         ("$TWICE/b", "or a $ before a name"),
     ],

@@ -12,9 +12,11 @@ import os
 import signal
 import sys
 import textwrap
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ _EXTRAS = {
 
 _HELP_WIDTH = 96
 _UNREAD = 128 + signal.SIGPIPE
+_AGAIN_SECONDS = 0.1
 _Verb = Callable[[argparse.Namespace], int | None]
 
 _SIZES = ("n-train", "n-test", "balance", "seed")
@@ -119,11 +122,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     that the signal SIGPIPE ends; nothing is said, since nothing is wrong.
     """
     _open_closed_streams()
+    report = sys.unraisablehook
+    sys.unraisablehook = partial(_keep_signal, report)
     try:
         return _run(argv)
     except BrokenPipeError:
         return _UNREAD
     finally:
+        sys.unraisablehook = report
         _flush_streams()
 
 
@@ -208,6 +214,20 @@ class _Terminated(SystemExit):
 
 def _raise_terminated(number: int, _: object) -> None:
     raise _Terminated(number)
+
+
+def _keep_signal(report: Callable[[Any], Any], ignored: Any) -> None:
+    """Send a signal again that Python has lost, since it arrived in what takes no exception.
+
+    That is so in a finalizer, of which libraries have many. Anything else is reported as ever.
+    """
+    number = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}.get(ignored.exc_type)
+    if number is None:
+        report(ignored)
+        return
+    later = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    later.daemon = True
+    later.start()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ import numpy as np
 from lantk.data.base import DataError
 from lantk.data.npz import opening_npz
 from lantk.data.splits import SPLIT_ARRAYS, Split
-from lantk.files import writing
+from lantk.files import expand_path, writing
 
 _OPTIONAL = ("channel_statistics", "files_train", "files_test")
 
@@ -43,7 +43,7 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     DataError
         If the file is missing, broken, or not a split.
     """
-    with opening_npz(Path(path), "make the split again") as archive:
+    with opening_npz(Path(expand_path(os.fspath(path))), "make the split again") as archive:
         pixel_max = int(archive["pixel_max"])
         optional: dict[str, Any] = {name: archive.get(name) for name in _OPTIONAL}
         split = Split(

@@ -646,18 +646,22 @@ def test_a_listing_that_is_kept_need_not_be_given(tmp_path, capsys):
     assert run("failures", "--results", tmp_path) == 0
 
 
-def test_a_verb_that_is_ended_from_outside_says_so(tmp_path):
-    """SIGTERM unwinds a verb, which leaves a sentence in its log and status 143."""
+@pytest.mark.parametrize("place", ["verb", "finalizer"])
+def test_a_verb_that_is_ended_from_outside_says_so(tmp_path, place):
+    """SIGTERM unwinds a verb, wherever it arrives: a sentence in its log, and status 143."""
     code = "import os, signal; from lantk.cli import kernels\n"
-    code += (
-        "def fetch(args):\n  'Wait.'\n  os.kill(os.getpid(), signal.SIGTERM)\n  signal.pause()\n"
-    )
+    code += "def end():\n  os.kill(os.getpid(), signal.SIGTERM)\n  [None for _ in range(1000)]\n"
+    # What a finalizer raises is lost.
+    code += "class Held:\n  def __del__(self):\n    end()\n"
+    code += f"def fetch(args):\n  'Wait.'\n  {'end' if place == 'verb' else 'Held'}()\n"
+    code += "  signal.pause()\n"
     code += "kernels.fetch = fetch\n"
     code += "from lantk.cli.main import main\n"
     code += f"raise SystemExit(main(['fetch', '--source', 'digits', '--out', {str(tmp_path)!r}]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 143
     assert done.stderr.startswith("lantk fetch: ended from outside (SIGTERM)")
+    assert done.stderr.count("\n") == 1
 
 
 def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):

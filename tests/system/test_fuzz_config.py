@@ -25,7 +25,7 @@ from planner import Planner
 from lantk.errors import LantkError
 from lantk.experiment.checks import ConfigError, check_settings
 from lantk.experiment.config import resolve_experiment
-from lantk.experiment.settings import Settings
+from lantk.experiment.settings import Settings, expand_paths
 
 pytestmark = pytest.mark.rest
 ROOT = Path(__file__).parents[2]
@@ -171,6 +171,7 @@ def outcome(config):
     start = time.process_time()
     try:
         check_settings(config)
+        expand_paths(config := copy.deepcopy(config))
         found = resolve_experiment(config)
     except LantkError as error:
         found = str(error)
