@@ -81,7 +81,7 @@ format: $(VENV)/installed
 # PyTorch is taken in its CPU build where pip finds one, else as the package index has it.
 $(VENV)/installed: envs/lock.txt envs/torch-cpu.txt envs/torch.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
-	@echo 'Setting up $(VENV): a large download with PyTorch, which takes minutes ...'
+	@echo 'Setting up $(VENV): some 150 packages and PyTorch, gigabytes on disk; it takes minutes, in which pip prints nothing ...'
 	$(PYTHON) -m venv $(VENV)
 	torch=envs/torch-cpu.txt; \
 	$(BIN)/pip install --quiet --disable-pip-version-check --dry-run --no-deps -r $$torch > /dev/null 2>&1 || torch=envs/torch.txt; \
