@@ -123,10 +123,9 @@ def evaluate(args: argparse.Namespace) -> None:
                 results["diagnostics"]["seconds"] = seconds
             settings = _settings_of(args, name) | {"device": solver or "cpu"}
             settings["gram_device"] = "+".join(record["devices"])
-            v = Variant.of(name)
-            head = {"case": args.case, "variant": v.name, "seed": permutation}
+            head = {"case": args.case, "variant": name, "seed": permutation}
             head["architecture"] = with_name(record["architecture"])
-            file = args.out / f"{v.stem(permutation)}.json"
+            file = args.out / f"{Variant.of(name).stem(permutation)}.json"
             write_record(file, head, drawn, settings, results, scores, files)
 
 
