@@ -22,8 +22,7 @@ from lantk.cli.progress import showing_progress, showing_work
 from lantk.errors import LantkError
 from lantk.experiment.records import read_record, write_record
 
-# Images of a heat map: more would be points smaller than a pixel.
-_SHOWN_IMAGES = 500
+_SHOWN_IMAGES = 500  # of a heat map: more would be points smaller than a pixel
 
 
 def label_term(args: argparse.Namespace) -> None:
@@ -123,9 +122,10 @@ def evaluate(args: argparse.Namespace) -> None:
                 results["diagnostics"]["seconds"] = seconds
             settings = _settings_of(args, name) | {"device": solver or "cpu"}
             settings["gram_device"] = "+".join(record["devices"])
-            head = {"case": args.case, "variant": name, "seed": permutation}
+            v = Variant.of(name)
+            head = {"case": args.case, "variant": v.name, "seed": permutation}
             head["architecture"] = with_name(record["architecture"])
-            file = args.out / f"{Variant.of(name).stem(permutation)}.json"
+            file = args.out / f"{v.stem(permutation)}.json"
             write_record(file, head, drawn, settings, results, scores, files)
 
 
