@@ -84,10 +84,10 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
 
 def in_source(args: argparse.Namespace, error: Exception) -> str:
     """Return the message of an error, with rows of a split named as those of its source."""
-    from lantk.data.split_files import load_split
-
     if not isinstance(error, LantkError) or not error.rows:
         return str(error)
+    from lantk.data.split_files import load_split
+
     drawn = load_split(args.split)
     arrays = {"x_train": drawn.index_train, "x_test": drawn.index_test}
     order = ", in the order of class folders and file names" if drawn.source == "images" else ""
