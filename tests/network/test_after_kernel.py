@@ -93,6 +93,20 @@ def test_a_twins_validation_permutes_what_it_trains_on_and_nothing_else():
     np.testing.assert_allclose(path.validation_accuracy, wanted)
 
 
+@pytest.mark.filterwarnings("error")
+def test_ridge_0_is_no_candidate_where_images_are_equal():
+    """The other ridges get what they always do, from folds that part the images or do not."""
+    x = X.copy()
+    x[6] = x[4]
+    ridges = {"ridges": [0.0, *RIDGES], "validated_ridges": [0.0, *RIDGES], "n_held_out": 2}
+    (path,) = run(["after-kernel-0"], x=x, **ridges).values()
+    (wanted,) = run(["after-kernel-0"], x=x, n_held_out=2).values()
+    assert path.weights.tolist() == RIDGES
+    assert path.diagnostics["kernel_is_singular"] == 1
+    np.testing.assert_array_equal(path.validation_accuracy, wanted.validation_accuracy)
+    np.testing.assert_array_equal(path.scores, wanted.scores)
+
+
 @pytest.mark.parametrize("n_held_out", [-1, 0, 6])
 def test_folds_that_are_not_there_cannot_be_held_out(n_held_out):
     with pytest.raises(ValidationError, match=f"{n_held_out} folds are .* wanted 1 to 5"):
