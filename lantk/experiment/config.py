@@ -97,7 +97,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     tasks = _resolve_tasks(config["task"], description)
     counts, sizes, cases = {}, {}, {}
     for slug, task in tasks.items():
-        n_test, balance = config["task"]["n_test"], config["task"].get("balance", False)
+        n_test, balance = config["task"]["n_test"], config["task"]["balance"]
         resolved = {
             sum(of_train): (of_train, of_test)
             for n in _as_list(config["task"]["n_train"])

@@ -85,6 +85,8 @@ def _of_type(kind, rest):
     t_low, t_high = rest.pop("minLength", 0), rest.pop("maxLength", None)
     if kind == "null":
         return st.none()
+    if kind == "boolean":
+        return st.booleans()
     if kind == "integer":
         # Near its bounds, where planning is quick, and at both ends.
         near = st.integers(
