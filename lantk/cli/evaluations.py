@@ -107,9 +107,7 @@ def evaluate(args: argparse.Namespace) -> None:
         ceiling = oracle_label_path(plain, drawn.y_test, args.oracle_weights)
         entries.append(("oracle-label", None, ceiling))
     with contextlib.ExitStack() as files:
-        for name, permutation, path in entries:
-            if name not in args.variants:
-                continue
+        for name, permutation, path in [e for e in entries if e[0] in args.variants]:
             is_ridge, knows_test_labels = name == "cntk-ridge", name == "oracle-label"
             results, scores = assess(
                 path,
