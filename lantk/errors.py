@@ -12,7 +12,8 @@ class Row(NamedTuple):
 
     name: str
     """Of the array."""
-    number: int
+    number: Any
+    """Or the name of its file."""
 
 
 class LantkError(ValueError):
@@ -39,9 +40,7 @@ def numbering(parts: Mapping[str, tuple[str, Any]], note: str = "") -> Iterator[
         if not any(row.name in parts for row in error.rows):
             raise
         rows = [
-            Row(parts[row.name][0], int(parts[row.name][1][row.number]))
-            if row.name in parts
-            else row
+            Row(parts[row.name][0], parts[row.name][1][row.number]) if row.name in parts else row
             for row in error.rows
         ]
         raise type(error)(error.text + note, rows) from error

@@ -30,13 +30,12 @@ def label_term(args: argparse.Namespace) -> None:
     import numpy as np
 
     from lantk.files import writing
-    from lantk.label_terms.base import image_vectors
 
     drawn, k_train_train, _, record = load_gram(args)
     term = find_term(args.variant, args.estimator)()
     vectors = None
     if term.needs_x:
-        vectors = image_vectors(drawn.x_train, append_one=drawn.is_binary)
+        vectors = _vectors_of(drawn, drawn.x_train)
     with showing_work(f"fitting {args.variant} to {len(drawn.y_train):,} images"):
         term.fit(k_train_train, label_array(drawn), vectors)
     with writing(args.out) as temporary:
@@ -53,7 +52,6 @@ def evaluate(args: argparse.Namespace) -> None:
     the factor of the kernel and the features of pairs.
     """
     from lantk.experiment.variants import families
-    from lantk.label_terms.base import image_vectors
     from lantk.label_terms.feature_sets import PairedVectors
     from lantk.label_terms.least_squares import LeastSquares
     from lantk.regression.paths import predict
@@ -70,10 +68,7 @@ def evaluate(args: argparse.Namespace) -> None:
     probe = None if term in ("cntk", "oracle-label") else find_term(term, args.estimator)()
     vectors: dict[str, Any] = {"x_train": None, "x_test": None}
     if probe is not None and probe.needs_x:
-        vectors = {
-            name: image_vectors(getattr(drawn, name), append_one=drawn.is_binary)
-            for name in vectors
-        }
+        vectors = {name: _vectors_of(drawn, getattr(drawn, name)) for name in vectors}
         if "honest" in args.protocols and isinstance(probe, LeastSquares):
             # Every fold fits features anew: what pairs share is computed once.
             with showing_work("comparing pairs of images"):
@@ -295,14 +290,13 @@ def heat_map(args: argparse.Namespace) -> None:
     """Draw K, Z and K + lambda Z among the first train images, sorted by class."""
     import numpy as np
 
-    from lantk.label_terms.base import image_vectors
     from lantk.report.case_figures import gram_figure
     from lantk.variant import Variant
 
     drawn, k_train_train, _, record = load_gram(args)
     name = Variant.of(args.variant).name
     term = find_term(args.variant, args.estimator)()
-    vectors = image_vectors(drawn.x_train, append_one=drawn.is_binary) if term.needs_x else None
+    vectors = _vectors_of(drawn, drawn.x_train) if term.needs_x else None
     term.restore(load_fitted(args, args.variant, record), vectors)
     evaluation = read_record(args.evaluation, args.protocols)
     chosen = {name: found["label_weight"] for name, found in evaluation["protocols"].items()}
@@ -369,6 +363,13 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
                 )
             )
     return members
+
+
+def _vectors_of(drawn: Any, images: Any) -> Any:
+    """Return what label terms take of images of a split."""
+    from lantk.label_terms.base import image_vectors
+
+    return image_vectors(images, append_one=drawn.is_binary, layout="channels_first")
 
 
 def _load_checkpoint(checkpoint: Any, verb: str) -> dict[str, Any] | None:

@@ -83,17 +83,18 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
 
 
 def in_source(args: argparse.Namespace, error: Exception) -> str:
-    """Return the message of an error, with rows of a split named as those of its source."""
+    """Return the message of an error, with the source's own rows or file names in it."""
     if not isinstance(error, LantkError) or not error.rows:
         return str(error)
     from lantk.data.split_files import load_split
 
     drawn = load_split(args.split)
-    arrays = {"x_train": drawn.index_train, "x_test": drawn.index_test}
-    order = ", in the order of class folders and file names" if drawn.source == "images" else ""
-    note = f" (Images are numbered as in the source, {drawn.source}, from 0{order}.)"
+    rows: dict[str, Any] = {"x_train": drawn.index_train, "x_test": drawn.index_test}
+    note = f" (Images are numbered as in the source, {drawn.source}, from 0.)"
+    if drawn.files_train is not None and drawn.files_test is not None:
+        rows, note = {"x_train": drawn.files_train, "x_test": drawn.files_test}, ""
     try:
-        with numbering({name: (name, rows) for name, rows in arrays.items()}, note):
+        with numbering({name: (name, of_part) for name, of_part in rows.items()}, note):
             raise error
     except LantkError as named:
         return str(named)

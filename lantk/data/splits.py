@@ -106,13 +106,6 @@ class Split:
             digest.update(f"standard {self.channel_statistics.tolist()}\n".encode())
         return digest.hexdigest()
 
-    def name_image(self, part: str, i: int) -> str:
-        """Return what the source calls image i of ``train`` or ``test``: a row or a file."""
-        files, row = getattr(self, f"files_{part}"), getattr(self, f"index_{part}")[i]
-        if files is not None:
-            return str(files[i])
-        return f"x_{part}[{row}]" if self.source == "npz" else f"image {row} of {self.source}"
-
     def first(self, n_train: int) -> Split:
         """Return the split of the first `n_train` train images, scaled as all of them are.
 

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lantk.errors import LantkError, Row
+from lantk.kernel.images import check_images
 from lantk.label_terms.feature_sets import PairedVectors, Vectors, as_array
 from lantk.labels import LabelError, to_targets
 
@@ -138,6 +139,11 @@ class CheckedTerm(LabelTerm):
     """
 
     n_train_: int
+
+    def restore(self, fitted: dict[str, NDArray], x_train: NDArray | None = None) -> Self:
+        """As of every label term."""
+        vars(self).pop("n_train_", None)
+        return super().restore(fitted, x_train)
 
     def fit(
         self,
@@ -305,13 +311,15 @@ def _check_numbers(name: str, values: Any, rows: str) -> NDArray:
     return found
 
 
-def image_vectors(images: ArrayLike, *, append_one: bool = True) -> NDArray:
+def image_vectors(
+    images: ArrayLike, *, append_one: bool = True, layout: str | None = None
+) -> NDArray:
     """Return the flattened images, channels first, with a constant 1 appended.
 
     Parameters
     ----------
-    images : array_like, shape (n, channels, height, width)
-        As for `lantk.gram`.
+    images, layout : array_like, shape (n, channels, height, width), and {"channels_first"}
+        As for `lantk.gram`, errors too.
     append_one : bool
         Chen et al. append the 1 in the binary task and not in the ten-class task.
 
@@ -325,8 +333,8 @@ def image_vectors(images: ArrayLike, *, append_one: bool = True) -> NDArray:
     >>> image_vectors(np.zeros((5, 3, 8, 8))).shape
     (5, 193)
     """
-    images = np.asarray(images)
-    flat = images.reshape(len(images), -1)
+    checked = check_images("images", images, layout)
+    flat = checked.reshape(len(checked), -1)
     if not append_one:
         return flat
     return np.column_stack([flat, np.ones(len(flat), dtype=flat.dtype)])

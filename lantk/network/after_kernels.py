@@ -312,11 +312,12 @@ def _assemble(
     A path lacks weight 0 where its kernel is singular: then 0 is not validated.
     """
     classes = as_labels(labels)
-    n_correct, n_held = np.zeros(len(grid)), 0
+    n_correct, n_held, is_singular = np.zeros(len(grid)), 0, False
     for stage in stages:
         if stage.is_shuffled != ask.is_shuffled:
             continue
         path = _from_tensors(done[_key(stage.number, ask)])
+        is_singular |= "kernel_is_singular" in path.diagnostics
         if stage.part == 0:
             of_train = path
         else:
@@ -329,6 +330,8 @@ def _assemble(
         n_correct[~np.isin(grid, validated)] = np.nan
         left = np.isin(grid, of_train.weights)
         of_train.validation_accuracy[:] = (n_correct / n_held)[left]
+    if is_singular:
+        of_train.diagnostics["kernel_is_singular"] = 1.0
     return of_train
 
 

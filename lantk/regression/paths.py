@@ -25,7 +25,7 @@ from lantk.regression.diagnostics import describe
 from lantk.regression.folds import permuted, validation_folds
 from lantk.regression.protocols import WeightPath
 from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
-from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SingularError
+from lantk.solvers.direct import CholeskyFactor, IndefiniteError, SingularError
 from lantk.solvers.path import PathSolution, solve_path
 from lantk.solvers.products import mean_abs, multiply
 
@@ -113,17 +113,42 @@ def predict(
     Raises
     ------
     SolveError, LabelTermError
-        If a matrix is singular or a label term cannot be fitted. Where K itself is singular, as
-        with equal images, weight 0 is left out of a path that has others, and the diagnostics say
-        so.
+        If a matrix is singular or a label term cannot be fitted. Where one is, as with equal
+        images, weight 0 is left out of every path that has others, and the diagnostics say so.
     ValidationError
         If a class has fewer train images than folds.
     """
     y = to_targets(y_train, len(k_train_train))
+    vectors, rest = (x_train, x_test), (diagonal_test, folds, seed, device, progress)
+    try:
+        return _predict(k_train_train, k_test_train, y, members, vectors, *rest)
+    except SingularError:
+        others = [_without_zero(member) for member in members]
+        if all(other is member for other, member in zip(others, members, strict=True)):
+            raise
+    paths = _predict(k_train_train, k_test_train, y, others, vectors, *rest)
+    for path, member in zip(paths, members, strict=True):
+        if len(path.weights) < len(member.grid):
+            path.diagnostics["kernel_is_singular"] = 1.0
+    return paths
+
+
+def _predict(
+    k_train_train: NDArray,
+    k_test_train: NDArray,
+    y: NDArray,
+    members: Sequence[Member],
+    vectors: tuple[Vectors | None, Vectors | None],
+    diagonal_test: NDArray | None,
+    folds: int,
+    seed: int,
+    device: str | None,
+    progress: Progress | None,
+) -> list[WeightPath]:
+    """Return what `predict` does; a matrix that is singular ends it."""
     n_folds = folds if any(member.is_validated.any() for member in members) else 0
     splits = validation_folds(y, n_folds, seed) if n_folds else []
     factor = _factor(k_train_train, device)
-    members, are_cut = _leave_out_zero(members, k_train_train, factor)
     checked = [member.is_validated for member in members]
     total = sum(len(m.grid) + int(c.sum()) * n_folds for m, c in zip(members, checked, strict=True))
     n_done = 0
@@ -135,7 +160,7 @@ def predict(
             progress(n_done, total)
 
     with numbering({"k": ("x_test", range(len(k_test_train)))}):
-        additions = _fit(members, k_train_train, k_test_train, y, (x_train, x_test), factor, part=0)
+        additions = _fit(members, k_train_train, k_test_train, y, vectors, factor, part=0)
     paths = _solve_members(
         k_train_train, k_test_train, y.reshape(len(y), -1), members, additions, factor,
         grids=[m.grid for m in members], tolerance=_TOLERANCE, tick=tick,
@@ -144,12 +169,9 @@ def predict(
         describe(k_train_train, k_test_train, y, diagonal_test, addition, member.grid, path)
         for addition, member, path in zip(additions, members, paths, strict=True)
     ]
-    for path, is_cut in zip(results, are_cut, strict=True):
-        if is_cut:
-            path.diagnostics["kernel_is_singular"] = 1.0
     del additions, factor
     if n_folds:
-        accuracies = _validate(k_train_train, y, x_train, members, splits, device, tick)
+        accuracies = _validate(k_train_train, y, vectors[0], members, splits, device, tick)
         for path, mask, accuracy in zip(results, checked, accuracies, strict=True):
             path.validation_accuracy[mask] = accuracy
     return results
@@ -303,23 +325,10 @@ def _factor(k: NDArray, device: str | None) -> CholeskyFactor | DeviceSolver | N
         return None
 
 
-def _leave_out_zero(
-    members: Sequence[Member], k: NDArray, factor: CholeskyFactor | DeviceSolver | None
-) -> tuple[list[Member], list[bool]]:
-    """Return the members without weight 0 where K is singular and they have others, and which."""
-
-    def has_others(m: Member) -> bool:
-        others, is_asked = m.grid != 0, m.is_validated
-        return bool(others.any() and (is_asked[others].any() or not is_asked.any()))
-
-    are_cut = [m.make_term is not None and 0 in m.grid and has_others(m) for m in members]
-    if not any(are_cut) or isinstance(factor, CholeskyFactor):
-        return list(members), [False] * len(members)
-    try:
-        # Only whether that can be solved is asked for.
-        (GramFactor(k) if factor is None else factor).solve(np.zeros(len(k)))
-    except SingularError:
-        others = [replace(m, weights=m.grid[m.grid != 0].tolist()) for m in members]
-        pairs = zip(members, others, are_cut, strict=True)
-        return [other if is_cut else m for m, other, is_cut in pairs], are_cut
-    return list(members), [False] * len(members)
+def _without_zero(member: Member) -> Member:
+    """Return a member without weight 0; the same one if no other is left, or left to validate."""
+    others, is_asked = member.grid != 0, member.is_validated
+    has_others = others.any() and (is_asked[others].any() or not is_asked.any())
+    if member.make_term is None or others.all() or not has_others:
+        return member
+    return replace(member, weights=member.grid[others].tolist())

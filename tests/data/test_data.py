@@ -1569,8 +1569,8 @@ def test_the_fingerprint_covers_what_is_read_and_nothing_else(tmp_path, linked):
         fingerprint("images", folder)
 
 
-def test_an_image_is_called_what_its_source_calls_it(tmp_path):
-    """Images are named by file, or by row of the source's arrays, after a split is stored too."""
+def test_a_split_names_the_files_of_its_images(tmp_path):
+    """Images of class folders have the names of their files, in a stored split too."""
     write_images(tmp_path)
     split = split_of("images", tmp_path, ["ant", "bee"], 4)
     save_split(tmp_path / "split.npz", split)
@@ -1579,11 +1579,8 @@ def test_an_image_is_called_what_its_source_calls_it(tmp_path):
             n_ant = 4 if part == "train" else 3
             for i, row in enumerate(index):
                 name = f"{part}/{('ant', 'bee')[i % 2]}/{row % n_ant}.png"
-                assert found.name_image(part, i) == name
-    split = split_of("npz", write_npz(tmp_path), ["0", "2"])
-    assert split.name_image("test", 3) == f"x_test[{split.index_test[3]}]"
-    split = split_of("digits", None, ["3", "8"], 10)
-    assert split.name_image("train", 2) == f"image {split.index_train[2]} of digits"
+                assert getattr(found, f"files_{part}")[i] == name
+    assert split_of("digits", None, ["3", "8"], 10).files_train is None
 
 
 def test_coloured_image_in_a_grey_source_is_an_error(tmp_path):

@@ -49,7 +49,7 @@ def test_default_experiment_is_accepted():
     experiment = resolve_experiment(DEFAULT)
     assert list(experiment.tasks) == ["1-8"]
     assert {name: case.n_train for name, case in experiment.cases.items()} == {
-        "1-8.n20": 20,
+        "1-8.n24": 24,
         "1-8.n40": 40,
     }
     terms = ["lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2"]
