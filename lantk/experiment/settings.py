@@ -120,7 +120,7 @@ class Task(Section):
     classes: Literal["all"] | Names | None = setting(None, "all", ["cat", "deer", "dog"])
     """Instead of pairs (which then is null), classes told apart in one task: all, or a list of
     three or more, written as in pairs, such as 010 in quotes."""
-    n_train: Whole | Sizes | None = setting([24, 40], 1000, [500, 1000, 2000])
+    n_train: Whole | Sizes | None = setting(24, 1000, [500, 1000, 2000])
     """Train images of a task, all classes together (a multiple of their number, as many of each);
     null, all there is, whatever the classes have (digits, which has no test set, needs a number); a
     list, one row of results each (the smaller ones are the first of the largest)."""
