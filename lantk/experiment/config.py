@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lantk.data.base import DataError
 from lantk.data.splits import describe, fingerprint
 from lantk.data.tasks import Description, Task, class_sizes, resolve_classes, resolve_pair
 from lantk.errors import shorten
 from lantk.experiment.checks import ConfigError, check_folder
 from lantk.experiment.passwords import store_fault
+from lantk.experiment.settings import default_of
 from lantk.experiment.variants import (
     BEST,
     CHOSEN_KERNELS,
@@ -341,7 +343,11 @@ def _resolve_tasks(task: Mapping[str, Any], description: Description) -> dict[st
             f"task.targets is {task['targets']}, and task.pairs is given: pairs have the targets"
             " -1 and +1, so leave task.targets at [0, 1]"
         )
-    resolved = [resolve_pair(description, pair) for pair in pairs]
+    try:
+        resolved = [resolve_pair(description, pair) for pair in pairs]
+    except DataError as error:
+        note = "" if pairs != default_of("task.pairs") else " (task.pairs is that of config.yaml)"
+        raise DataError(f"{error}{note}") from error
     tasks = {pair.slug: pair for pair in resolved}
     if len(tasks) < len(resolved):
         raise ConfigError(f"task.pairs names a class pair twice: {shorten(str(pairs))}")
