@@ -72,7 +72,9 @@ def expand_path(text: str) -> str:
 
 
 def expand_address(uri: str) -> str:
-    """Return the address of a store with the path of a database file expanded; others as they are.
+    """Return the address of a store with the path of a database file expanded.
+
+    Others stay as they are, but for capitals in ``HTTP://``.
 
     Examples
     --------
@@ -80,7 +82,9 @@ def expand_address(uri: str) -> str:
     'sqlite:///runs/mlflow.db'
     """
     found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", uri, re.DOTALL)
-    return f"{found[1]}{expand_path(found[2])}{found[3]}" if found else uri
+    if found:
+        return f"{found[1]}{expand_path(found[2])}{found[3]}"
+    return re.sub("^https?(?=://)", lambda web: web[0].lower(), uri, flags=re.I)
 
 
 def require_ending(path: str | os.PathLike[str], *endings: str) -> None:

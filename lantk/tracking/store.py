@@ -24,7 +24,7 @@ from lantk.experiment.passwords import (
     without_password,
     without_passwords,
 )
-from lantk.files import lock_within, writing
+from lantk.files import expand_address, lock_within, writing
 from lantk.tracking.run import TrackingError
 
 # Schemes of stores that this process opens itself: here the client says where artifacts go.
@@ -74,6 +74,7 @@ def locate_store(results: Path, uri: str | None) -> Store:
         raise TrackingError(
             f"the address of the runs (tracking.uri or MLFLOW_TRACKING_URI) {fault}"
         )
+    uri = expand_address(uri) if uri else None
     scheme = re.split("[:+]", uri)[0] if uri else "sqlite"
     if scheme != "sqlite":
         beside = results.with_name("mlflow-artifacts") if scheme in _DATABASES else None

@@ -37,6 +37,7 @@ from lantk.experiment.records import Listing
 from lantk.tracking import logged
 from lantk.tracking.dashboard import dashboard_hint, links_at, links_text
 from lantk.tracking.run import TrackingError
+from lantk.tracking.store import locate_store
 from lantk.tracking.sync import Target, rebuild, verify
 
 ROOT = Path(__file__).parents[2]
@@ -410,6 +411,18 @@ def test_store_named_by_the_environment(results, to, monkeypatch):
     assert not results.with_name("mlflow.db").exists()
 
 
+def test_addresses_of_the_environment_read_as_those_of_the_configuration(tmp_path, monkeypatch):
+    """~ is the home folder there too, and HTTP is http."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~/runs/m.db")
+    assert locate_store(tmp_path / "results", None).database == tmp_path / "runs" / "m.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "HTTP://Host:5000/A")
+    assert locate_store(tmp_path / "results", None).uri == "http://Host:5000/A"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///$NOWHERE/m.db")
+    with pytest.raises(TrackingError, match="the variable NOWHERE is not set"):
+        locate_store(tmp_path / "results", None)
+
+
 def test_unreachable_server(results, monkeypatch):
     """A server that does not answer is named, without its password, and the results stay."""
     with socket.socket() as taken:
@@ -513,11 +526,12 @@ def test_password_in_the_configuration_is_refused(results, to):
     ("variables", "said"),
     [
         ({"URI": "./mlruns"}, "MLFLOW_TRACKING_URI in the environment is no address of a store"),
-        ({"URI": "file:///mlruns"}, "MLFLOW_TRACKING_URI in the environment is no address"),
+        ({"URI": "file:///mlruns"}, "environment is no address .* given up plain folders, file:"),
+        ({"URI": "sqlite:///$NOWHERE/m.db"}, "environment is '.NOWHERE/m.db': the variable NOWHERE"),
         ({"URI": "http://me:Hush@host:x"}, "MLFLOW_TRACKING_URI in the environment is no address"),
         ({"URI": "sqlite://"}, "MLFLOW_TRACKING_URI in the environment .* in memory"),
         ({"URI": "http://h", "USERNAME": "me"}, "_USERNAME is set .* MLFLOW_TRACKING_PASSWORD is"),
-        ({"URI": "http://h", "PASSWORD": "Hush"}, "_PASSWORD is set .* MLFLOW_TRACKING_USERNAME"),
+        ({"URI": "HTTP://h", "PASSWORD": "Hush"}, "_PASSWORD is set .* MLFLOW_TRACKING_USERNAME"),
         ({"URI": "https://h", "SERVER_CERT_PATH": "/no/file"}, "_SERVER_CERT_PATH .* no such file"),
         ({"URI": ""}, None),
         ({"URI": "databricks"}, None),
