@@ -36,7 +36,8 @@ def expand_path(text: str) -> str:
     Raises
     ------
     LantkError
-        If a variable is not set, a user is not known, or a folder would be called ``~``.
+        If the path is empty, a variable is not set, a user is not known, or a folder would be
+        called ``~``.
 
     Examples
     --------
@@ -53,6 +54,8 @@ def expand_path(text: str) -> str:
             )
         return value
 
+    if not text:
+        raise LantkError("'': wanted a path (that of the working folder is '.')")
     found = text
     with suppress(ValueError):  # the name of a user that cannot be one
         found = os.path.expanduser(text)
@@ -89,7 +92,11 @@ def expand_address(uri: str) -> str:
 
 def require_ending(path: str | os.PathLike[str], *endings: str) -> None:
     """Raise `LantkError` on a file whose name ends in none of these, which say what is in it."""
-    if Path(path).suffix not in endings:
+    ending = Path(path).suffix
+    # Data are looked for by their ending as it is written.
+    if ending.lower() not in (".json", ".npz"):
+        ending = ending.lower()
+    if ending not in endings:
         *others, last = endings
         listed = f"{', '.join(others)} or {last}" if others else last
         raise LantkError(f"{os.fspath(path)!r}: wanted a name that ends in {listed}")

@@ -298,8 +298,8 @@ def test_messages(key, value, message):
         ("cnn.channels", [16, 16], "cnn.channels has 2 numbers, and chen2020 7 convolutions"),
         ("results", "results/{x}", "no braces"),
         ("results", "-rf", "Write './-rf'"),
-        ("data", {"source": "npz", "path": "nowhere.npz"}, "nowhere.npz"),
-        ("data", {"source": "images", "path": None}, "needs data.path"),
+        ("data", {"source": "npz", "path": "nowhere.npz", "layout": None}, "nowhere.npz"),
+        ("data", {"source": "images", "path": None, "layout": None}, "needs data.path"),
         ("results", f"{__file__}/results", "a file is in the way"),
     ],
 )
@@ -376,7 +376,7 @@ def test_unequal_classes_are_all_taken_or_cut_to_the_smallest(tmp_path):
         arrays[f"y_{part}"] = np.repeat(["ant", "bee"], counts)
         arrays[f"x_{part}"] = np.zeros((sum(counts), 1, 8, 8), np.uint8)
     np.savez(tmp_path / "own.npz", **arrays)
-    config = edited("data", {"source": "npz", "path": str(tmp_path / "own.npz")})
+    config = edited("data", {"source": "npz", "path": str(tmp_path / "own.npz"), "layout": None})
     own = {"pairs": [["ant", "bee"]], "n_train": None}
     for balance, sizes in ((False, (37, 13)), (True, (12, 8))):
         config["task"] = CONFIG["task"] | own | {"balance": balance}

@@ -527,7 +527,10 @@ def test_password_in_the_configuration_is_refused(results, to):
     [
         ({"URI": "./mlruns"}, "MLFLOW_TRACKING_URI in the environment is no address of a store"),
         ({"URI": "file:///mlruns"}, "environment is no address .* given up plain folders, file:"),
-        ({"URI": "sqlite:///$NOWHERE/m.db"}, "environment is '.NOWHERE/m.db': the variable NOWHERE"),
+        (
+            {"URI": "sqlite:///$NOWHERE/m.db"},
+            "environment is '.NOWHERE/m.db': the variable NOWHERE",
+        ),
         ({"URI": "http://me:Hush@host:x"}, "MLFLOW_TRACKING_URI in the environment is no address"),
         ({"URI": "sqlite://"}, "MLFLOW_TRACKING_URI in the environment .* in memory"),
         ({"URI": "http://h", "USERNAME": "me"}, "_USERNAME is set .* MLFLOW_TRACKING_PASSWORD is"),
