@@ -42,8 +42,8 @@ class Description:
 
     source: str
     class_names: tuple[str, ...]
-    """Names of the classes; the position is the class number. Labels that are whole numbers are
-    names of digits."""
+    """Names of the classes; the position is the class number. Labels that are whole numbers
+    stand as text."""
     train_counts: tuple[int, ...]
     """Train images of each class."""
     test_counts: tuple[int, ...] | None
