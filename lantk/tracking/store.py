@@ -277,12 +277,6 @@ def _reporting_failures(store: Store) -> Iterator[None]:
         raise TrackingError(message) from cause
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Return whether a server did not let this user do what an error of MLflow is about."""
-    said = f"{getattr(error, 'error_code', '')} {error}"
-    return bool(re.search("UNAUTHENTICATED|PERMISSION_DENIED|error code 40[13]", said))
-
-
 def _advice(store: Store, error: BaseException) -> str:
     if store.database is not None:
         return (
@@ -297,7 +291,8 @@ def _advice(store: Store, error: BaseException) -> str:
             f"Install the driver of the database, `pip install {_PACKAGES.get(module, module)}`,"
             " and sync again"
         )
-    if is_refusal(error):
+    said = f"{getattr(error, 'error_code', '')} {error}"
+    if re.search("UNAUTHENTICATED|PERMISSION_DENIED|error code 40[13]", said):
         return (
             "The server does not let this user in: set MLFLOW_TRACKING_USERNAME and"
             " MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment, and sync"

@@ -316,27 +316,6 @@ def test_results_folders_have_experiments_of_their_own(results, to):
     assert names == ["own/digits", "other/digits"]
 
 
-def test_runs_of_earlier_versions_are_superseded(results, own_store):
-    """What was logged as the one experiment of all folders is current once, in the folder's own."""
-    own_store(results.with_name("mlflow.db"))
-    other = write_results(results.with_name("other"))
-    sync(other, experiment="lantk", config=CONFIG | {"results": "results/other"})
-    earlier = sync(results, experiment="lantk")
-    report = sync(results)
-    assert counts(report) == (N, 0, N, 0)
-    assert set(runs_of(report, "current")) == NAMES
-    assert set(runs_of(earlier, "current")) == NAMES  # of the other folder
-    (note,) = {
-        run.data.tags["mlflow.note.content"] for run in runs_of(earlier, "superseded").values()
-    }
-    assert note == "Now in the experiment 'digits'."
-    assert counts(sync(results)) == (0, N, 0, 0)
-    assert verify(target(results)) == (N, {})
-    # Who names it keeps it.
-    others = sync(other, experiment="lantk", config=CONFIG | {"results": "results/other"})
-    assert counts(others) == (0, N, 0, 0)
-
-
 def test_deleted_store_is_rebuilt(tmp_path, own_store, monkeypatch):
     """Without its database the next sync makes one and logs every run again, whatever the path."""
     monkeypatch.chdir(tmp_path)
