@@ -36,7 +36,8 @@ def expand_path(text: str) -> str:
     Raises
     ------
     LantkError
-        If a variable is not set, a user is not known, or a folder would be called ``~``.
+        If the path is empty, a variable is not set, a user is not known, or a folder would be
+        called ``~``.
 
     Examples
     --------
@@ -53,6 +54,8 @@ def expand_path(text: str) -> str:
             )
         return value
 
+    if not text:
+        raise LantkError("'': wanted a path (that of the working folder is '.')")
     found = text
     with suppress(ValueError):  # the name of a user that cannot be one
         found = os.path.expanduser(text)
@@ -72,7 +75,9 @@ def expand_path(text: str) -> str:
 
 
 def expand_address(uri: str) -> str:
-    """Return the address of a store with the path of a database file expanded; others as they are.
+    """Return the address of a store with the path of a database file expanded.
+
+    Others stay as they are, but for capitals in ``HTTP://``.
 
     Examples
     --------
@@ -80,12 +85,18 @@ def expand_address(uri: str) -> str:
     'sqlite:///runs/mlflow.db'
     """
     found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", uri, re.DOTALL)
-    return f"{found[1]}{expand_path(found[2])}{found[3]}" if found else uri
+    if found:
+        return f"{found[1]}{expand_path(found[2])}{found[3]}"
+    return re.sub("^https?(?=://)", lambda web: web[0].lower(), uri, flags=re.I)
 
 
 def require_ending(path: str | os.PathLike[str], *endings: str) -> None:
     """Raise `LantkError` on a file whose name ends in none of these, which say what is in it."""
-    if Path(path).suffix not in endings:
+    ending = Path(path).suffix
+    # Data are looked for by their ending as it is written.
+    if ending.lower() not in (".json", ".npz"):
+        ending = ending.lower()
+    if ending not in endings:
         *others, last = endings
         listed = f"{', '.join(others)} or {last}" if others else last
         raise LantkError(f"{os.fspath(path)!r}: wanted a name that ends in {listed}")

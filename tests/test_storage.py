@@ -304,6 +304,7 @@ def test_a_path_is_what_a_shell_and_the_system_take_it_for(home, given, wanted):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ("", "wanted a path"),
         ("$NOWHERE/x", "the variable NOWHERE is not set. Set it, or"),
         ("a/${NOWHERE}", "the variable NOWHERE is not set"),
         (

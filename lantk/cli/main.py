@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import select
 import signal
 import sys
 import textwrap
@@ -178,9 +179,9 @@ def _run(argv: Sequence[str] | None) -> int:
             text = "interrupted; its workflow has ended; no file is half-written"
         print(f"lantk {args.called}: {text}", file=sys.stderr)
         return int(ended.code or 1)
-    except BrokenPipeError:
-        raise
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            raise
         # Our own errors, the system's and a missing extra say what to change; anything else is a
         # fault of ours, and shows where.
         missing = _missing_extra(error)
@@ -188,6 +189,15 @@ def _run(argv: Sequence[str] | None) -> int:
             traceback.print_exc()
         print(f"lantk {args.called}: {missing or in_source(args, error)}", file=sys.stderr)
         return 1
+
+
+def _is_unread() -> bool:
+    """Return whether nobody reads a standard stream any more."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # one that is no file
+            poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _missing_extra(error: Exception) -> str | None:

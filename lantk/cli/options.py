@@ -66,17 +66,6 @@ def _path(text: str) -> Path:
     return Path(expand_path(text))
 
 
-def _file(*endings: str) -> Callable[[str], Path]:
-    """Return what reads the name of a file to write, which tells what it will hold."""
-
-    def read(text: str) -> Path:
-        path = _path(text)
-        require_ending(path, *endings)
-        return path
-
-    return _said(read)
-
-
 @_said
 def _config(text: str) -> dict[str, Any]:
     config = json.loads(text)
@@ -99,6 +88,17 @@ def _option(text: str, **settings: Any) -> dict[str, Any]:
     if default is not None and "default" not in text:
         text += f" (default: {' '.join(map(str, values))})"
     return settings | {"help": text}
+
+
+def _file(text: str, *endings: str) -> dict[str, Any]:
+    """Return the option of a file to write, whose name tells what it will hold."""
+
+    @_said
+    def read(given: str) -> Path:
+        require_ending(given, *endings)
+        return Path(expand_path(given))
+
+    return _option(text, flag="--out", type=read, required=True)
 
 
 def _setting(key: str, text: str | None = None, **others: Any) -> dict[str, Any]:
@@ -291,19 +291,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "threads": _option("threads to use (default: what the libraries choose)", type=int),
     "out": _option("file to write", type=_path, required=True),
-    "out-npz": _option("file to write, X.npz", flag="--out", type=_file(".npz"), required=True),
-    "out-json": _option(
-        "file to write, X.json; predictions go to X.csv beside it",
-        flag="--out",
-        type=_file(".json"),
-        required=True,
-    ),
-    "out-html": _option("file to write, X.html", flag="--out", type=_file(".html"), required=True),
-    "out-figure": _option(
-        "file to write, X.png, or X.pdf or X.svg for a drawing of lines",
-        flag="--out",
-        type=_file(*FIGURE_ENDINGS),
-        required=True,
+    "out-npz": _file("file to write, X.npz", ".npz"),
+    "out-json": _file("file to write, X.json; predictions go to X.csv beside it", ".json"),
+    "out-html": _file("file to write, X.html", ".html"),
+    "out-figure": _file(
+        "file to write, X.png, or X.pdf or X.svg for a drawing of lines", *FIGURE_ENDINGS
     ),
     "out-folder": _option(
         "folder to write to, VARIANT.json and .csv, or VARIANT-seedN for permuted labels",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,15 +28,16 @@ def same_names(given: Collection[str], names: Collection[str]) -> dict[str, str]
     File systems differ in how they store letters with accents. Where several are equal after it,
     they are told apart as they are written.
     """
-    normal: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
     unknown = set(given) - set(names)
-    for is_given, texts in ((True, given), (False, names)) if unknown else ():
-        for text in texts:
-            normal[is_given].setdefault(unicodedata.normalize("NFC", text), []).append(text)
+    if not unknown:
+        return {}
+    alike: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for place, text in [*((0, text) for text in given), *((1, text) for text in names)]:
+        alike[unicodedata.normalize("NFC", text)][place].append(text)
     return {
-        one[0]: normal[False][key][0]
-        for key, one in normal[True].items()
-        if len(one) == len(normal[False].get(key, ())) == 1 and one[0] in unknown
+        ours[0]: theirs[0]
+        for ours, theirs in alike.values()
+        if len(ours) == len(theirs) == 1 and ours[0] in unknown
     }
 
 

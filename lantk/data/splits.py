@@ -145,9 +145,10 @@ SPLIT_ARRAYS = ("pixels_train", "pixels_test", "y_train", "y_test", "index_train
 
 
 def describe(source: str, path: DataPath = None, layout: str | None = None) -> Description:
-    """Return the classes, counts and image shape of a source, of files the first of each class.
+    """Return what a source holds: its classes, how many images of each, and their shape.
 
-    For ``cifar10`` that is not downloaded yet, what it will hold.
+    Of ``images`` the first file of each class is opened. ``cifar10`` that is not downloaded yet is
+    what it will hold.
 
     Parameters
     ----------

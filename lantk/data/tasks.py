@@ -42,8 +42,8 @@ class Description:
 
     source: str
     class_names: tuple[str, ...]
-    """Names of the classes; the position is the class number. Labels that are whole numbers are
-    names of digits."""
+    """Names of the classes; the position is the class number. Labels that are whole numbers
+    stand as text."""
     train_counts: tuple[int, ...]
     """Train images of each class."""
     test_counts: tuple[int, ...] | None
@@ -286,8 +286,8 @@ def imbalance_warning(task: str, train: Sequence[int], test: Sequence[int]) -> s
         return ""
     return (
         f"the classes of {task} differ by more than {_UNEQUAL}:1 ({', '.join(found)}), and accuracy"
-        " follows the larger ones: see the balanced accuracy in the report, or take as many of each"
-        " with task.balance"
+        " follows the larger ones: see the balanced accuracy in report or records, or take as many"
+        " of each with task.balance"
     )
 
 

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from lantk.data.tasks import QUOTING
 from lantk.errors import LantkError, shorten
 from lantk.experiment.passwords import find_passwords
-from lantk.experiment.settings import FIELDS, Limits, Settings, meaning_of
+from lantk.experiment.settings import FIELDS, Limits, Name, Settings, meaning_of
 
 _IN_WORDS = {
     bool: "`true` or `false`",
@@ -158,6 +159,8 @@ def _explain(config: Any, errors: list[tuple[tuple[Any, ...], str]]) -> str:
     text = f"{_dotted(path)} is {shorten(repr(found))}: wanted {wanted}"
     if isinstance(found, str) and "number" in wanted and _is_number(found):
         text += " (YAML reads 1e-4, and all that is in quotes, as text: write 1.0e-4)"
+    elif kind == Name:
+        text += f" ({QUOTING})"
     return f"{text}. {meaning_of('.'.join(keys))}" if keys else text
 
 

@@ -18,7 +18,7 @@ from lantk.data.splits import describe, fingerprint
 from lantk.data.tasks import Description, Task, class_sizes, resolve_classes, resolve_pair
 from lantk.errors import shorten
 from lantk.experiment.checks import ConfigError, check_folder
-from lantk.experiment.passwords import store_fault
+from lantk.experiment.passwords import store_fault, user_fault
 from lantk.experiment.settings import default_of
 from lantk.experiment.variants import (
     BEST,
@@ -95,7 +95,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     if NETWORK_FAMILY in families:
         _check_after_kernels(config, families[NETWORK_FAMILY], architectures)
     source = config["data"]
-    description = describe(source["source"], source["path"], source.get("layout"))
+    description = describe(source["source"], source["path"], source["layout"])
     tasks = _resolve_tasks(config["task"], description)
     counts, sizes, cases = {}, {}, {}
     for slug, task in tasks.items():
@@ -159,23 +159,10 @@ def _check_store(uri: str | None) -> None:
     if fault is not None:
         # Not the address, in which a password may hide.
         raise ConfigError(f"{name} {fault}; {otherwise}")
-    if not uri.startswith("http"):
-        return
-    user, password = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-    given = [key for key in (user, password, "MLFLOW_TRACKING_TOKEN") if os.environ.get(key)]
-    if given in ([user], [password]) and not Path("~/.mlflow/credentials").expanduser().exists():
-        (other,) = {user, password} - {*given}
-        raise ConfigError(
-            f"{given[0]} is set in the environment and {other} is not: MLflow would come to the"
-            " server as nobody. Set both, or neither"
-        )
-    for key in ("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"):
-        file = os.environ.get(key)
-        if file and not Path(file).exists():
-            raise ConfigError(
-                f"{key} in the environment is {file!r}, and there is no such file: correct it, or"
-                " unset it"
-            )
+    if uri.lower().startswith("http"):
+        fault = user_fault()
+    if fault is not None:
+        raise ConfigError(fault)
 
 
 def _check_filters(architectures: list[Any], image_shape: tuple[int, int, int]) -> None:

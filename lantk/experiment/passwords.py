@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
+
+from lantk.errors import LantkError
+from lantk.files import expand_address
 
 # Not urlsplit: it raises, with a part of the password, where a sign in that is not encoded.
 _ADDRESS = re.compile(r"([a-z][\w+.-]*)(:/*)(?:(.*)@)?([^?#]*)([?#]?)(.*)", re.I | re.S)
@@ -20,7 +25,7 @@ _SECRET_INSIDE = re.compile(_KEY + r"=\s*(\{(?:[^}]|\}\})*\}|[^;]*)", re.I)
 _WEB = ("http", "https")
 # A server, or a database that MLflow knows, with a driver or without.
 _STORE = re.compile(
-    r"databricks|(https?|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S
+    r"databricks|((?i:https?)|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S
 )
 _HIDDEN = "***"
 _SHORTEST = 3  # shorter words stand in every text
@@ -57,7 +62,14 @@ def is_clear(uri: str) -> bool:
 
 
 def store_fault(uri: str) -> str | None:
-    """Return what keeps an address from being that of a store, without repeating it; or None."""
+    """Return what keeps an address from being that of a store, or None.
+
+    It repeats no more of it than the path of a database file.
+    """
+    try:
+        uri = expand_address(uri)
+    except LantkError as error:
+        return f"is {error}"
     match = _STORE.fullmatch(uri)
     if match is not None and (match[1] or "").startswith("sqlite"):
         if match[2].partition("?")[0] not in ("", "/", "/:memory:"):
@@ -70,10 +82,31 @@ def store_fault(uri: str) -> str | None:
         return None
     return (
         "is no address of a store: wanted http://HOST:PORT or https:// of a server,"
-        " sqlite:////absolute/path/mlflow.db of a file, or postgresql://, mysql:// or mssql:// with"
+        " sqlite:////absolute/path/mlflow.db of a file (MLflow has given up plain folders, file:"
+        " and ./mlruns), or postgresql://, mysql:// or mssql:// with"
         " USER:PASSWORD@HOST:PORT/DATABASE; with a number as port, and @ / ? # [ ] percent-encoded"
         " in user, password and query, as in %40 for @"
     )
+
+
+def user_fault() -> str | None:
+    """Return what in the environment would keep a server from knowing MLflow's user, or None."""
+    user, password = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+    given = [key for key in (user, password, "MLFLOW_TRACKING_TOKEN") if os.environ.get(key)]
+    if given in ([user], [password]) and not Path("~/.mlflow/credentials").expanduser().exists():
+        (other,) = {user, password} - {*given}
+        return (
+            f"{given[0]} is set in the environment and {other} is not: MLflow would come to the"
+            " server as nobody. Set both, or neither"
+        )
+    for key in ("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH"):
+        file = os.environ.get(key)
+        if file and not Path(file).exists():
+            return (
+                f"{key} in the environment is {file!r}, and there is no such file: correct it, or"
+                " unset it"
+            )
+    return None
 
 
 def without_password(uri: str) -> str:

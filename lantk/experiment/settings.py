@@ -115,11 +115,11 @@ class Task(Section):
         [[1, 8]], [["deer", "dog"], ["cat", "frog"]], [[3, 8]]
     )
     """Class pairs, each two class names, or labels that are whole numbers; the order within a pair
-    is free. "#0", in quotes, is the class at position 0 among the sorted ones. A name that YAML
-    reads as something else (010, 0x1, 1_0, 1.5, yes, off, null, a date) has to stand in quotes."""
+    is free. "#0", in quotes, is the class at position 0 among the sorted ones. Names such
+    as 010, 1.5 or yes, which YAML reads as something else, have to stand in quotes."""
     classes: Literal["all"] | Names | None = setting(None, "all", ["cat", "deer", "dog"])
     """Instead of pairs (which then is null), classes told apart in one task: all, or a list of
-    three or more, written as in pairs, such as 010 in quotes."""
+    three or more, written as in pairs."""
     n_train: Whole | Sizes | None = setting(24, 1000, [500, 1000, 2000])
     """Train images of a task, all classes together (a multiple of their number, as many of each);
     null, all there is, whatever the classes have (digits, which has no test set, needs a number); a

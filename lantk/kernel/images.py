@@ -61,16 +61,8 @@ def find_shape_fault(
 ) -> str | None:
     """Return what is wrong with the axes of an array of images, or None.
 
-    Channels that come last would be taken for the width of narrow images of many channels.
-
-    Parameters
-    ----------
-    name, shape
-        Of the array, for the message.
-    layout : {None, "channels_first"}
-        The latter takes images that look as if their channels came last.
-    overruling : str
-        How to say so where the array comes from, for the message.
+    Channels that come last would be taken for the width of narrow images of many channels, unless
+    `layout` says that they come first; `overruling` says how to say so.
     """
     if layout not in LAYOUTS:
         return (

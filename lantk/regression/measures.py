@@ -30,8 +30,12 @@ class RelativeRatio(NamedTuple):
 
     @property
     def value(self) -> float:
-        """Return within / (within + between), 1/2 where the kernel tells no classes apart."""
-        return self.within / (self.within + self.between)
+        """Return within / (within + between), 1/2 where the kernel tells no classes apart.
+
+        NaN where nothing is alike.
+        """
+        total = self.within + self.between
+        return self.within / total if total else float("nan")
 
 
 class ClassSums(NamedTuple):

@@ -161,11 +161,8 @@ def _relative_ratios(path: WeightPath, i: int, y_test: NDArray) -> dict[str, flo
 
 
 def ratio_of(sums: ClassSums | None, labels_rows: NDArray) -> float:
-    """Return the relative ratio of class sums, NaN where there are none or nothing is alike."""
-    if sums is None:
-        return float("nan")
-    ratio = sums.ratio(labels_rows)
-    return ratio.value if ratio.within + ratio.between else float("nan")
+    """Return the relative ratio of class sums, NaN where there are none."""
+    return float("nan") if sums is None else sums.ratio(labels_rows).value
 
 
 def oracle_label_path(plain: WeightPath, y_test: NDArray, weights: Sequence[float]) -> WeightPath:

@@ -196,11 +196,13 @@ def imbalance_text(frame: pd.DataFrame) -> str:
 def _counts_of(group: pd.DataFrame, part: str) -> dict[int, tuple[int, ...]]:
     """Return n -> images of each class, ascending; of tables that do not say, as if equal."""
     keys = [f"n_{part}", f"{part}_counts"]
-    told = group.reindex(columns=keys).astype({keys[1]: object})
+    told = group.reindex(columns=keys).drop_duplicates().sort_values(keys[0])
     found: dict[int, tuple[int, ...]] = {}
-    for n, text in told.drop_duplicates().sort_values(keys[0]).itertuples(index=False):
-        is_told = isinstance(text, str) and text
-        found[n] = tuple(map(int, text.split("+"))) if is_told else found.get(n, (1, 1))
+    for n, text in told.itertuples(index=False):
+        if isinstance(text, str) and text:
+            found[n] = tuple(map(int, text.split("+")))
+        else:
+            found.setdefault(n, (1, 1))
     return found
 
 

@@ -82,7 +82,7 @@ def saving(
         If the name ends in none of `FIGURE_ENDINGS`.
     """
     require_ending(path, *FIGURE_ENDINGS)
-    kind = Path(path).suffix.removeprefix(".")
+    kind = Path(path).suffix.removeprefix(".").lower()
     described = "; ".join(f"{name} {value}" for name, value in (told or {}).items())
     name, unsaid = _METADATA[kind]
     metadata = {**dict.fromkeys(unsaid), **({name: described} if described else {})}

@@ -16,7 +16,6 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from lantk.data.tasks import counts_text
 from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS
 from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS
@@ -148,22 +147,10 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("Images", ", ".join(dict.fromkeys(str(r["data"]["source"]) for r in records))),
         ("Tasks" if len(tasks) > 1 else "Task", ", ".join(told)),
         ("Sizes", sizes_text(table).rstrip(".")),
-        (
-            "Images of each class",
-            "; ".join(filter(None, dict.fromkeys(map(_counts_text, records)))),
-        ),
         ("Architecture", ", ".join(dict.fromkeys(table["architecture"]))),
         ("Variants", ", ".join(variants)),
     ]
     return [(name, value) for name, value in facts if value]
-
-
-def _counts_text(record: Mapping[str, Any]) -> str:
-    """Return how many train and test images the classes of a record have."""
-    train, test = (record["data"].get(f"{part}_counts") for part in ("train", "test"))
-    if not train or not test:  # as in records of earlier versions
-        return ""
-    return f"{record['task']}: {counts_text(train)} to train, {counts_text(test)} to test on"
 
 
 def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:

@@ -125,26 +125,27 @@ def choice_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
 def confusion_tables(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Table]]:
     """Return, for each case, balanced accuracies and what images of each class were taken for.
 
-    One row a variant, protocol and class; controls are left out, and so are matrices of very many
+    One row a variant, protocol and class; controls are left out, and so are cases of very many
     classes.
     """
     found: dict[str, list[list[Cell]]] = {}
     names: dict[str, list[str]] = {}
     for record in records:
         case, classes = record["case"], [str(name) for name in record["classes"]]
-        is_shown = len(classes) <= _SHOWN_CLASSES
-        names[case] = ["Class", *classes] if is_shown else []
+        if len(classes) > _SHOWN_CLASSES or Variant.of(record["variant"]).control is not None:
+            continue
+        names[case] = classes
         for protocol, choice in record["protocols"].items():
-            if "confusion" not in choice or Variant.of(record["variant"]).control is not None:
+            if "confusion" not in choice:
                 continue
             head = [text_cell(record_name(record)), text_cell(protocol)]
             head.append(number_cell(100 * choice["balanced_accuracy"]))
-            rows = zip(classes, choice["confusion"], strict=True) if is_shown else [("", [])]
-            for name, counts in rows:
+            for name, counts in zip(classes, choice["confusion"], strict=True):
                 cells = [number_cell(n, digits=0) for n in counts]
-                found.setdefault(case, []).append([*head, *[text_cell(name)] * is_shown, *cells])
+                found.setdefault(case, []).append([*head, text_cell(name), *cells])
+    header = ["", "Protocol", "Balanced (%)", "Class"]
     return [
-        (case, Table(["", "Protocol", "Balanced (%)", *names[case]], rows, f"Classes of {case}"))
+        (case, Table([*header, *names[case]], rows, f"Classes of {case}"))
         for case, rows in found.items()
     ]
 

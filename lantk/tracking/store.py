@@ -24,7 +24,7 @@ from lantk.experiment.passwords import (
     without_password,
     without_passwords,
 )
-from lantk.files import lock_within, writing
+from lantk.files import expand_address, lock_within, writing
 from lantk.tracking.run import TrackingError
 
 # Schemes of stores that this process opens itself: here the client says where artifacts go.
@@ -74,6 +74,7 @@ def locate_store(results: Path, uri: str | None) -> Store:
         raise TrackingError(
             f"the address of the runs (tracking.uri or MLFLOW_TRACKING_URI) {fault}"
         )
+    uri = expand_address(uri) if uri else None
     scheme = re.split("[:+]", uri)[0] if uri else "sqlite"
     if scheme != "sqlite":
         beside = results.with_name("mlflow-artifacts") if scheme in _DATABASES else None
@@ -276,12 +277,6 @@ def _reporting_failures(store: Store) -> Iterator[None]:
         raise TrackingError(message) from cause
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Return whether a server did not let this user do what an error of MLflow is about."""
-    said = f"{getattr(error, 'error_code', '')} {error}"
-    return bool(re.search("UNAUTHENTICATED|PERMISSION_DENIED|error code 40[13]", said))
-
-
 def _advice(store: Store, error: BaseException) -> str:
     if store.database is not None:
         return (
@@ -296,7 +291,8 @@ def _advice(store: Store, error: BaseException) -> str:
             f"Install the driver of the database, `pip install {_PACKAGES.get(module, module)}`,"
             " and sync again"
         )
-    if is_refusal(error):
+    said = f"{getattr(error, 'error_code', '')} {error}"
+    if re.search("UNAUTHENTICATED|PERMISSION_DENIED|error code 40[13]", said):
         return (
             "The server does not let this user in: set MLFLOW_TRACKING_USERNAME and"
             " MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in the environment, and sync"

@@ -37,7 +37,6 @@ from lantk.tracking.store import (
     connect,
     find_experiment,
     is_damaged,
-    is_refusal,
     locate_store,
     make_experiment,
     put_aside,
@@ -49,8 +48,6 @@ from lantk.tracking.views import view_tags
 _MOST_COPIED = 2**17
 # What a database keeps of the name of an experiment, as `settings` says it too.
 _NAME_LENGTH = 250
-# The experiment of all results folders, until each had its own.
-_FORMER_EXPERIMENT = "lantk"
 _NOT_IN_RESULTS = "No longer part of the results on disk."
 _NOT_FAILED = "The job is no longer one that failed."
 
@@ -243,35 +240,11 @@ def _write(target: Target, wanted: list[LoggedRun], store: Store) -> SyncReport:
         is_failure = old.info.status == "FAILED"
         mark_superseded(client, old, _NOT_FAILED if is_failure else _NOT_IN_RESULTS)
         report.superseded += 1
-    if target.experiment is None:
-        report.superseded += _leave_former(client, target, experiment_id)
     base, shared = base_address(store.uri), results_id(target.folder_name)
     for key, view in view_tags(shared).items():
         client.set_experiment_tag(experiment_id, key, view)
     report.links = links(base, experiment_id, shared, report.run_ids)
     return report
-
-
-def _leave_former(client: Any, target: Target, experiment_id: str) -> int:
-    """Mark what earlier versions logged of this folder superseded; return how many runs it was."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        former = client.get_experiment_by_name(_FORMER_EXPERIMENT)
-    except MlflowException as error:
-        if not is_refusal(error):
-            raise
-        return 0  # somebody else's, and none of our runs are there
-    if (
-        former is None
-        or former.experiment_id == experiment_id
-        or former.lifecycle_stage != "active"
-    ):
-        return 0
-    moved = find_runs(client, former.experiment_id, target.folder_name, all_states=False)
-    for old in moved:
-        mark_superseded(client, old, f"Now in the experiment {target.experiment_name!r}.")
-    return len(moved)
 
 
 def _write_run(client: Any, run: LoggedRun, earlier: list[Any], report: SyncReport) -> str:

@@ -422,8 +422,9 @@ def test_plan_measures_this_machine(capsys):
         (("figure", "--results", "r", "--out", "a.gif"), "ends in .png, .pdf or .svg"),
         (("heat-map", "--out", "a"), "'a': wanted a name that ends in .png, .pdf or .svg"),
         (("report", "--results", "r", "--out", "a.pdf"), "ends in .html"),
-        (("label-term", "--out", "a.np"), "ends in .npz"),
+        (("label-term", "--out", "a.NPZ"), "ends in .npz"),
         (("cnn", "--out", "a.csv"), "ends in .json"),
+        (("table", "--results", ""), "'': wanted a path"),
         (("table", "--results", "$NOT_SET/r"), "the variable NOT_SET is not set"),
         (("mlflow", "sync", "--results", "r", "--config", "[]"), "[]: wanted a JSON mapping"),
         (

@@ -117,6 +117,17 @@ def test_planning_needs_no_extra():
 PLAN = "plan --n-train 200 --n-test 100 --rate 1000"
 
 
+def test_a_pipe_that_breaks_elsewhere_is_an_error(capsys, monkeypatch):
+    """Only a reader of what is printed may go in silence."""
+
+    def fail(_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("lantk.kernel.architecture.parse_architecture", fail)
+    assert command.main(PLAN.split()) == 1
+    assert capsys.readouterr().err == "lantk plan: [Errno 32] Broken pipe\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "shell", "status", "says"),
     [

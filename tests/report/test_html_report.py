@@ -20,7 +20,7 @@ from lantk.experiment.variants import GAP_LEVELS
 from lantk.report.blocks import ROWS
 from lantk.report.claims import main_claims, network_claims
 from lantk.report.html_report import Results, html_report
-from lantk.report.html_tables import choice_table, strips_of
+from lantk.report.html_tables import choice_table, confusion_tables, strips_of
 from lantk.report.leaderboard import leaderboard
 from lantk.workflow.failures import FailedJob
 
@@ -362,6 +362,18 @@ def test_choices_are_those_of_the_records():
     singular["curve"] = singular["curve"][1:]
     singular.setdefault("diagnostics", {})["kernel_is_singular"] = 1.0
     assert "none: K is singular" in [cell.text for cell in choice_table([singular]).rows[0]]
+
+
+@pytest.mark.parametrize("n_classes", [3, 21])
+def test_classes_are_told_where_they_are_few(n_classes):
+    """A row of the confusion matrix for each class, and no table of very many."""
+    record = make_record("cntk") | {"classes": [*range(n_classes)]}
+    counts = [[5] * n_classes] * n_classes
+    record["protocols"] = {"honest": {"balanced_accuracy": 0.5, "confusion": counts}}
+    tables = dict(confusion_tables([record, record | {"variant": "lantk-kr-v1-shuffled"}]))
+    found = [[cell.text for cell in cells] for table in tables.values() for cells in table.rows]
+    rows = [["CNTK", "honest", "50.00", str(i), "5", "5", "5"] for i in range(3)]
+    assert found == (rows if n_classes == 3 else [])
 
 
 def test_strips_share_one_axis(results):

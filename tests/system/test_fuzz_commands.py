@@ -134,7 +134,7 @@ def hostile_config(tree, text, marker):
     write_npz(tree / path, (f"1{text}", f"2{text}"))
     own = ["cntk", "cnn", "lantk-kr-v1", "lantk-kr-v1-shuffled", "lantk-fjlt-v1"]
     values = {
-        ("data",): {"source": "npz", "path": path, "scaling": "range"},
+        ("data",): {"source": "npz", "path": path, "scaling": "range", "layout": None},
         ("task", "pairs"): [[f"1{text}", f"2{text}"]],
         ("task", "n_train"): 12,
         ("folds",): 2,

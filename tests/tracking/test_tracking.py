@@ -37,6 +37,7 @@ from lantk.experiment.records import Listing
 from lantk.tracking import logged
 from lantk.tracking.dashboard import dashboard_hint, links_at, links_text
 from lantk.tracking.run import TrackingError
+from lantk.tracking.store import locate_store
 from lantk.tracking.sync import Target, rebuild, verify
 
 ROOT = Path(__file__).parents[2]
@@ -315,27 +316,6 @@ def test_results_folders_have_experiments_of_their_own(results, to):
     assert names == ["own/digits", "other/digits"]
 
 
-def test_runs_of_earlier_versions_are_superseded(results, own_store):
-    """What was logged as the one experiment of all folders is current once, in the folder's own."""
-    own_store(results.with_name("mlflow.db"))
-    other = write_results(results.with_name("other"))
-    sync(other, experiment="lantk", config=CONFIG | {"results": "results/other"})
-    earlier = sync(results, experiment="lantk")
-    report = sync(results)
-    assert counts(report) == (N, 0, N, 0)
-    assert set(runs_of(report, "current")) == NAMES
-    assert set(runs_of(earlier, "current")) == NAMES  # of the other folder
-    (note,) = {
-        run.data.tags["mlflow.note.content"] for run in runs_of(earlier, "superseded").values()
-    }
-    assert note == "Now in the experiment 'digits'."
-    assert counts(sync(results)) == (0, N, 0, 0)
-    assert verify(target(results)) == (N, {})
-    # Who names it keeps it.
-    others = sync(other, experiment="lantk", config=CONFIG | {"results": "results/other"})
-    assert counts(others) == (0, N, 0, 0)
-
-
 def test_deleted_store_is_rebuilt(tmp_path, own_store, monkeypatch):
     """Without its database the next sync makes one and logs every run again, whatever the path."""
     monkeypatch.chdir(tmp_path)
@@ -408,6 +388,18 @@ def test_store_named_by_the_environment(results, to, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert counts(sync(results, **to)) == (0, N, 0, 0)
     assert not results.with_name("mlflow.db").exists()
+
+
+def test_addresses_of_the_environment_read_as_those_of_the_configuration(tmp_path, monkeypatch):
+    """~ is the home folder there too, and HTTP is http."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~/runs/m.db")
+    assert locate_store(tmp_path / "results", None).database == tmp_path / "runs" / "m.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "HTTP://Host:5000/A")
+    assert locate_store(tmp_path / "results", None).uri == "http://Host:5000/A"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///$NOWHERE/m.db")
+    with pytest.raises(TrackingError, match="the variable NOWHERE is not set"):
+        locate_store(tmp_path / "results", None)
 
 
 def test_unreachable_server(results, monkeypatch):
@@ -513,11 +505,15 @@ def test_password_in_the_configuration_is_refused(results, to):
     ("variables", "said"),
     [
         ({"URI": "./mlruns"}, "MLFLOW_TRACKING_URI in the environment is no address of a store"),
-        ({"URI": "file:///mlruns"}, "MLFLOW_TRACKING_URI in the environment is no address"),
+        ({"URI": "file:///mlruns"}, "environment is no address .* given up plain folders, file:"),
+        (
+            {"URI": "sqlite:///$NOWHERE/m.db"},
+            "environment is '.NOWHERE/m.db': the variable NOWHERE",
+        ),
         ({"URI": "http://me:Hush@host:x"}, "MLFLOW_TRACKING_URI in the environment is no address"),
         ({"URI": "sqlite://"}, "MLFLOW_TRACKING_URI in the environment .* in memory"),
         ({"URI": "http://h", "USERNAME": "me"}, "_USERNAME is set .* MLFLOW_TRACKING_PASSWORD is"),
-        ({"URI": "http://h", "PASSWORD": "Hush"}, "_PASSWORD is set .* MLFLOW_TRACKING_USERNAME"),
+        ({"URI": "HTTP://h", "PASSWORD": "Hush"}, "_PASSWORD is set .* MLFLOW_TRACKING_USERNAME"),
         ({"URI": "https://h", "SERVER_CERT_PATH": "/no/file"}, "_SERVER_CERT_PATH .* no such file"),
         ({"URI": ""}, None),
         ({"URI": "databricks"}, None),
