@@ -80,7 +80,9 @@ def _shuffled(y: NDArray) -> list[NDArray]:
 def _z_of(k: NDArray, y: NDArray, values: NDArray) -> tuple[NDArray, float]:
     """Return Z of lantk-kr-v1 at kernel values, of which alone it is a function, and mean |Z|."""
     term = lantk.label_term("lantk-kr-v1").fit(k, y.astype(float))
-    at_values = term.transform(np.broadcast_to(values, (1, len(values))))[0]
+    # A row has a value for each train image.
+    rows = np.resize(values, (-(-len(values) // len(k)), len(k)))
+    at_values = term.transform(rows).ravel()[: len(values)]
     return at_values, float(np.abs(term.train_block(k)).mean())
 
 

@@ -126,7 +126,7 @@ def test_unequal_classes_are_told_by_every_verb(tmp_path, capsys):
     assert "n_train = 21 (5 + 16), n_test = 11 (3 + 8)" in capsys.readouterr().out
     assert run("report", "--results", tmp_path, "--out", tmp_path / "report.html") == 0
     page = (tmp_path / "report.html").read_text()
-    assert "ant-bee: 5 + 16 to train, 3 + 8 to test on" in page
+    assert "n_train = 21 (5 + 16), n_test = 11 (3 + 8)" in page
     assert "Warning: the classes of ant-bee differ" in page
     assert "Class by class" in page
 

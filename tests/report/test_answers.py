@@ -204,7 +204,8 @@ def test_ratios_stand_beside_the_published_ones():
 
 @pytest.mark.parametrize("draw", [decomposition_figure, training_figure])
 def test_figures_are_the_same_bytes_every_time(draw, tmp_path):
-    for name in ("1", "2"):
-        draw(table({"after-kernel": 0.02}), tmp_path / name)
-    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-    assert (tmp_path / "1").read_bytes()[:4] == b"\x89PNG"
+    one, two = tmp_path / "1.png", tmp_path / "2.png"
+    for path in (one, two):
+        draw(table({"after-kernel": 0.02}), path)
+    assert one.read_bytes() == two.read_bytes()
+    assert one.read_bytes()[:4] == b"\x89PNG"

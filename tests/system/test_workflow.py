@@ -209,7 +209,8 @@ def test_label_term_predictions_equal_the_package(finished, variant):
     record = json.loads((folder / f"evaluations/3-8/{variant}.json").read_text())
     assert record["protocols"]["oracle"]["label_weight"] in weights["oracle"]
     for name in protocols:
-        assert record["protocols"][name] == results["protocols"][name]
+        of_record = record["protocols"][name]
+        assert of_record | results["protocols"][name] == of_record
     validated = {p["label_weight"] for p in record["curve"] if p["validation_accuracy"] is not None}
     assert validated == set(weights["honest"])
 
