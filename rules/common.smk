@@ -10,7 +10,6 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 from lantk.kernel.architecture import parse_architecture
-from lantk.data.tasks import imbalance_warning
 from lantk.errors import LantkError
 from lantk.experiment.checks import check_settings, fill_in, read_braces
 from lantk.experiment.config import resolve_experiment
@@ -61,9 +60,8 @@ try:
 except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
 
-for task, counts in EXPERIMENT.counts.items():
-    warning = imbalance_warning(task, *counts)
-    if warning and workflow.is_main_process:
+if workflow.is_main_process:
+    for warning in EXPERIMENT.warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 RESULTS = config["results"]

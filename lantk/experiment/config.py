@@ -15,7 +15,14 @@ from typing import Any
 
 from lantk.data.base import DataError
 from lantk.data.splits import describe, fingerprint
-from lantk.data.tasks import Description, Task, class_sizes, resolve_classes, resolve_pair
+from lantk.data.tasks import (
+    Description,
+    Task,
+    class_sizes,
+    imbalance_warning,
+    resolve_classes,
+    resolve_pair,
+)
 from lantk.errors import shorten
 from lantk.experiment.checks import ConfigError, check_folder
 from lantk.experiment.passwords import store_fault, user_fault
@@ -68,8 +75,8 @@ class Experiment:
     """Name -> case: by task, then architecture, then number of train images."""
     sizes: dict[str, tuple[int, int]]
     """Slug -> (largest n_train, n_test)."""
-    counts: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    """Slug -> the same of each class."""
+    warnings: list[str]
+    """What a user should know of the data before any job, though nothing is refused."""
     bands: dict[str, list[str]]
     """Slug -> names of the row bands of its Gram matrices."""
     families: dict[str, list[str]]
@@ -97,7 +104,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
     source = config["data"]
     description = describe(source["source"], source["path"], source["layout"])
     tasks = _resolve_tasks(config["task"], description)
-    counts, sizes, cases = {}, {}, {}
+    warnings, sizes, cases = [], {}, {}
     for slug, task in tasks.items():
         n_test, balance = config["task"]["n_test"], config["task"]["balance"]
         resolved = {
@@ -105,8 +112,9 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
             for n in _as_list(config["task"]["n_train"])
             for of_train, of_test in [class_sizes(description, task, n, n_test, balance=balance)]
         }
-        counts[slug] = resolved[max(resolved)]
-        sizes[slug] = (max(resolved), sum(counts[slug][1]))
+        counts = resolved[max(resolved)]
+        sizes[slug] = (max(resolved), sum(counts[1]))
+        warnings.append(imbalance_warning(slug, *counts))
         for given, (n_train, (of_train, _)) in itertools.product(architectures, resolved.items()):
             gram = slug + (f".{given}" if len(architectures) > 1 else "")
             name = gram + (f".n{n_train}" if len(resolved) > 1 else "")
@@ -127,7 +135,7 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
         architectures,
         cases,
         sizes,
-        counts,
+        list(filter(None, warnings)),
         bands,
         families,
         [variant for variant in variants if family_of(variant) in families],

@@ -23,9 +23,11 @@ _KEY = (
 _SECRET_KEY = re.compile(f"{_KEY}$", re.I)
 _SECRET_INSIDE = re.compile(_KEY + r"=\s*(\{(?:[^}]|\}\})*\}|[^;]*)", re.I)
 _WEB = ("http", "https")
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""Schemes of stores that a process opens itself."""
 # A server, or a database that MLflow knows, with a driver or without.
 _STORE = re.compile(
-    r"databricks|((?i:https?)|(?:sqlite|postgresql|mysql|mssql|databricks)(?:\+\w+)?)://(.*)", re.S
+    rf"databricks|((?i:https?)|(?:{'|'.join(DATABASES)}|databricks)(?:\+\w+)?)://(.*)", re.S
 )
 _HIDDEN = "***"
 _SHORTEST = 3  # shorter words stand in every text

@@ -84,6 +84,8 @@ Protocol = Literal["honest", "oracle"]
 PROTOCOLS = get_args(Protocol)
 Protocols = Annotated[list[Protocol], Limits(1, unequal=True)]
 
+EXPERIMENT_NAME_LENGTH = 250
+"""What a database keeps of the name of an MLflow experiment."""
 _GRID = [0, 1.0e-4, 3.0e-4, 1.0e-3, 3.0e-3, 0.01, 0.03, 0.1, 0.3, 1, 3]
 _PUBLISHED_GRID = [0.001, 0.01, 0.1, 1]
 _CONV, _WIDE_CONV = {"conv": {"size": 3, "stride": 1}}, {"conv": {"size": 5, "stride": 2}}
@@ -221,7 +223,7 @@ class Tracking(Section):
     password (it travels through the environment: MLFLOW_TRACKING_USERNAME and
     MLFLOW_TRACKING_PASSWORD for a server, all of MLFLOW_TRACKING_URI for a database); null,
     MLFLOW_TRACKING_URI, or where that is not set the file mlflow.db beside the results folder."""
-    experiment: Annotated[str, Limits(1, 250)] | None = setting(None, "shapes")
+    experiment: Annotated[str, Limits(1, EXPERIMENT_NAME_LENGTH)] | None = setting(None, "shapes")
     """Name of the MLflow experiment; null, that of the results folder, digits for results/digits,
     and in a store that folders of other places may share the path in results, without results/ at
     its front. MLFLOW_EXPERIMENT_NAME is not read."""

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from lantk.experiment.passwords import (
+    DATABASES,
     find_passwords,
     store_fault,
     without_password,
@@ -27,8 +28,6 @@ from lantk.experiment.passwords import (
 from lantk.files import expand_address, lock_within, writing
 from lantk.tracking.run import TrackingError
 
-# Schemes of stores that this process opens itself: here the client says where artifacts go.
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 # Module that a database needs -> the package that brings it, where that has another name.
 _PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 _LOCK_TIMEOUT_SECONDS = 600.0
@@ -77,7 +76,8 @@ def locate_store(results: Path, uri: str | None) -> Store:
     uri = expand_address(uri) if uri else None
     scheme = re.split("[:+]", uri)[0] if uri else "sqlite"
     if scheme != "sqlite":
-        beside = results.with_name("mlflow-artifacts") if scheme in _DATABASES else None
+        # Into a database the client itself says where artifacts go.
+        beside = results.with_name("mlflow-artifacts") if scheme in DATABASES else None
         return Store(str(uri), artifacts=beside)
     if uri is None:
         database, query = results.with_name("mlflow.db"), ""

@@ -19,6 +19,7 @@ from typing import Any
 
 from lantk.experiment.passwords import find_passwords
 from lantk.experiment.records import Listing
+from lantk.experiment.settings import EXPERIMENT_NAME_LENGTH
 from lantk.tracking.check import find_drift
 from lantk.tracking.dashboard import base_address, links
 from lantk.tracking.logged import (
@@ -46,8 +47,6 @@ from lantk.tracking.views import view_tags
 
 # Bytes of table and configuration up to which every run has a copy; beyond, one run of each case.
 _MOST_COPIED = 2**17
-# What a database keeps of the name of an experiment, as `settings` says it too.
-_NAME_LENGTH = 250
 _NOT_IN_RESULTS = "No longer part of the results on disk."
 _NOT_FAILED = "The job is no longer one that failed."
 
@@ -92,7 +91,7 @@ class Target:
             path = Path(path.name)
         elif path.parts[:1] == ("results",) and len(path.parts) > 1:
             path = path.relative_to("results")
-        return str(path)[-_NAME_LENGTH:]
+        return str(path)[-EXPERIMENT_NAME_LENGTH:]
 
     @property
     def sync_command(self) -> str:
