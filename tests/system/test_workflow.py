@@ -121,6 +121,27 @@ def test_prints_the_table_and_how_to_see_more(finished):
     assert max(map(len, end.splitlines())) < 200, "no page-long links"
 
 
+def test_a_reader_of_the_end_may_leave(finished):
+    """A run whose output goes to a program that reads one line of it, or none, is no failure."""
+    tree, _ = finished
+    script = (
+        f"{sys.executable} -m snakemake --cores 2 --configfile test.json | true; exit $PIPESTATUS"
+    )
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {**os.environ, **path}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_table_has_every_task_variant_and_protocol(finished):
     """table.csv has one row for each task, variant and protocol."""
     table = pd.read_csv(finished[0] / "out/tiny/table.csv")
