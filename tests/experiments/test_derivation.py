@@ -14,7 +14,7 @@ Y = np.where(np.arange(10) % 2, 1.0, -1.0)
 
 @pytest.mark.parametrize("is_frozen", [False, True])
 def test_kernel_is_that_of_the_derivatives(is_frozen):
-    """The tangent kernel is J J^T, with J by finite differences, whether gates are frozen or not."""
+    """The tangent kernel is J J^T, with J by finite differences, of both kinds of gates."""
     network = TwoLayer(X, 7, 0, is_frozen=is_frozen)
     columns = []
     for weights in (network.a, network.w):
