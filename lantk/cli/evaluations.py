@@ -61,11 +61,11 @@ def evaluate(args: argparse.Namespace) -> None:
     if len(families(args.variants)) > 1:
         raise LantkError(
             f"--variants {' '.join(args.variants)} are of several families: evaluate a label term"
-            " with its own controls, or cntk with cntk-ridge and oracle-label"
+            " with its own controls, or cntk with cntk-ridge, cntk-intercept and oracle-label"
         )
     drawn, k_train_train, k_test_train, record = load_gram(args)
-    term = Variant.of(args.variants[0]).parent
-    probe = None if term in ("cntk", "oracle-label") else find_term(term, args.estimator)()
+    term = next(filter(None, (Variant.of(name).addition for name in args.variants)), None)
+    probe = find_term(term, args.estimator)() if term else None
     vectors: dict[str, Any] = {"x_train": None, "x_test": None}
     if probe is not None and probe.needs_x:
         vectors = {name: _vectors_of(drawn, getattr(drawn, name)) for name in vectors}
@@ -75,7 +75,7 @@ def evaluate(args: argparse.Namespace) -> None:
                 store = PairedVectors(vectors["x_train"], vectors["x_test"])
             n_train = len(drawn.y_train)
             vectors = {"x_train": store[:n_train], "x_test": store[n_train:]}
-    if probe is not None and args.label_term is not None:
+    if term and probe is not None and args.label_term is not None:
         with showing_work(f"loading {term}"):
             probe.restore(load_fitted(args, term, record), vectors["x_train"])
     members = _find_members(args, probe if args.label_term is not None else None)
@@ -316,10 +316,12 @@ def heat_map(args: argparse.Namespace) -> None:
 
 def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
     """Return the settings that the results of a variant depend on."""
+    from lantk.variant import PLAIN_KERNELS
+
     settings: dict[str, Any] = {}
     if "honest" in args.protocols and variant != "oracle-label":
         settings |= {"folds": args.folds, "fold_seed": args.fold_seed}
-    if variant != "cntk":
+    if variant not in PLAIN_KERNELS:
         kind = "ridges" if variant == "cntk-ridge" else "weights"
         names = [f"{protocol}_{kind}" for protocol in args.protocols]
         settings |= {name: vars(args)[name] for name in names}
@@ -331,7 +333,7 @@ def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
 def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     """Return the members of the family that are to be predicted; `fitted` is its fitted term."""
     from lantk.regression.paths import Member
-    from lantk.variant import Variant
+    from lantk.variant import PLAIN_KERNELS, Variant
 
     honest = "honest" in args.protocols
     asked = [w for name in args.protocols for w in vars(args)[f"{name}_weights"]]
@@ -342,10 +344,14 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     if "cntk" in args.variants or "oracle-label" in args.variants:
         members.append(Member("cntk", validated=[0.0] if honest else []))
     for variant in args.variants:
+        v = Variant.of(variant)
         if variant in ("cntk", "oracle-label"):
             continue
-        v = Variant.of(variant)
-        fitted_name = variant if v.control == "offdiagonal" else v.parent
+        if variant in PLAIN_KERNELS:
+            plain = Member(variant, validated=[0.0] if honest else [], has_intercept=True)
+            members.append(plain)
+            continue
+        fitted_name = f"{v.addition}-offdiagonal" if v.is_off_diagonal else str(v.addition)
         # Members with the same maker share a fit.
         make = makers.setdefault(fitted_name, find_term(fitted_name, args.estimator))
         is_ridge = variant == "cntk-ridge"
@@ -359,7 +365,8 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
                     make,
                     permutation,
                     only_diagonal=v.control == "diagonal",
-                    fitted=fitted if permutation is None and fitted_name == v.parent else None,
+                    has_intercept=v.has_intercept,
+                    fitted=fitted if permutation is None and not v.is_off_diagonal else None,
                 )
             )
     return members

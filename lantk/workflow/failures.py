@@ -158,10 +158,11 @@ def _jobs_behind(
     record = _record(results, case, stem)
     seed = re.sub(r".*-seed(\d+)$", r"\1", stem)
     variant = stem.removesuffix(f"-seed{seed}")
+    v = Variant.of(variant)
     if variant == "cnn":
         yield job(f"train cnn, seed {seed}, of {case}", f"cnn/{case}/seed{seed}", record)
         return
-    if Variant.of(variant).is_network_kernel:
+    if v.is_network_kernel:
         path = f"{NETWORK_FAMILY}/{case}/seed{seed}"
         yield job(f"kernels of the network, seed {seed}, of {case}", path, record)
         return
@@ -170,9 +171,9 @@ def _jobs_behind(
     for band in bands(logs / "gram" / task, folder):
         blocks = (folder / f"{band}.json", folder / f"{band}.npy")
         yield job(f"Gram matrix of {task}, band {band}", f"gram/{task}/{band}", *blocks)
-    family = "cntk" if variant in CNTK_FAMILY else Variant.of(variant).parent
+    family = "cntk" if variant in CNTK_FAMILY else v.parent
     first = first_of_job(int(seed) if seed != stem else None)
-    if first == 0:
+    if first == 0 and v.parent == v.term:
         term = results / "label_terms" / case / f"{family}.npz"
         yield job(f"fit {family} of {case}", f"label_term/{case}/{family}", term)
     name = evaluation_job(family, first)

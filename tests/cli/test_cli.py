@@ -134,10 +134,15 @@ def test_unequal_classes_are_told_by_every_verb(tmp_path, capsys):
 @pytest.mark.parametrize(
     "variants",
     [
-        ("cntk", "cntk-ridge"),
+        ("cntk", "cntk-ridge", "cntk-intercept"),
         ("cntk-rbf",),
+        ("cntk-laplacian",),
+        ("cntk-intercept+lantk-kr-v1", "cntk-intercept+lantk-kr-v1-shuffled"),
         ("lantk-kr-v2", "lantk-kr-v2-shuffled", "lantk-kr-v2-diagonal"),
-        ("lantk-fjlt-v2", "lantk-fjlt-v2-shuffled", "lantk-fjlt-v2-offdiagonal"),
+        (
+            *("lantk-fjlt-v2", "lantk-fjlt-v2-shuffled", "lantk-fjlt-v2-offdiagonal"),
+            "lantk-fjlt-v2-offdiagonal-shuffled",
+        ),
         ("lantk-plugin",),
     ],
 )
