@@ -19,7 +19,7 @@ CONTROLS = ("shuffled", "diagonal", "offdiagonal", "offdiagonal-shuffled")
 KERNEL_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-plugin")
 """Label terms that can stand on the kernel of a network: those that read no pixels."""
 NETWORK_KERNELS = ("after-kernel", "conjugate-kernel")
-PLAIN_KERNELS = ("cntk", "cntk-intercept")
+PLAIN_KERNELS = ("cntk", "cntk-intercept", "cntk-flips", "cntk-flips-intercept")
 """Exact kernels by themselves, with no addition that has a weight."""
 LABEL_FREE = ("cntk-ridge", "cntk-rbf", "cntk-laplacian")
 """What is added to the kernel, with a weight, and sees no label."""
@@ -29,7 +29,7 @@ _OWN_TERM = re.compile(
 )
 _CONTROL = re.compile(rf"(?P<parent>.*?)-(?P<control>{'|'.join(sorted(CONTROLS))})")
 _NAME = re.compile(
-    r"(?:(?P<exact>cntk)(?P<intercept>-intercept)?"
+    r"(?:(?P<exact>cntk(?:-flips)?)(?P<intercept>-intercept)?"
     r"|(?P<network>after-kernel(?:-(?P<layer>conv[1-9]\d{0,2}|dense))?|conjugate-kernel)"
     r"(?:-(?P<epoch>0|[1-9]\d{0,6}))?)"
     r"(?:\+(?P<term>.+))?"
@@ -67,7 +67,7 @@ class Variant:
     control: str | None
     """One of `CONTROLS`, or None."""
     kernel: str | None
-    """``cntk``, or the kernel of a network in training; None for the network ``cnn``."""
+    """``cntk``, ``cntk-flips``, or the kernel of a network in training; None for ``cnn``."""
     layer: str | None
     """The single layer whose part of the network's kernel it is, or None."""
     epoch: int | None
@@ -107,6 +107,16 @@ class Variant:
     def addition(self) -> str | None:
         """What is added to the kernel, as `label_terms.registry` names it, or None."""
         return self.term or (self.parent if self.parent in LABEL_FREE else None)
+
+    @property
+    def has_flips(self) -> bool:
+        """Whether its kernel is the mean over images and their mirror images."""
+        return self.kernel == "cntk-flips"
+
+    @property
+    def gram_ending(self) -> str:
+        """How the folders of its Gram matrices, and of their logs and times, end."""
+        return "-flips" if self.has_flips else ""
 
     @property
     def is_off_diagonal(self) -> bool:

@@ -99,6 +99,8 @@ ENDINGS = [""]
 if len(EXPERIMENT.architectures) > 1:
     ENDINGS = [f".{name}" for name in EXPERIMENT.architectures]
 # The same folders as the command that fills them has them.
+# Kernels over flips have Gram matrices of their own.
+GRAMS = sorted({""} | {Variant.of(family).gram_ending for family in FAMILIES})
 GRAM_FOLDERS = " ".join(
     f'"$(dirname {{output.record_{i}:q}})"' for i in range(len(ENDINGS))
 )
@@ -123,6 +125,17 @@ def case_sizes(wildcards):
     return case.n_train, case.n_test, EXPERIMENT.sizes[case.task][0]
 
 
+def band_mb(flips):
+    """Return a function of wildcards: the memory of a job that computes a band."""
+    return lambda wildcards: gram_mb(
+        *EXPERIMENT.sizes[wildcards.task],
+        n_architectures=len(ENDINGS),
+        n_bands=len(BANDS[wildcards.task]),
+        scratch_mb=config["kernel"]["memory_mb"],
+        flips=flips,
+    )
+
+
 def family_mb(family, n_permutations):
     """Return a function of wildcards: the memory of a job that evaluates a family."""
     return lambda wildcards: evaluation_mb(
@@ -135,10 +148,10 @@ def case_split(wildcards):
     return f"{RESULTS}/splits/{CASES[wildcards.case].task}.npz"
 
 
-def case_bands(ending):
-    """Return an input function: the files of all bands of a case, by their ending."""
+def case_bands(ending, of_kernel=""):
+    """Return an input function: the files of all bands of a case, by their ending and the kernel's."""
     return lambda wildcards: [
-        f"{RESULTS}/grams/{CASES[wildcards.case].gram}/{band}.{ending}"
+        f"{RESULTS}/grams{of_kernel}/{CASES[wildcards.case].gram}/{band}.{ending}"
         for band in BANDS[CASES[wildcards.case].task]
     ]
 

@@ -21,6 +21,7 @@ from lantk.cli.files import (
 from lantk.cli.progress import showing_progress, showing_work
 from lantk.errors import LantkError
 from lantk.experiment.records import read_record, write_record
+from lantk.variant import PLAIN_KERNELS, Variant
 
 _SHOWN_IMAGES = 500  # of a heat map: more would be points smaller than a pixel
 
@@ -56,14 +57,14 @@ def evaluate(args: argparse.Namespace) -> None:
     from lantk.label_terms.least_squares import LeastSquares
     from lantk.regression.paths import predict
     from lantk.regression.protocols import assess, oracle_label_path
-    from lantk.variant import Variant
 
     if len(families(args.variants)) > 1:
         raise LantkError(
             f"--variants {' '.join(args.variants)} are of several families: evaluate a label term"
             " with its own controls, or cntk with cntk-ridge, cntk-intercept and oracle-label"
         )
-    drawn, k_train_train, k_test_train, record = load_gram(args)
+    first = Variant.of(args.variants[0])
+    drawn, k_train_train, k_test_train, record = load_gram(args, flips=first.has_flips)
     term = next(filter(None, (Variant.of(name).addition for name in args.variants)), None)
     probe = find_term(term, args.estimator)() if term else None
     vectors: dict[str, Any] = {"x_train": None, "x_test": None}
@@ -207,7 +208,6 @@ def after_kernels(args: argparse.Namespace) -> None:
     from lantk.network.layers import Network, default_channels, default_parameterization
     from lantk.network.training import find_device
     from lantk.regression.protocols import assess
-    from lantk.variant import Variant
     from lantk.workflow.code import code_of
 
     variants = at_taps(args.variants, args.taps)
@@ -291,7 +291,6 @@ def heat_map(args: argparse.Namespace) -> None:
     import numpy as np
 
     from lantk.report.case_figures import gram_figure
-    from lantk.variant import Variant
 
     drawn, k_train_train, _, record = load_gram(args)
     name = Variant.of(args.variant).name
@@ -316,8 +315,6 @@ def heat_map(args: argparse.Namespace) -> None:
 
 def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
     """Return the settings that the results of a variant depend on."""
-    from lantk.variant import PLAIN_KERNELS
-
     settings: dict[str, Any] = {}
     if "honest" in args.protocols and variant != "oracle-label":
         settings |= {"folds": args.folds, "fold_seed": args.fold_seed}
@@ -333,7 +330,6 @@ def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
 def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     """Return the members of the family that are to be predicted; `fitted` is its fitted term."""
     from lantk.regression.paths import Member
-    from lantk.variant import PLAIN_KERNELS, Variant
 
     honest = "honest" in args.protocols
     asked = [w for name in args.protocols for w in vars(args)[f"{name}_weights"]]
@@ -347,13 +343,10 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
         v = Variant.of(variant)
         if variant in ("cntk", "oracle-label"):
             continue
-        if variant in PLAIN_KERNELS:
-            plain = Member(variant, validated=[0.0] if honest else [], has_intercept=True)
-            members.append(plain)
-            continue
-        fitted_name = f"{v.addition}-offdiagonal" if v.is_off_diagonal else str(v.addition)
-        # Members with the same maker share a fit.
-        make = makers.setdefault(fitted_name, find_term(fitted_name, args.estimator))
+        # Members with the same maker share a fit; a plain kernel has none.
+        name, make = f"{v.addition}{'-offdiagonal' * v.is_off_diagonal}", None
+        if v.addition is not None:
+            make = makers.setdefault(name, find_term(name, args.estimator))
         is_ridge = variant == "cntk-ridge"
         validated = args.honest_ridges if is_ridge else args.honest_weights
         for permutation in permutations if v.is_shuffled else [None]:

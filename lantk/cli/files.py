@@ -31,8 +31,13 @@ def with_name(architecture: dict[str, Any]) -> dict[str, Any]:
     return {"name": find_name(architecture["layers"])} | architecture
 
 
-def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Return the split, both Gram matrices (memory-mapped if in one band) and their record."""
+def load_gram(
+    args: argparse.Namespace, *, flips: bool = False
+) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Return the split, both Gram matrices (memory-mapped if in one band) and their record.
+
+    `flips` says whether they should be of the kernel that is averaged over mirror images.
+    """
     import numpy as np
 
     from lantk.data.split_files import load_split
@@ -57,6 +62,13 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
             raise LantkError(
                 f"{path}, or the block beside it, is broken ({error}): {remedy}{_in_cache(path)}"
             ) from error
+        # Only records of the kernel over flips say so.
+        if record.get("flips", False) != flips:
+            raise LantkError(
+                f"{path} is of the kernel {'without' if flips else 'with'} flips, and the variant"
+                f" stands on that {'with' if flips else 'without'}: {remedy}"
+                f"{' and --flips' if flips else ', without --flips'}"
+            )
         if record["split"] != drawn.digest:
             raise LantkError(
                 f"{path} was computed from other images than {args.split}: {remedy}"

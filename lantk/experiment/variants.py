@@ -42,7 +42,8 @@ CASE_COLUMNS = ("task", "architecture", "n_train")
 """Columns of the table that name a case."""
 TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin", "lantk-nth")
 CNTK_FAMILY = ("cntk", "cntk-ridge", "cntk-intercept", "oracle-label")
-PLAIN_VARIANTS = (*CNTK_FAMILY, "cntk-rbf", "cntk-laplacian", "cnn")
+FLIPS_FAMILY = ("cntk-flips", "cntk-flips-intercept")
+PLAIN_VARIANTS = (*CNTK_FAMILY, *FLIPS_FAMILY, "cntk-rbf", "cntk-laplacian", "cnn")
 """Variants that are neither label terms nor controls of one."""
 
 PERMUTATIONS_A_JOB = 3
@@ -85,9 +86,10 @@ def at_taps(variants: Iterable[str], taps: Sequence[int]) -> list[str]:
 def family_of(variant: str) -> str:
     """Return the family of a variant: what shares factors and features, so is one job.
 
-    It is ``cntk`` for `CNTK_FAMILY`, the label term for a label term and its controls (with the
-    kernel, where it names one, as in ``cntk-intercept+lantk-kr-v1``), ``after-kernel`` for all
-    kernels of a network in training, and the variant itself for any other.
+    It is the first of `CNTK_FAMILY` and of `FLIPS_FAMILY` for those in it, the label term for a
+    label term and its controls (with the kernel, where it names one, as in
+    ``cntk-intercept+lantk-kr-v1``), ``after-kernel`` for all kernels of a network in training, and
+    the variant itself for any other.
 
     Raises
     ------
@@ -101,8 +103,9 @@ def family_of(variant: str) -> str:
     """
     v = Variant.of(variant)
     parent, control = v.parent, v.control
-    if variant in CNTK_FAMILY:
-        return "cntk"
+    for family in (CNTK_FAMILY, FLIPS_FAMILY):
+        if variant in family:
+            return family[0]
     if variant in PLAIN_VARIANTS:
         return variant
     if v.is_network_kernel and v.term in (None, *KERNEL_TERMS):

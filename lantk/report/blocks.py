@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lantk.data.tasks import counts_text, imbalance_warning
-from lantk.experiment.variants import BEST, PLAIN_VARIANTS, candidates
+from lantk.experiment.variants import BEST, FLIPS_FAMILY, PLAIN_VARIANTS, candidates
 from lantk.regression.statistics import PROTOCOLS
 from lantk.variant import Variant
 
@@ -28,7 +28,7 @@ ROWS = {
 }
 """Variant -> its row in the paper's table, in that order. Others follow under their names."""
 REFERENCE_CONTROLS = (
-    *("cntk-ridge", "cntk-rbf", "cntk-laplacian", "cntk-intercept"),
+    *("cntk-ridge", "cntk-rbf", "cntk-laplacian", "cntk-intercept", *FLIPS_FAMILY),
     "oracle-label",
 )
 CONTROL_TITLES = {

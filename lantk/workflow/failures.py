@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lantk.experiment.overviews import OVERVIEWS
-from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY, evaluation_job, first_of_job
+from lantk.experiment.variants import (
+    NETWORK_FAMILY,
+    PLAIN_VARIANTS,
+    evaluation_job,
+    family_of,
+    first_of_job,
+)
 from lantk.variant import Variant
 
 _N_LINES = 10
@@ -167,11 +173,12 @@ def _jobs_behind(
         yield job(f"kernels of the network, seed {seed}, of {case}", path, record)
         return
     # Where a task has several n, they share a Gram matrix.
-    folder = results / "grams" / re.sub(r"\.n\d+$", "", case)
-    for band in bands(logs / "gram" / task, folder):
+    folder = results / f"grams{v.gram_ending}" / re.sub(r"\.n\d+$", "", case)
+    rule, what = f"gram{v.gram_ending}", " with flips" if v.has_flips else ""
+    for band in bands(logs / rule / task, folder):
         blocks = (folder / f"{band}.json", folder / f"{band}.npy")
-        yield job(f"Gram matrix of {task}, band {band}", f"gram/{task}/{band}", *blocks)
-    family = "cntk" if variant in CNTK_FAMILY else v.parent
+        yield job(f"Gram matrix of {task}{what}, band {band}", f"{rule}/{task}/{band}", *blocks)
+    family = family_of(variant) if variant in PLAIN_VARIANTS else v.parent
     first = first_of_job(int(seed) if seed != stem else None)
     if first == 0 and v.parent == v.term:
         term = results / "label_terms" / case / f"{family}.npz"
@@ -219,7 +226,16 @@ def _bands(logs: Path, folder: Path) -> list[str]:
 
 def _stage(results: Path, log: Path) -> int:
     """Return the place in the workflow of the rule that wrote a log."""
-    stages = ("fetch", "split", "gram", "label_term", "evaluate", "cnn", NETWORK_FAMILY)
+    stages = (
+        "fetch",
+        "split",
+        "gram",
+        "gram-flips",
+        "label_term",
+        "evaluate",
+        "cnn",
+        NETWORK_FAMILY,
+    )
     rule = log.relative_to(results / "logs").with_suffix("").parts[0]
     return stages.index(rule) if rule in stages else len(stages)
 

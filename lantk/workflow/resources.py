@@ -42,10 +42,19 @@ def gram_blocks_mb(n_train: int, n_test: int) -> int:
 
 
 def gram_mb(
-    n_train: int, n_test: int, *, n_architectures: int, n_bands: int, scratch_mb: int | None
+    n_train: int,
+    n_test: int,
+    *,
+    n_architectures: int,
+    n_bands: int,
+    scratch_mb: int | None,
+    flips: bool = False,
 ) -> int:
-    """Return the memory of the job that computes one band of a task's Gram matrices."""
-    matrices = gram_blocks_mb(n_train, n_test) * n_architectures // n_bands
+    """Return the memory of the job that computes one band of a task's Gram matrices.
+
+    With flips a band is added up from others of its size.
+    """
+    matrices = gram_blocks_mb(n_train, n_test) * n_architectures // n_bands * (1 + flips)
     return _INTERPRETER_MB + matrices + (scratch_mb or 256)
 
 
