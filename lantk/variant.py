@@ -18,6 +18,8 @@ CONTROLS = ("shuffled", "diagonal", "offdiagonal", "offdiagonal-shuffled")
 ``offdiagonal-shuffled`` is its shuffled twin."""
 KERNEL_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-plugin")
 """Label terms that can stand on the kernel of a network: those that read no pixels."""
+NETWORKS = ("cnn", "cnn-flips")
+"""Finite networks; ``cnn-flips`` sees its train images flipped at random."""
 NETWORK_KERNELS = ("after-kernel", "conjugate-kernel")
 PLAIN_KERNELS = ("cntk", "cntk-intercept", "cntk-flips", "cntk-flips-intercept")
 """Exact kernels by themselves, with no addition that has a weight."""
@@ -67,7 +69,7 @@ class Variant:
     control: str | None
     """One of `CONTROLS`, or None."""
     kernel: str | None
-    """``cntk``, ``cntk-flips``, or the kernel of a network in training; None for ``cnn``."""
+    """``cntk``, ``cntk-flips``, or the kernel of a network in training; None for `NETWORKS`."""
     layer: str | None
     """The single layer whose part of the network's kernel it is, or None."""
     epoch: int | None
@@ -178,5 +180,5 @@ def _parse(text: str) -> Variant:
             text, parent, control, kernel, found["layer"], epoch, found["term"], has_intercept
         )
     is_term = parent.startswith("lantk-") or _OWN_TERM.fullmatch(parent) is not None
-    kernel = None if parent == "cnn" else "cntk"
+    kernel = None if parent in NETWORKS else "cntk"
     return Variant(text, parent, control, kernel, None, None, parent if is_term else None)

@@ -41,7 +41,7 @@ from lantk.experiment.variants import (
     is_term,
     own_file,
 )
-from lantk.variant import Variant
+from lantk.variant import NETWORKS, Variant
 
 try:
     given = workflow.config_settings
@@ -189,7 +189,7 @@ for name, family in NAMED.items():
         controls = [Variant.of(variant).control for variant in FAMILIES[family]]
         of_rule = "_".join(["own", *(control or "term" for control in controls)])
         EVALUATIONS.setdefault(of_rule, ("{family}", []))[1].append(family)
-    elif family not in ("cnn", NETWORK_FAMILY):
+    elif family not in (*NETWORKS, NETWORK_FAMILY):
         EVALUATIONS[re.sub("[^a-z0-9]", "_", name)] = (name, [family])
 
 

@@ -152,7 +152,7 @@ def cnn(args: argparse.Namespace) -> None:
         "loss": args.loss,
         "targets": (0.0, 1.0) if drawn.is_binary else args.targets,
         "device": find_device(args.device).type,
-    }
+    } | ({"flips": True} if args.variant == "cnn-flips" else {})
     asked: dict[str, Any] = {"learning_rates": args.learning_rate, "seed": args.seed}
     origin = {"split": drawn.digest, "architecture": architecture.to_list()}
     path = args.out.with_suffix(".checkpoint")

@@ -269,12 +269,12 @@ def _is_listed(path: Path, listing: Listing, bands: Collection[str]) -> bool:
         evaluation_job,
         family_of,
     )
-    from lantk.variant import Variant
+    from lantk.variant import NETWORKS, Variant
 
-    # RULE, RULE/TASK, gram/GRAM/BAND, cnn or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
+    # RULE, RULE/TASK, gram/GRAM/BAND, NETWORK or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
     rule, *job = path.with_suffix("").parts
     families = {Variant.of(family_of(variant)).name for variant in listing.variants}
-    if rule in ("cnn", NETWORK_FAMILY) and rule not in families:
+    if rule in (*NETWORKS, NETWORK_FAMILY) and rule not in families:
         return False
     known = {*bands, *(f"seed{seed}" for seed in listing.seeds), *families}
     known |= {Variant.of(variant).name for variant in listing.variants}

@@ -39,7 +39,7 @@ from lantk.experiment.variants import (
 )
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import count_bands, count_visits, name_bands
-from lantk.variant import Variant
+from lantk.variant import NETWORKS, Variant
 
 # Names such as 4711-of-5000 in one command, beside those of variants; settings take no more.
 _MOST_BANDS = 5_000
@@ -252,8 +252,8 @@ def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dic
             " labels, so it needs the protocol oracle"
         )
     if not config["cnn"]["seeds"]:
-        found.pop("cnn", None)
-        found.pop(NETWORK_FAMILY, None)
+        for name in (*NETWORKS, NETWORK_FAMILY):
+            found.pop(name, None)
     if not found:
         raise ConfigError("variants has only networks, and cnn.seeds is empty: give it a seed")
     return found

@@ -12,6 +12,7 @@ from lantk.variant import (
     CONTROLS,
     KERNEL_TERMS,
     LABEL_FREE,
+    NETWORKS,
     PLAIN_KERNELS,
     Variant,
     VariantError,
@@ -43,7 +44,7 @@ CASE_COLUMNS = ("task", "architecture", "n_train")
 TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin", "lantk-nth")
 CNTK_FAMILY = ("cntk", "cntk-ridge", "cntk-intercept", "oracle-label")
 FLIPS_FAMILY = ("cntk-flips", "cntk-flips-intercept")
-PLAIN_VARIANTS = (*CNTK_FAMILY, *FLIPS_FAMILY, "cntk-rbf", "cntk-laplacian", "cnn")
+PLAIN_VARIANTS = (*CNTK_FAMILY, *FLIPS_FAMILY, "cntk-rbf", "cntk-laplacian", *NETWORKS)
 """Variants that are neither label terms nor controls of one."""
 
 PERMUTATIONS_A_JOB = 3

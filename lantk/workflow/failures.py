@@ -24,7 +24,7 @@ from lantk.experiment.variants import (
     family_of,
     first_of_job,
 )
-from lantk.variant import Variant
+from lantk.variant import NETWORKS, Variant
 
 _N_LINES = 10
 _TAIL_BYTES = 2**16
@@ -165,8 +165,9 @@ def _jobs_behind(
     seed = re.sub(r".*-seed(\d+)$", r"\1", stem)
     variant = stem.removesuffix(f"-seed{seed}")
     v = Variant.of(variant)
-    if variant == "cnn":
-        yield job(f"train cnn, seed {seed}, of {case}", f"cnn/{case}/seed{seed}", record)
+    if v.kernel is None:
+        path = f"{variant}/{case}/seed{seed}"
+        yield job(f"train {variant}, seed {seed}, of {case}", path, record)
         return
     if v.is_network_kernel:
         path = f"{NETWORK_FAMILY}/{case}/seed{seed}"
@@ -226,16 +227,8 @@ def _bands(logs: Path, folder: Path) -> list[str]:
 
 def _stage(results: Path, log: Path) -> int:
     """Return the place in the workflow of the rule that wrote a log."""
-    stages = (
-        "fetch",
-        "split",
-        "gram",
-        "gram-flips",
-        "label_term",
-        "evaluate",
-        "cnn",
-        NETWORK_FAMILY,
-    )
+    stages = ["fetch", "split", "gram", "gram-flips", "label_term", "evaluate", *NETWORKS]
+    stages.append(NETWORK_FAMILY)
     rule = log.relative_to(results / "logs").with_suffix("").parts[0]
     return stages.index(rule) if rule in stages else len(stages)
 

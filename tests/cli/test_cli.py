@@ -71,6 +71,13 @@ def test_verbs_chain_by_hand(folder):
     cnn = ("--case", "3-8", "--architecture", "arora2019-gap-3", "--epochs", 1, "--seed", 5)
     out = ("--variant", "cnn", "--out", evaluations / "cnn-seed5.json")
     assert run("cnn", "--split", folder / "split.npz", *cnn, *out) == 0
+    flips = ("--variant", "cnn-flips", "--out", evaluations / "cnn-flips-seed5.json")
+    assert run("cnn", "--split", folder / "split.npz", *cnn, *flips) == 0
+    settings, plain = (
+        json.loads((evaluations / f"{name}-seed5.json").read_text())["settings"]
+        for name in ("cnn-flips", "cnn")
+    )
+    assert settings == plain | {"flips": True}
     listing = ("--results", folder, "--cases", "3-8", "--seeds", 5, "--permutations", 2)
     listing += ("--variants", "cntk", "lantk-kr-v2", "lantk-kr-v2-shuffled", "cnn")
     assert run("collect", *listing) == 0

@@ -33,8 +33,8 @@ def test_plain_variants_are_no_controls():
         (Variant.of(name).parent, Variant.of(name).control) == (name, None)
         for name in PLAIN_VARIANTS
     )
-    found = families(["cnn", *PLAIN_VARIANTS[:-1], "lantk-kr-v1"])
-    others = ["cntk-flips", "cntk-rbf", "cntk-laplacian", "lantk-kr-v1"]
+    found = families(["cnn", *PLAIN_VARIANTS[:-2], "cnn-flips", "lantk-kr-v1"])
+    others = ["cntk-flips", "cntk-rbf", "cntk-laplacian", "cnn-flips", "lantk-kr-v1"]
     assert list(found) == ["cnn", "cntk", *others]
     assert found["cntk"] == ["cntk", "cntk-ridge", "cntk-intercept", "oracle-label"]
 
@@ -127,6 +127,7 @@ def test_names_are_safe_in_paths(variant, name):
 def test_files_are_one_a_seed_where_there_are_seeds():
     """Networks have the configured seeds, shuffled controls as many as there are permutations."""
     assert Variant.of("cnn").is_seeded
+    assert [*Listing((), ("cnn-flips",), 2, (5,)).stems] == ["cnn-flips-seed5"]
     assert Variant.of(f"{OWN}-shuffled").is_seeded
     assert not Variant.of("lantk-kr-v1-diagonal").is_seeded
     names = ["cnn", "cntk", f"{OWN}-shuffled"]
