@@ -50,13 +50,13 @@ try:
     fill_in(config)
     expand_paths(config)
     EXPERIMENT = resolve_experiment(config)
-    for family in (f for f in EXPERIMENT.families if Variant.of(f).is_own_term):
+    for family in (f for f in EXPERIMENT.families if Variant.of(f).module is not None):
         if not workflow.is_main_process:
             break  # a job of a cluster reads this again, and tries out the one that it needs
         # Imported here: what it needs takes a second to load, and most experiments have none.
         from lantk.label_terms.trial import load_term_class
 
-        load_term_class(family)
+        load_term_class(Variant.of(family).term)
 except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
 

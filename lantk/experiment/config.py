@@ -233,7 +233,7 @@ def _check_sketch(config: Mapping[str, Any], case: str, n_train: int) -> None:
 def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dict[str, list[str]]:
     found = families(variants)
     names = [Variant.of(variant).name for variant in variants]
-    own = [Variant.of(name).name for name in found if Variant.of(name).is_own_term]
+    own = [Variant.of(name).name for name in found if Variant.of(name).module is not None]
     unclear = [name for name in own if re.search(r"-from\d+$", name)]
     taken = [name for name in own if name in (*TERMS, BEST) or names.count(name) > 1]
     if unclear:
