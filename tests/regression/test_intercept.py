@@ -88,6 +88,18 @@ def test_it_solves_the_bordered_system_at_every_weight(k_classes):
     np.testing.assert_array_equal(path.validation_accuracy, correct / len(y))
 
 
+def test_a_device_finds_the_same_constant():
+    """Solves by PyTorch and by Lanczos' method give the same scores, weight by weight."""
+    k, k_test, y, x, x_test = task()
+    name = "cntk-intercept+lantk-kr-v1"
+    member = Member(name, WEIGHTS, [], lambda: lantk.label_term("lantk-kr-v1"), has_intercept=True)
+    here, there = (
+        predict(k, k_test, y, [member], x_train=x, x_test=x_test, device=device)[0].scores
+        for device in (None, "cpu")
+    )
+    np.testing.assert_allclose(there, here, rtol=1e-6)
+
+
 def test_a_constant_in_the_labels_is_a_constant_in_the_scores():
     """Labels moved by a constant move b by it, and leave alpha where it is."""
     k, _, y, *_ = task()
