@@ -41,7 +41,7 @@ from lantk.experiment.variants import (
     is_term,
     own_file,
 )
-from lantk.variant import Variant
+from lantk.variant import NETWORKS, Variant
 
 try:
     given = workflow.config_settings
@@ -50,13 +50,13 @@ try:
     fill_in(config)
     expand_paths(config)
     EXPERIMENT = resolve_experiment(config)
-    for family in (f for f in EXPERIMENT.families if Variant.of(f).is_own_term):
+    for family in (f for f in EXPERIMENT.families if Variant.of(f).module is not None):
         if not workflow.is_main_process:
             break  # a job of a cluster reads this again, and tries out the one that it needs
         # Imported here: what it needs takes a second to load, and most experiments have none.
         from lantk.label_terms.trial import load_term_class
 
-        load_term_class(family)
+        load_term_class(Variant.of(family).term)
 except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
 
@@ -99,6 +99,8 @@ ENDINGS = [""]
 if len(EXPERIMENT.architectures) > 1:
     ENDINGS = [f".{name}" for name in EXPERIMENT.architectures]
 # The same folders as the command that fills them has them.
+# Kernels over flips have Gram matrices of their own.
+GRAMS = sorted({""} | {Variant.of(family).gram_ending for family in FAMILIES})
 GRAM_FOLDERS = " ".join(
     f'"$(dirname {{output.record_{i}:q}})"' for i in range(len(ENDINGS))
 )
@@ -123,6 +125,17 @@ def case_sizes(wildcards):
     return case.n_train, case.n_test, EXPERIMENT.sizes[case.task][0]
 
 
+def band_mb(flips):
+    """Return a function of wildcards: the memory of a job that computes a band."""
+    return lambda wildcards: gram_mb(
+        *EXPERIMENT.sizes[wildcards.task],
+        n_architectures=len(ENDINGS),
+        n_bands=len(BANDS[wildcards.task]),
+        scratch_mb=config["kernel"]["memory_mb"],
+        flips=flips,
+    )
+
+
 def family_mb(family, n_permutations):
     """Return a function of wildcards: the memory of a job that evaluates a family."""
     return lambda wildcards: evaluation_mb(
@@ -135,10 +148,10 @@ def case_split(wildcards):
     return f"{RESULTS}/splits/{CASES[wildcards.case].task}.npz"
 
 
-def case_bands(ending):
-    """Return an input function: the files of all bands of a case, by their ending."""
+def case_bands(ending, of_kernel=""):
+    """Return an input function: the files of all bands of a case, by their ending and the kernel's."""
     return lambda wildcards: [
-        f"{RESULTS}/grams/{CASES[wildcards.case].gram}/{band}.{ending}"
+        f"{RESULTS}/grams{of_kernel}/{CASES[wildcards.case].gram}/{band}.{ending}"
         for band in BANDS[CASES[wildcards.case].task]
     ]
 
@@ -176,7 +189,7 @@ for name, family in NAMED.items():
         controls = [Variant.of(variant).control for variant in FAMILIES[family]]
         of_rule = "_".join(["own", *(control or "term" for control in controls)])
         EVALUATIONS.setdefault(of_rule, ("{family}", []))[1].append(family)
-    elif family not in ("cnn", NETWORK_FAMILY):
+    elif family not in (*NETWORKS, NETWORK_FAMILY):
         EVALUATIONS[re.sub("[^a-z0-9]", "_", name)] = (name, [family])
 
 

@@ -12,8 +12,8 @@ for (name, (shown, members)), first in itertools.product(
             "evaluate_" + evaluation_job(name, first).replace("-", "_")
         input:
             split=case_split,
-            gram=case_bands("json"),
-            blocks=case_bands("npy"),
+            gram=case_bands("json", Variant.of(members[0]).gram_ending),
+            blocks=case_bands("npy", Variant.of(members[0]).gram_ending),
             # Of shuffled labels, a label term is fitted anew.
             label_term=[f"{RESULTS}/label_terms/{{case}}/{shown}.npz"]
             * (is_term(members[0]) and first == 0),

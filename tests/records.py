@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lantk.variant import NETWORKS, PLAIN_KERNELS
+
 WEIGHTS = [0.0, 0.001, 0.01, 0.1]
 
 
@@ -27,8 +29,8 @@ def make_record(
     curve: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the record of one evaluation, as far as tables, figures and runs read it."""
-    is_network, is_ridge = variant == "cnn", variant == "cntk-ridge"
-    weighted = not is_network and not is_ridge and variant != "cntk"
+    is_network, is_ridge = variant in NETWORKS, variant == "cntk-ridge"
+    weighted = not is_network and not is_ridge and variant not in PLAIN_KERNELS
     choice = {
         "accuracy": accuracy,
         "ci_low": accuracy - 0.05,

@@ -21,6 +21,7 @@ from lantk.cli.files import (
 from lantk.cli.progress import showing_progress, showing_work
 from lantk.errors import LantkError
 from lantk.experiment.records import read_record, write_record
+from lantk.variant import PLAIN_KERNELS, Variant
 
 _SHOWN_IMAGES = 500  # of a heat map: more would be points smaller than a pixel
 
@@ -56,16 +57,16 @@ def evaluate(args: argparse.Namespace) -> None:
     from lantk.label_terms.least_squares import LeastSquares
     from lantk.regression.paths import predict
     from lantk.regression.protocols import assess, oracle_label_path
-    from lantk.variant import Variant
 
     if len(families(args.variants)) > 1:
         raise LantkError(
             f"--variants {' '.join(args.variants)} are of several families: evaluate a label term"
-            " with its own controls, or cntk with cntk-ridge and oracle-label"
+            " with its own controls, or cntk with cntk-ridge, cntk-intercept and oracle-label"
         )
-    drawn, k_train_train, k_test_train, record = load_gram(args)
-    term = Variant.of(args.variants[0]).parent
-    probe = None if term in ("cntk", "oracle-label") else find_term(term, args.estimator)()
+    first = Variant.of(args.variants[0])
+    drawn, k_train_train, k_test_train, record = load_gram(args, flips=first.has_flips)
+    term = next(filter(None, (Variant.of(name).addition for name in args.variants)), None)
+    probe = find_term(term, args.estimator)() if term else None
     vectors: dict[str, Any] = {"x_train": None, "x_test": None}
     if probe is not None and probe.needs_x:
         vectors = {name: _vectors_of(drawn, getattr(drawn, name)) for name in vectors}
@@ -75,7 +76,7 @@ def evaluate(args: argparse.Namespace) -> None:
                 store = PairedVectors(vectors["x_train"], vectors["x_test"])
             n_train = len(drawn.y_train)
             vectors = {"x_train": store[:n_train], "x_test": store[n_train:]}
-    if probe is not None and args.label_term is not None:
+    if term and probe is not None and args.label_term is not None:
         with showing_work(f"loading {term}"):
             probe.restore(load_fitted(args, term, record), vectors["x_train"])
     members = _find_members(args, probe if args.label_term is not None else None)
@@ -151,7 +152,7 @@ def cnn(args: argparse.Namespace) -> None:
         "loss": args.loss,
         "targets": (0.0, 1.0) if drawn.is_binary else args.targets,
         "device": find_device(args.device).type,
-    }
+    } | ({"flips": True} if args.variant == "cnn-flips" else {})
     asked: dict[str, Any] = {"learning_rates": args.learning_rate, "seed": args.seed}
     origin = {"split": drawn.digest, "architecture": architecture.to_list()}
     path = args.out.with_suffix(".checkpoint")
@@ -207,7 +208,6 @@ def after_kernels(args: argparse.Namespace) -> None:
     from lantk.network.layers import Network, default_channels, default_parameterization
     from lantk.network.training import find_device
     from lantk.regression.protocols import assess
-    from lantk.variant import Variant
     from lantk.workflow.code import code_of
 
     variants = at_taps(args.variants, args.taps)
@@ -291,7 +291,6 @@ def heat_map(args: argparse.Namespace) -> None:
     import numpy as np
 
     from lantk.report.case_figures import gram_figure
-    from lantk.variant import Variant
 
     drawn, k_train_train, _, record = load_gram(args)
     name = Variant.of(args.variant).name
@@ -319,7 +318,7 @@ def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if "honest" in args.protocols and variant != "oracle-label":
         settings |= {"folds": args.folds, "fold_seed": args.fold_seed}
-    if variant != "cntk":
+    if variant not in PLAIN_KERNELS:
         kind = "ridges" if variant == "cntk-ridge" else "weights"
         names = [f"{protocol}_{kind}" for protocol in args.protocols]
         settings |= {name: vars(args)[name] for name in names}
@@ -331,7 +330,6 @@ def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
 def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     """Return the members of the family that are to be predicted; `fitted` is its fitted term."""
     from lantk.regression.paths import Member
-    from lantk.variant import Variant
 
     honest = "honest" in args.protocols
     asked = [w for name in args.protocols for w in vars(args)[f"{name}_weights"]]
@@ -342,12 +340,13 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     if "cntk" in args.variants or "oracle-label" in args.variants:
         members.append(Member("cntk", validated=[0.0] if honest else []))
     for variant in args.variants:
+        v = Variant.of(variant)
         if variant in ("cntk", "oracle-label"):
             continue
-        v = Variant.of(variant)
-        fitted_name = variant if v.control == "offdiagonal" else v.parent
-        # Members with the same maker share a fit.
-        make = makers.setdefault(fitted_name, find_term(fitted_name, args.estimator))
+        # Members with the same maker share a fit; a plain kernel has none.
+        name, make = f"{v.addition}{'-offdiagonal' * v.is_off_diagonal}", None
+        if v.addition is not None:
+            make = makers.setdefault(name, find_term(name, args.estimator))
         is_ridge = variant == "cntk-ridge"
         validated = args.honest_ridges if is_ridge else args.honest_weights
         for permutation in permutations if v.is_shuffled else [None]:
@@ -359,7 +358,8 @@ def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
                     make,
                     permutation,
                     only_diagonal=v.control == "diagonal",
-                    fitted=fitted if permutation is None and fitted_name == v.parent else None,
+                    has_intercept=v.has_intercept,
+                    fitted=fitted if permutation is None and not v.is_off_diagonal else None,
                 )
             )
     return members

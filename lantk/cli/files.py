@@ -31,8 +31,13 @@ def with_name(architecture: dict[str, Any]) -> dict[str, Any]:
     return {"name": find_name(architecture["layers"])} | architecture
 
 
-def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Return the split, both Gram matrices (memory-mapped if in one band) and their record."""
+def load_gram(
+    args: argparse.Namespace, *, flips: bool = False
+) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Return the split, both Gram matrices (memory-mapped if in one band) and their record.
+
+    `flips` says whether they should be of the kernel that is averaged over mirror images.
+    """
     import numpy as np
 
     from lantk.data.split_files import load_split
@@ -57,6 +62,13 @@ def load_gram(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any]]:
             raise LantkError(
                 f"{path}, or the block beside it, is broken ({error}): {remedy}{_in_cache(path)}"
             ) from error
+        # Only records of the kernel over flips say so.
+        if record.get("flips", False) != flips:
+            raise LantkError(
+                f"{path} is of the kernel {'without' if flips else 'with'} flips, and the variant"
+                f" stands on that {'with' if flips else 'without'}: {remedy}"
+                f"{' and --flips' if flips else ', without --flips'}"
+            )
         if record["split"] != drawn.digest:
             raise LantkError(
                 f"{path} was computed from other images than {args.split}: {remedy}"
@@ -257,12 +269,12 @@ def _is_listed(path: Path, listing: Listing, bands: Collection[str]) -> bool:
         evaluation_job,
         family_of,
     )
-    from lantk.variant import Variant
+    from lantk.variant import NETWORKS, Variant
 
-    # RULE, RULE/TASK, gram/GRAM/BAND, cnn or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
+    # RULE, RULE/TASK, gram/GRAM/BAND, NETWORK or after-kernel/CASE/seedN, RULE/CASE/FAMILY.
     rule, *job = path.with_suffix("").parts
     families = {Variant.of(family_of(variant)).name for variant in listing.variants}
-    if rule in ("cnn", NETWORK_FAMILY) and rule not in families:
+    if rule in (*NETWORKS, NETWORK_FAMILY) and rule not in families:
         return False
     known = {*bands, *(f"seed{seed}" for seed in listing.seeds), *families}
     known |= {Variant.of(variant).name for variant in listing.variants}

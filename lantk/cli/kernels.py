@@ -69,7 +69,8 @@ def split(args: argparse.Namespace) -> None:
 def gram(args: argparse.Namespace) -> None:
     """Write row bands of the Gram matrices of a split, float32: one, or all that are not there.
 
-    Several architectures are computed in one pass, each into a folder of its own.
+    Several architectures are computed in one pass, each into a folder of its own. With flips, those
+    of cntk-flips.
     """
     from lantk.data.split_files import load_split
     from lantk.files import writing_array
@@ -88,7 +89,7 @@ def gram(args: argparse.Namespace) -> None:
     x_train, x_test = drawn.x_train, drawn.x_test
     sizes = len(x_train), len(x_test)
     # A split has its channels first, whatever they look like.
-    options = {"device": args.device, "layout": "channels_first"}
+    options = {"device": args.device, "layout": "channels_first", "flips": args.flips}
     names = [args.band]
     if args.band is None:
         visits = count_visits(networks, *x_train.shape[2:])
@@ -102,6 +103,8 @@ def gram(args: argparse.Namespace) -> None:
             "first_column": band.first,
             "device": "cuda" if uses_gpu(args.device) else "cpu",
         }
+        if args.flips:
+            common["flips"] = True
         jobs = [
             (network, folder / f"{name}.json", {"architecture": spell_out(network)} | common)
             for network, folder in zip(networks, args.out, strict=True)
@@ -174,7 +177,8 @@ def plan(args: argparse.Namespace) -> None:
     # What a GPU works in is its own memory.
     scratch_bytes = args.memory_mb * 2**20 or SCRATCH_BYTES["cpu"]
     scratch_bytes *= args.device != "cuda"
-    jobs = forecast(bands, *sizes, shape, rate=rate, scratch_bytes=scratch_bytes)
+    options = {"rate": rate, "scratch_bytes": scratch_bytes, "flips": args.flips}
+    jobs = forecast(bands, *sizes, shape, **options)
     print(
         f"{'band':>10} {'rows':>17} {'entries':>15} {'minutes':>9} {'memory MB':>10} {'file MB':>9}"
     )
@@ -201,6 +205,7 @@ def _is_written(path: Path, record: dict[str, Any], shape: tuple[int, int]) -> b
         found = json.loads(path.read_text())
         block = np.load(path.with_suffix(".npy"), mmap_mode="r")
         is_it = all(found[key] == record[key] for key in record if key != "device")
+        is_it = is_it and ("flips" in found) == ("flips" in record)
         is_it = is_it and block.shape == shape and block.dtype == np.float32
         is_it = is_it and is_whole(path, found)
     except (OSError, ValueError, TypeError, LookupError, EOFError):

@@ -69,9 +69,9 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
         kernels.split: (
             *("source", "path", "layout", "pair", "classes", *_SIZES, "scaling", "out-npz"),
         ),
-        kernels.plan: ("architecture", *_PLANNED, *_COMPUTING),
+        kernels.plan: ("architecture", "flips", *_PLANNED, *_COMPUTING),
         kernels.gram: (
-            *("split", "architectures", "memory-mb", "bands", "band", *_COMPUTING),
+            *("split", "architectures", "flips", "memory-mb", "bands", "band", *_COMPUTING),
             *("out-folders", "cost"),
         ),
     },

@@ -186,11 +186,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         nargs="+",
         default=[default_of("architecture")],
     ),
+    "flips": _option(
+        "of cntk-flips, the mean over images and their mirror images; takes four times as long",
+        action="store_true",
+    ),
     "device": _setting("device"),
     "variant": _option("name of the variant, such as lantk-kr-v1", required=True),
     "family": _option(
         "a label term and its controls, such as lantk-kr-v1 lantk-kr-v1-shuffled, or cntk with"
-        " cntk-ridge and oracle-label",
+        " cntk-ridge, cntk-intercept and oracle-label",
         flag="--variants",
         nargs="+",
         required=True,

@@ -39,7 +39,7 @@ from lantk.experiment.variants import (
 )
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.bands import count_bands, count_visits, name_bands
-from lantk.variant import Variant
+from lantk.variant import NETWORKS, Variant
 
 # Names such as 4711-of-5000 in one command, beside those of variants; settings take no more.
 _MOST_BANDS = 5_000
@@ -233,7 +233,7 @@ def _check_sketch(config: Mapping[str, Any], case: str, n_train: int) -> None:
 def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dict[str, list[str]]:
     found = families(variants)
     names = [Variant.of(variant).name for variant in variants]
-    own = [Variant.of(name).name for name in found if Variant.of(name).is_own_term]
+    own = [Variant.of(name).name for name in found if Variant.of(name).module is not None]
     unclear = [name for name in own if re.search(r"-from\d+$", name)]
     taken = [name for name in own if name in (*TERMS, BEST) or names.count(name) > 1]
     if unclear:
@@ -252,8 +252,8 @@ def _resolve_families(config: Mapping[str, Any], variants: Sequence[str]) -> dic
             " labels, so it needs the protocol oracle"
         )
     if not config["cnn"]["seeds"]:
-        found.pop("cnn", None)
-        found.pop(NETWORK_FAMILY, None)
+        for name in (*NETWORKS, NETWORK_FAMILY):
+            found.pop(name, None)
     if not found:
         raise ConfigError("variants has only networks, and cnn.seeds is empty: give it a seed")
     return found

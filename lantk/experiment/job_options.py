@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lantk.variant import PLAIN_KERNELS, Variant
+
 
 def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
     """Return the options of the verb evaluate that a family of variants depends on.
@@ -15,7 +17,7 @@ def evaluate_options(config: Mapping[str, Any], variants: Sequence[str]) -> list
     if "cntk-ridge" in variants:
         options += ["--honest-ridges", *config["ridges"]["honest"]]
         options += ["--oracle-ridges", *config["ridges"]["oracle"]]
-    if set(variants) - {"cntk", "cntk-ridge"}:
+    if set(variants) - {"cntk-ridge", *PLAIN_KERNELS}:
         options += ["--honest-weights", *config["label_weights"]["honest"]]
         options += ["--oracle-weights", *config["label_weights"]["oracle"]]
     return [str(option) for option in options + estimator_option(config, variants[0])]
@@ -42,4 +44,5 @@ def target_option(config: Mapping[str, Any]) -> list[Any]:
 
 def estimator_option(config: Mapping[str, Any], variant: str) -> list[str]:
     """Return the option that says how ``lantk-fjlt-*`` are fitted; nothing for other variants."""
-    return ["--estimator", config["estimator"]] if variant.startswith("lantk-fjlt-") else []
+    is_fitted = (Variant.of(variant).term or "").startswith("lantk-fjlt-")
+    return ["--estimator", config["estimator"]] if is_fitted else []

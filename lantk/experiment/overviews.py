@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lantk.experiment.variants import DERIVED, GAP_LEVELS, candidates, is_term
+from lantk.experiment.variants import DERIVED, GAP_LEVELS, candidates, has_label_weight
 
 if TYPE_CHECKING:
     from lantk.experiment.config import Experiment
@@ -44,7 +44,7 @@ def _shown(experiment: Experiment) -> set[str]:
 
 
 def _has_term(experiment: Experiment) -> bool:
-    return any(is_term(name) or name == "cntk-rbf" for name in _variants(experiment))
+    return any(has_label_weight(name) for name in _variants(experiment))
 
 
 def _has_gain(experiment: Experiment) -> bool:

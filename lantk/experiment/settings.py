@@ -254,15 +254,17 @@ class Settings(Section):
         ],
         ["cntk", "lantk-kr-v1", "lantk-kr-v1-shuffled", "my_terms:ParzenWindow"],
     )
-    """Rows of the table. cntk, cntk-ridge, cntk-rbf, oracle-label, cnn; label terms lantk-kr-v1,
-    lantk-kr-v2, lantk-fjlt-v1, lantk-fjlt-v2, lantk-fjlt-v2-text, lantk-plugin, lantk-nth, or
-    module:Class of your own; their controls, with -shuffled, -diagonal or (lantk-fjlt-*)
-    -offdiagonal at the end. lantk-best is derived where the first four are there. Kernels of the
-    network in training are after-kernel, after-kernel-LAYER (conv1 ... dense) and conjugate-kernel,
-    at every epoch of after_kernels.taps, or at one with -EPOCH; then +lantk-kr-v1, +lantk-kr-v2 or
-    +lantk-plugin adds a label term, and -shuffled trains the network, and fits the label term, on
-    permuted labels. after-kernel and conjugate-kernel themselves are derived: the best of their
-    epochs."""
+    """Rows of the table. cntk, cntk-ridge, cntk-rbf, cntk-laplacian, cntk-intercept, cntk-flips,
+    cntk-flips-intercept, oracle-label, cnn, cnn-flips; label terms lantk-kr-v1, lantk-kr-v2,
+    lantk-fjlt-v1, lantk-fjlt-v2, lantk-fjlt-v2-text, lantk-plugin, lantk-nth, or module:Class of
+    your own; their controls, with -shuffled, -diagonal or (lantk-fjlt-*) -offdiagonal and
+    -offdiagonal-shuffled at the end. cntk-intercept+TERM, cntk-flips+TERM and
+    cntk-flips-intercept+TERM are label terms on those kernels, with the same controls. lantk-best
+    is derived where the first four are there. Kernels of the network in training are after-kernel,
+    after-kernel-LAYER (conv1 ... dense) and conjugate-kernel, at every epoch of after_kernels.taps,
+    or at one with -EPOCH; then +lantk-kr-v1, +lantk-kr-v2 or +lantk-plugin adds a label term, and
+    -shuffled trains the network, and fits the label term, on permuted labels. after-kernel and
+    conjugate-kernel themselves are derived: the best of their epochs."""
     label_weights: LabelWeights = setting(LabelWeights())
     ridges: Ridges = setting(Ridges())
     permutations: Annotated[int, Limits(1, 1_000)] = setting(3, 10)

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lantk.errors import shorten
-from lantk.variant import CONTROLS, KERNEL_TERMS, Variant, VariantError
+from lantk.variant import (
+    CONTROLS,
+    KERNEL_TERMS,
+    LABEL_FREE,
+    NETWORKS,
+    PLAIN_KERNELS,
+    Variant,
+    VariantError,
+)
 
 PUBLISHED_TERMS = ("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2")
 """Label terms of Chen et al. (2020), among which ``lantk-best`` chooses."""
@@ -34,8 +42,9 @@ GAP_LEVELS = (
 CASE_COLUMNS = ("task", "architecture", "n_train")
 """Columns of the table that name a case."""
 TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin", "lantk-nth")
-CNTK_FAMILY = ("cntk", "cntk-ridge", "oracle-label")
-PLAIN_VARIANTS = (*CNTK_FAMILY, "cntk-rbf", "cnn")
+CNTK_FAMILY = ("cntk", "cntk-ridge", "cntk-intercept", "oracle-label")
+FLIPS_FAMILY = ("cntk-flips", "cntk-flips-intercept")
+PLAIN_VARIANTS = (*CNTK_FAMILY, *FLIPS_FAMILY, "cntk-rbf", "cntk-laplacian", *NETWORKS)
 """Variants that are neither label terms nor controls of one."""
 
 PERMUTATIONS_A_JOB = 3
@@ -43,12 +52,20 @@ PERMUTATIONS_A_JOB = 3
 
 NETWORK_FAMILY = "after-kernel"
 """The family of all kernels of a network in training, which are taken from one training."""
+_CARRIERS = tuple(name for name in PLAIN_KERNELS if name != "cntk")
 _NETWORK_KERNELS = (NETWORK_FAMILY, "after-kernel-LAYER", "conjugate-kernel")
 
 
 def is_term(variant: str) -> bool:
     """Return whether a variant is a label term, of ours or of the user's own."""
     return variant in TERMS or Variant.of(variant).is_own_term
+
+
+def has_label_weight(variant: str) -> bool:
+    """Return whether a variant is a curve over label weights: it adds to K, and is no control."""
+    v = Variant.of(variant)
+    adds = v.addition not in (None, "cntk-ridge") and not v.is_network_kernel
+    return adds and v.control is None
 
 
 def at_taps(variants: Iterable[str], taps: Sequence[int]) -> list[str]:
@@ -70,9 +87,10 @@ def at_taps(variants: Iterable[str], taps: Sequence[int]) -> list[str]:
 def family_of(variant: str) -> str:
     """Return the family of a variant: what shares factors and features, so is one job.
 
-    It is ``cntk`` for ``cntk``, ``cntk-ridge`` and ``oracle-label``, the label term for a label
-    term and its controls, ``after-kernel`` for all kernels of a network in training, and the
-    variant itself for any other.
+    It is the first of `CNTK_FAMILY` and of `FLIPS_FAMILY` for those in it, the label term for a
+    label term and its controls (with the kernel, where it names one, as in
+    ``cntk-intercept+lantk-kr-v1``), ``after-kernel`` for all kernels of a network in training, and
+    the variant itself for any other.
 
     Raises
     ------
@@ -86,11 +104,12 @@ def family_of(variant: str) -> str:
     """
     v = Variant.of(variant)
     parent, control = v.parent, v.control
-    if variant in CNTK_FAMILY:
-        return "cntk"
+    for family in (CNTK_FAMILY, FLIPS_FAMILY):
+        if variant in family:
+            return family[0]
     if variant in PLAIN_VARIANTS:
         return variant
-    if v.is_network_kernel:
+    if v.is_network_kernel and v.term in (None, *KERNEL_TERMS):
         if control not in (None, "shuffled"):
             raise VariantError(
                 f"{shorten(variant)} is no variant: of networks' kernels there is -shuffled only"
@@ -103,18 +122,23 @@ def family_of(variant: str) -> str:
             f" +{', +'.join(KERNEL_TERMS)} or nothing, then -shuffled or nothing, such as"
             " after-kernel-10+lantk-kr-v1-shuffled"
         )
-    if not is_term(parent):
-        close = difflib.get_close_matches(
-            variant, (*PLAIN_VARIANTS, *_NETWORK_KERNELS, *TERMS), n=1
+    kernel, plus, _ = parent.partition("+")
+    if plus and kernel in LABEL_FREE:
+        raise VariantError(
+            f"{shorten(variant)} is no variant: {kernel} has a weight, and so has a label term, and"
+            f" one is chosen at a time. Wanted {' or '.join(_CARRIERS)}, then + and a label term"
         )
+    if not is_term(v.term or "") or parent == f"cntk+{v.term}":
+        known = (*PLAIN_VARIANTS, *_NETWORK_KERNELS)
+        close = difflib.get_close_matches(variant, (*known, *TERMS), n=1)
         raise VariantError(
             f"unknown variant {shorten(repr(variant))}: "
             + (f"did you mean {close[0]!r}? " if close else "")
-            + f"There are {', '.join((*PLAIN_VARIANTS, *_NETWORK_KERNELS))}, the label terms"
-            f" {', '.join(TERMS)} and module:Class of your own, and a label term with"
-            f" {', '.join(f'-{name}' for name in CONTROLS)}"
+            + f"There are {', '.join(known)}, the label terms {', '.join(TERMS)} and module:Class"
+            f" of your own, a label term on another kernel ({' or '.join(_CARRIERS)}, then + and"
+            f" the term), and a label term with {', '.join(f'-{name}' for name in CONTROLS)}"
         )
-    if control == "offdiagonal" and not parent.startswith("lantk-fjlt-"):
+    if v.is_off_diagonal and not (v.term or "").startswith("lantk-fjlt-"):
         raise VariantError(
             f"{shorten(variant)} is no variant: only lantk-fjlt-* are fitted entry by entry, so"
             " that the diagonal can be left out"

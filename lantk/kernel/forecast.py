@@ -69,17 +69,18 @@ def forecast(
     *,
     rate: float,
     scratch_bytes: int,
+    flips: bool = False,
 ) -> list[Job]:
     """Return each band's cost.
 
     `shape` is (channels, height, width) of an image, `rate` the different entries per second, from
-    `measure_rate`; `scratch_bytes` is as for `lantk.gram`.
+    `measure_rate`; `scratch_bytes` and `flips` are as for `lantk.gram`.
     """
     # Bytes as they are stored, and float32 as they are computed with.
     images = (n_train + n_test) * math.prod(shape) * (1 + 4)
     jobs = []
     for band in bands:
         entries, size = band.n_entries(n_train), 4 * math.prod(band.shape(n_train))
-        memory = _INTERPRETER_BYTES + images + scratch_bytes
-        jobs.append(Job(band, entries, memory, size, entries / rate))
+        memory = _INTERPRETER_BYTES + images + scratch_bytes + flips * size
+        jobs.append(Job(band, entries, memory, size, entries / rate * (4 if flips else 1)))
     return jobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -36,6 +37,7 @@ def gram(
     x2: ArrayLike | None = None,
     *,
     kernel: str = "ntk",
+    flips: bool = False,
     dtype: str = "float32",
     device: str = "auto",
     threads: int | None = None,
@@ -54,6 +56,10 @@ def gram(
         Images, already scaled. ``x2=None`` stands for ``x1`` and takes half the time.
     kernel : {"ntk", "nngp"}
         Neural tangent kernel, or the covariance of the network's outputs at initialisation.
+    flips : bool
+        Whether to take the mean of the kernel over the four pairs (x, f x) x (x', f x'), f x being
+        x with its columns in reverse: the kernel of the same network whose features are averaged
+        over both. It takes four times as long, and the memory of the result once more.
     dtype : {"float32", "float64"}
         Type of the computation and of the result.
     device : {"auto", "cpu", "cuda"}
@@ -111,6 +117,7 @@ def gram(
         x1,
         x2,
         kernel=kernel,
+        flips=flips,
         dtype=dtype,
         device=device,
         threads=threads,
@@ -128,6 +135,7 @@ def gram_taps(
     x2: ArrayLike | None = None,
     *,
     kernel: str = "ntk",
+    flips: bool = False,
     dtype: str = "float32",
     device: str = "auto",
     threads: int | None = None,
@@ -147,7 +155,7 @@ def gram_taps(
     ----------
     architectures : sequence of str, list or Architecture
         What `parse_architecture` reads, in any order.
-    x1, x2, kernel, dtype, device, threads, progress, scratch_bytes, layout
+    x1, x2, kernel, flips, dtype, device, threads, progress, scratch_bytes, layout
         As for `gram`.
     out : sequence of ndarray, optional
         Where to write, one for each architecture.
@@ -190,6 +198,12 @@ def gram_taps(
     digests: dict[bytes, int] = {}
     side1 = survey("x1", images1, dtype, digests)
     side2 = side1 if x2 is None else survey("x2", images2, dtype, digests)
+    if flips:
+        options = {"kernel": kernel, "dtype": dtype, "device": device, "threads": threads}
+        options |= {"scratch_bytes": scratch_bytes, "layout": "channels_first"}
+        walk = partial(gram_taps, networks, **options)  # type: ignore[arg-type]
+        _add_over_flips(results, images1, None if x2 is None else images2, walk, progress)
+        return results
     plans = make_plans(networks, kernel, *images1.shape[2:])
     # Entries of a walk count by what they cost.
     n_entries, n_done = math.prod(shape), 0
@@ -210,6 +224,50 @@ def gram_taps(
                 if progress is not None:
                     progress(n_done * n_entries // n_total, n_entries)
     return results
+
+
+def _add_over_flips(
+    results: Sequence[NDArray[Any]],
+    x1: NDArray[Any],
+    x2: NDArray[Any] | None,
+    walk: Callable[..., list[NDArray[Any]]],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Set results to the mean of what `walk` returns for images and their mirror images.
+
+    K(f x, x') is taken from K(x', f x), the same entry, so that a symmetric matrix is symmetric bit
+    by bit and has the bytes of its pieces. K(f x, f x') is computed: where padding is not
+    symmetric, as at stride 2 on even sides, it is not K(x, x').
+    """
+    mirrored = x1[..., ::-1]
+    # Rows, columns, their share of the cost, and which images they are where `walk` names others.
+    parts: list[tuple[Any, Any, float, dict[str, Any]]]
+    if x2 is None:
+        names = {"x2": ("x1", range(len(x1)))}
+        parts = [(x1, mirrored, 0.5, names), (x1, None, 0.25, {}), (mirrored, None, 0.25, {})]
+    else:
+        others, names = x2[..., ::-1], {"x1": ("x2", range(len(x2)))}
+        names["x2"] = ("x1", range(len(x1)))
+        parts = [(x1, others, 0.25, {}), (x2, mirrored, 0.25, names)]
+        parts += [(x1, x2, 0.25, {}), (mirrored, others, 0.25, {})]
+    n_entries, n_done = results[0].size, 0.0
+    for result in results:
+        result[...] = 0
+    for rows, columns, share, names in parts:
+
+        def tick(done: int, n_all: int, before: float = n_done, share: float = share) -> None:
+            if progress is not None:
+                progress(round((before + share * done / n_all) * n_entries), n_entries)
+
+        with numbering(names):
+            found = walk(rows, columns, progress=tick)
+        for result, k in zip(results, found, strict=True):
+            k /= 4
+            if x2 is None or not names:
+                result += k
+            if names:
+                result += k.T
+        n_done += share
 
 
 def gram_diagonal(architecture: Any, x: ArrayLike, **options: Any) -> NDArray[Any]:

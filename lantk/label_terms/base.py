@@ -17,7 +17,7 @@ to learn from, and SolveError or SpectrumError if a matrix cannot be solved with
 whether vectors are needed: the flattened images, in the binary task with a constant 1 appended
 (`image_vectors`). Test labels have no way in.
 
-Two label-free additions to the kernel share the contract, as controls: `Ridge` and `Rbf`.
+Label-free additions to the kernel share the contract, as controls: `Ridge`, `Rbf`, `Laplacian`.
 
 References
 ----------

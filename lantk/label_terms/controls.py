@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.label_terms.base import CheckedTerm, check_vectors
-from lantk.label_terms.feature_sets import FEATURE_SETS, GAUSSIAN
+from lantk.label_terms.feature_sets import FEATURE_SETS, GAUSSIAN, L1, as_array, mean_distance
 from lantk.label_terms.least_squares import LeastSquares
 
 
@@ -36,12 +36,10 @@ class Ridge(CheckedTerm):
         return float(np.mean(k_diagonal))
 
 
-class Rbf(LeastSquares):
-    """The Gaussian exp(-|x - x'|^2 / s2) of pixels, a kernel beside K that sees no label.
+class _OneFeature(LeastSquares):
+    """One of the ten pair features, with coefficient 1: it is not fitted, and sees no label."""
 
-    It is the eighth of the pair features, with coefficient 1 and without the others; s2 is the mean
-    squared distance over all train entries, zeros of the diagonal included.
-    """
+    feature: int
 
     def __init__(self) -> None:
         super().__init__(("global",))
@@ -53,4 +51,44 @@ class Rbf(LeastSquares):
         for term in terms:
             term.x_train_ = check_vectors(x, len(k_train_train))
             vars(term).update(FEATURE_SETS["global"].fit(term.x_train_))
-            term.coefficients_ = np.eye(10)[GAUSSIAN]
+            term.coefficients_ = np.eye(10)[term.feature]
+
+
+class Rbf(_OneFeature):
+    """The Gaussian exp(-|x - x'|^2 / s2) of pixels, a kernel beside K that sees no label.
+
+    It is the eighth of the pair features; s2 is the mean squared distance over all train entries,
+    zeros of the diagonal included.
+    """
+
+    feature = GAUSSIAN
+
+
+class Laplacian(_OneFeature):
+    """The Laplacian exp(-|x - x'|_1 / s) of pixels, a kernel beside K that sees no label.
+
+    It is made of the tenth pair feature, the L1 distance; s is its mean over all train entries,
+    zeros of the diagonal included.
+    """
+
+    feature = L1
+
+    @property
+    def fitted_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """As of the pair features, and the scale."""
+        return (*super().fitted_names, "mean_distance_")
+
+    @staticmethod
+    def fit_all(
+        terms: Sequence[Any], k_train_train: NDArray, ys: Sequence[NDArray], x: Any, solve: Any
+    ) -> None:
+        _OneFeature.fit_all(terms, k_train_train, ys, x, solve)
+        for term in terms:
+            term.mean_distance_ = mean_distance(as_array(term.x_train_))
+
+    @staticmethod
+    def blocks_of(terms: Sequence[Any], k: NDArray, x: Any, *, train: bool) -> list[NDArray]:
+        distances = LeastSquares.blocks_of(terms, k, x, train=train)
+        # Vectors that are all equal have no scale, and a Z of ones.
+        scales = [float(term.mean_distance_) or 1.0 for term in terms]
+        return [np.exp(found / -s) for found, s in zip(distances, scales, strict=True)]

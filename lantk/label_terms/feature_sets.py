@@ -15,8 +15,8 @@ from lantk.solvers.tiles import Tile, in_threads, lower_tiles, tiles
 N_COMPONENTS = 5
 # Entries whose features are held at once where all are wanted in turn.
 ENTRIES_AT_ONCE = 2**18
-# Position of the Gaussian among the ten features.
-GAUSSIAN = 7
+# Positions of the Gaussian and of the L1 distance among the ten features.
+GAUSSIAN, L1 = 7, 9
 Samples = tuple[NDArray[Any], ...]
 """What samples bring to their features, each by itself: arrays with one row a sample."""
 
@@ -262,6 +262,17 @@ def _mean_squared_distance(x: NDArray) -> NDArray:
     """Return the mean of |x_i - x_j|^2 over all n^2 entries, without forming them."""
     mean = x.mean(axis=0, dtype=np.float64)
     return np.asarray(2 * np.mean([np.square(v - mean).sum() for v in x]))
+
+
+def mean_distance(x: NDArray) -> NDArray:
+    """Return the mean L1 distance over all n^2 entries, without forming them.
+
+    Of sorted numbers a_0 <= ... <= a_{n-1} the sum of |a_i - a_j| over all entries is the sum of
+    2 (2 i - n + 1) a_i.
+    """
+    n = len(x)
+    places = 2.0 * (2 * np.arange(n) - n + 1)
+    return np.asarray(sum(places @ np.sort(column).astype(np.float64) for column in x.T) / n**2)
 
 
 def two_layer_ntk(x1: NDArray, x2: NDArray) -> NDArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lantk.label_terms.base import LabelTerm, LabelTermError
-from lantk.label_terms.controls import Rbf, Ridge
+from lantk.label_terms.controls import Laplacian, Rbf, Ridge
 from lantk.label_terms.hierarchy import Hierarchy
 from lantk.label_terms.kernel_regression import KernelRegression
 from lantk.label_terms.least_squares import LeastSquares
@@ -23,6 +23,7 @@ _ESTIMATORS: dict[str, tuple[type[LabelTerm], dict[str, Any]]] = {
     "lantk-nth": (Hierarchy, {}),
     "cntk-ridge": (Ridge, {}),
     "cntk-rbf": (Rbf, {}),
+    "cntk-laplacian": (Laplacian, {}),
 }
 
 
@@ -34,8 +35,8 @@ def label_term(name: str, *, estimator: str = "exact") -> LabelTerm:
     name : str
         A term, such as ``lantk-kr-v1`` or ``lantk-plugin``; ``TERM-offdiagonal`` leaves the
         diagonal out of a least-squares fit; ``TERM-shuffled`` and ``TERM-diagonal`` are the term
-        itself, whose labels or blocks `predict` changes. ``cntk-ridge`` and ``cntk-rbf`` are the
-        additions that see no label.
+        itself, whose labels or blocks `predict` changes. ``cntk-ridge``, ``cntk-rbf`` and
+        ``cntk-laplacian`` are the additions that see no label.
     estimator : {"exact", "fjlt"}
         How least squares are solved: by exact normal equations, or on the published sketch.
 
@@ -51,7 +52,8 @@ def label_term(name: str, *, estimator: str = "exact") -> LabelTerm:
     >>> label_term("lantk-kr-v1").fit_transform(k, np.array([1.0, -1.0])).shape
     (2, 2)
     """
-    term, control = Variant.of(name).parent, Variant.of(name).control
+    v = Variant.of(name)
+    term = v.parent
     if term not in _ESTIMATORS:
         raise LabelTermError(f"unknown label term {name!r}: wanted one of {', '.join(_ESTIMATORS)}")
     if estimator not in ("exact", "fjlt"):
@@ -59,7 +61,7 @@ def label_term(name: str, *, estimator: str = "exact") -> LabelTerm:
     kind, options = _ESTIMATORS[term]
     if kind is LeastSquares:
         options = options | {"estimator": estimator}
-    if control == "offdiagonal":
+    if v.is_off_diagonal:
         if kind is not LeastSquares:
             raise LabelTermError(
                 f"{name!r}: only the least-squares terms (lantk-fjlt-...) can leave the diagonal"

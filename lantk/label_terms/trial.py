@@ -267,9 +267,10 @@ def _look_in_working_directory(name: str) -> str:
         raise ContractError(f"{name!r}: wanted module:Class, such as my_terms:ParzenWindow")
     variant = Variant.of(name).name
     if Variant.of(variant).control is not None:
+        endings = ", ".join(c.capitalize() for c in CONTROLS if "-" not in c)
         raise ContractError(
             f"{name!r} would be the variant {variant}, which reads as a control: wanted"
-            f" a class name that does not end in {', '.join(map(str.capitalize, CONTROLS))}"
+            f" a class name that does not end in {endings}"
         )
     # At the end, so that no file there stands in for a library's.
     if not {"", os.getcwd()} & set(sys.path):

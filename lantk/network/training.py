@@ -65,6 +65,7 @@ def train(
     learning_rate: float = 3e-4,
     loss: str = "squared",
     targets: tuple[float, float] = (0.0, 1.0),
+    flips: bool = False,
     seed: int = 0,
     device: str = "auto",
     progress: Callable[[int, int, float], None] | None = None,
@@ -73,8 +74,8 @@ def train(
 ) -> TrainingHistory:
     """Train `network` in place, and predict the test images after each epoch.
 
-    Adam, a new order of all train images each epoch (the last batch is the smaller rest); no
-    augmentation, no weight decay.
+    Adam, a new order of all train images each epoch (the last batch is the smaller rest); no weight
+    decay, and no augmentation but what `flips` asks for.
 
     Parameters
     ----------
@@ -94,8 +95,11 @@ def train(
     targets : (float, float)
         What the squared error wants of an output: the second where it stands for the image's class,
         else the first. Cross-entropy does not read it.
+    flips : bool
+        Whether each train image is mirrored, its columns in reverse, in half of the epochs, drawn
+        anew for each image and epoch. Test images are seen as they are.
     seed : int
-        Seed of the order of the images. Give `Network` one too.
+        Seed of the order of the images, and of their flips. Give `Network` one too.
     device : {"auto", "cpu", "cuda"}
         ``auto`` takes the first GPU if there is one.
     progress : callable, optional
@@ -142,7 +146,8 @@ def train(
     with _deterministic():
         for epoch in range(first, epochs):
             order = torch.randperm(len(x), generator=run.generator).to(place).split(batch_size)
-            mean_loss = _train_epoch(network, run.optimizer, loss_function, x, wanted, order)
+            seen = _flip_some(x, run.generator) if flips else x
+            mean_loss = _train_epoch(network, run.optimizer, loss_function, seen, wanted, order)
             outputs = _outputs(network, x_held_out)
             _check_finite(mean_loss, outputs, f"epoch {epoch + 1} of {epochs}", learning_rate)
             run.train_loss[epoch] = mean_loss
@@ -234,6 +239,13 @@ def _train_epoch(
         # Summed where it lies: reading the loss here would wait for a GPU at every step.
         total += loss.detach() * len(batch)
     return float(total) / len(x)
+
+
+def _flip_some(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return images (n, channels, height, width), each mirrored with probability 1/2."""
+    # Drawn on the CPU, where the generator is, so that they are the same on every device.
+    is_mirrored = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+    return torch.where(is_mirrored[:, None, None, None], x.flip(-1), x)
 
 
 def _find_loss(loss: str, network: Network) -> Callable[[Tensor, Tensor], Tensor]:

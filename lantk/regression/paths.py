@@ -26,6 +26,7 @@ from lantk.regression.folds import permuted, validation_folds
 from lantk.regression.protocols import WeightPath
 from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
 from lantk.solvers.direct import CholeskyFactor, IndefiniteError, SingularError
+from lantk.solvers.intercept import eliminate_constant, with_ones
 from lantk.solvers.path import PathSolution, solve_path
 from lantk.solvers.products import mean_abs, multiply
 
@@ -54,6 +55,8 @@ class Member:
     """Seed that permutes the labels which the term is fitted to, in each fit anew."""
     only_diagonal: bool = False
     """Whether only the diagonal of Z is added, with the lambda of all of Z."""
+    has_intercept: bool = False
+    """Whether an unpenalised constant is fitted beside K + lambda Z."""
     fitted: LabelTerm | None = None
     """The term fitted on all of train, if it is at hand."""
     grid: NDArray = field(init=False)
@@ -281,20 +284,27 @@ def _solve_members(
 ) -> list[tuple[NDArray, NDArray, PathSolution]]:
     """Return, for each member, lambda, the scores on `k_rows` (p, m[, c]) and the solution."""
     results: dict[int, tuple[NDArray, NDArray, PathSolution]] = {}
-    for length in {len(grid) for grid in grids}:
-        chosen = [i for i, grid in enumerate(grids) if len(grid) == length]
+    kinds = [(len(grid), m.has_intercept) for grid, m in zip(grids, members, strict=True)]
+    for kind in dict.fromkeys(kinds):
+        chosen, has_intercept = [i for i, other in enumerate(kinds) if other == kind], kind[1]
+        sides = with_ones(right_sides) if has_intercept else right_sides
         factors = [grids[i] * additions[i].unit for i in chosen]
         terms = [additions[i] for i in chosen]
         if factor is None or isinstance(factor, CholeskyFactor):
             solution = solve_path(
-                k_train, terms, factors, right_sides,
+                k_train, terms, factors, sides,
                 cholesky=factor, tolerance=tolerance, solved=tick,
             )  # fmt: skip
         else:
-            solution = factor.solve_path(terms, factors, right_sides, solved=tick)
+            solution = factor.solve_path(terms, factors, sides, solved=tick)
         for d, i in enumerate(chosen):
             own = PathSolution(*(values[d] for values in solution))
+            if has_intercept:
+                alpha, constant = eliminate_constant(own.dual)
+                own = own._replace(dual=alpha)
             scores = _scores(k_rows, additions[i], own.dual, factors[d])
+            if has_intercept:
+                scores += constant if scores.ndim == 2 else constant[:, None]
             results[i] = factors[d], scores, own
     return [results[i] for i in range(len(members))]
 

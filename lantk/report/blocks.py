@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lantk.data.tasks import counts_text, imbalance_warning
-from lantk.experiment.variants import BEST, PLAIN_VARIANTS, candidates
+from lantk.experiment.variants import BEST, FLIPS_FAMILY, PLAIN_VARIANTS, candidates
 from lantk.regression.statistics import PROTOCOLS
 from lantk.variant import Variant
 
@@ -27,11 +27,15 @@ ROWS = {
     "cnn": "CNN",
 }
 """Variant -> its row in the paper's table, in that order. Others follow under their names."""
-REFERENCE_CONTROLS = ("cntk-ridge", "cntk-rbf", "oracle-label")
+REFERENCE_CONTROLS = (
+    *("cntk-ridge", "cntk-rbf", "cntk-laplacian", "cntk-intercept", *FLIPS_FAMILY),
+    "oracle-label",
+)
 CONTROL_TITLES = {
     "shuffled": "With shuffled labels",
     "diagonal": "Diagonal of Z",
     "offdiagonal": "Fitted off the diagonal",
+    "offdiagonal-shuffled": "Fitted off the diagonal, shuffled labels",
 }
 
 
@@ -160,7 +164,7 @@ def order_variants(variants: Iterable[str]) -> list[str]:
     others = [v for v in found if v not in (*ROWS, *REFERENCE_CONTROLS, *parents)]
     grouped, kinds = [*ROWS, *others, *parents.values()], [*CONTROL_TITLES]
     controls = sorted(
-        parents, key=lambda v: (grouped.index(parents[v]), kinds.index(v.rpartition("-")[2]))
+        parents, key=lambda v: (grouped.index(parents[v]), kinds.index(str(Variant.of(v).control)))
     )
     return [v for v in (*ROWS, *others, *controls, *REFERENCE_CONTROLS) if v in found]
 

@@ -16,10 +16,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from matplotlib.transforms import ScaledTranslation, Transform
 from numpy.typing import NDArray
 
+from lantk.experiment.variants import has_label_weight
 from lantk.regression.statistics import wilson_interval
 from lantk.report.blocks import order_variants, record_name, row_name
 from lantk.report.figure_style import REFERENCES, Destination, saving, variant_styles
-from lantk.variant import Variant
 
 _MARKS: dict[str, dict[str, Any]] = {
     "honest": {"marker": "o", "ms": 9, "mfc": "none", "mew": 1.2, "ls": "none"},
@@ -40,10 +40,10 @@ def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: Destination) -
     small weights, and what collapses at large ones is cut off; the legend says which reference
     lines lie below.
 
-    Evaluations are of one case, any variants and seeds, in any order. Label terms and ``cntk-rbf``
-    are curves, with a thin line for the mean over a term's shuffled twins; ``cntk`` and ``cnn``
-    (the mean over its seeds) are horizontal lines. Other controls are left out. 95 % Wilson
-    intervals stand at the honest choices and around CNTK.
+    Evaluations are of one case, any variants and seeds, in any order. What has a label
+    weight and is no control is a curve, with a thin line for the mean over a term's shuffled twins;
+    ``cntk`` and ``cnn`` (the mean over its seeds) are horizontal lines. Other controls are left
+    out. 95 % Wilson intervals stand at the honest choices and around CNTK.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def weight_figure(evaluations: Sequence[Mapping[str, Any]], path: Destination) -
     cases = sorted({evaluation["case"] for evaluation in evaluations})
     if len(cases) != 1:
         raise ValueError(f"a figure shows one case, found {cases or 'no evaluation'}")
-    terms = {e["variant"]: e for e in evaluations if _is_curve(e["variant"])}
+    terms = {e["variant"]: e for e in evaluations if has_label_weight(e["variant"])}
     shown = {record_name(e): e for e in evaluations if e["variant"] in (*REFERENCES, *terms)}
     told = {name: _choices_text(shown[name]) for name in sorted(shown)}
     with saving(path, 7.2, 3.6, told) as figure:
@@ -85,13 +85,6 @@ def _choices_text(evaluation: Mapping[str, Any]) -> str:
         at = "" if weight is None else f" at r = {weight:g}"
         told.append(f"{100 * choice['accuracy']:.2f} % ({protocol}{at})")
     return ", ".join(told)
-
-
-def _is_curve(variant: str) -> bool:
-    """Return whether a variant has a label weight and is no control of another."""
-    return variant == "cntk-rbf" or (
-        variant.startswith("lantk-") and Variant.of(variant).control is None
-    )
 
 
 def _draw_reference_lines(

@@ -17,7 +17,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from lantk.errors import LantkError
 from lantk.experiment.variants import CASE_COLUMNS
 from lantk.regression.statistics import PROTOCOLS, log_slope, mean_with_interval
-from lantk.report.blocks import Block, blocks, order_variants, row_name, shown_block
+from lantk.report.blocks import (
+    REFERENCE_CONTROLS,
+    Block,
+    blocks,
+    order_variants,
+    row_name,
+    shown_block,
+)
 from lantk.report.claims import compare, signed
 from lantk.report.figure_style import (
     GREY,
@@ -187,8 +194,7 @@ def growth_figure(table: pd.DataFrame, path: Destination) -> None:
 def _errors_by_n(frame: pd.DataFrame) -> pd.DataFrame:
     """Return geometric mean errors in percent, n by variants, controls of label terms left out."""
     is_shown = [
-        Variant.of(v).control is None and v not in ("oracle-label", "cntk-ridge", "cntk-rbf")
-        for v in frame["variant"]
+        Variant.of(v).control is None and v not in REFERENCE_CONTROLS for v in frame["variant"]
     ]
     frame = frame[is_shown].assign(error=lambda f: np.log(100 * (1 - f["accuracy"])))
     wide = frame.pivot(index="n_train", columns=["variant", "task"], values="error")

@@ -270,9 +270,10 @@ def label_table(block: Block) -> Table | None:
     ]
     rows = []
     for variant in block.variants:
-        if variant in ("cntk", "cnn") or Variant.of(variant).control is not None:
-            continue
         twin = f"{variant}-shuffled"
+        is_control = Variant.of(variant).control is not None and twin not in block.variants
+        if variant in ("cntk", "cnn") or is_control:
+            continue
         missing = block.missing if twin in block.variants else ""
         cells = [_gain_cell(block, variant, block.missing), _gain_cell(block, twin, missing)]
         cells.append(_gain_cell(block, variant, missing, twin))

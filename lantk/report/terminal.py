@@ -27,6 +27,7 @@ from lantk.report.claims import (
     with_half_width,
 )
 from lantk.report.tables import claims_table, number_cell
+from lantk.variant import PLAIN_KERNELS
 from lantk.workflow.failures import FailedJob
 
 _WIDTH = 100
@@ -84,7 +85,8 @@ def _weights_lines(block: Block, width: int) -> list[str]:
     """Return why rows may equal CNTK's to the digit, where label weight 0 was chosen."""
     if "label_weight" not in block.frame:
         return []
-    weights = block.frame.loc[block.frame["variant"] != "cntk", "label_weight"].dropna()
+    has_term = ~block.frame["variant"].isin(PLAIN_KERNELS)
+    weights = block.frame.loc[has_term, "label_weight"].dropna()
     n_zero = int((weights == 0).sum())
     text = f"Label weight 0, at which nothing is added to CNTK, was chosen in {n_zero} of"
     return textwrap.wrap(f"{text} {len(weights)} cells.", width) if n_zero else []

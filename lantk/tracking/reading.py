@@ -125,12 +125,13 @@ def _finished_run(
     provenance = record.get("provenance") or {}
     params = variant_params(variant, seed) | case_params(record) | setting_params(record)
     benchmarks = results / "benchmarks"
-    has_network = Variant.of(variant).is_network
+    v = Variant.of(variant)
     name = f"evaluate/{case}/{evaluation_job(params['family'], first_of_job(seed))}"
-    if has_network:
+    if v.is_network:
         name = f"{params['family']}/{case}/seed{seed}"
     job = read_job_cost(benchmarks / f"{name}.jsonl")
-    gram = None if has_network else read_gram_cost(benchmarks / "gram" / record["task"])
+    of_gram = benchmarks / f"gram{v.gram_ending}" / record["task"]
+    gram = None if v.is_network else read_gram_cost(of_gram)
     metrics = record_metrics(record, rows)
     files = {
         "evaluation.json": path,

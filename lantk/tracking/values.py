@@ -48,7 +48,7 @@ def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
     """
     v = Variant.of(variant)
     is_plain = variant in PLAIN_VARIANTS
-    kind = "network" if variant == "cnn" else "kernel" if is_plain else "label term"
+    kind = "network" if v.kernel is None else "kernel" if is_plain else "label term"
     if v.is_network_kernel:
         kind = "network kernel"
     # A label term of the user's own has its own name as family.

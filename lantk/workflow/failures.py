@@ -17,8 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lantk.experiment.overviews import OVERVIEWS
-from lantk.experiment.variants import CNTK_FAMILY, NETWORK_FAMILY, evaluation_job, first_of_job
-from lantk.variant import Variant
+from lantk.experiment.variants import (
+    NETWORK_FAMILY,
+    PLAIN_VARIANTS,
+    evaluation_job,
+    family_of,
+    first_of_job,
+)
+from lantk.variant import NETWORKS, Variant
 
 _N_LINES = 10
 _TAIL_BYTES = 2**16
@@ -158,21 +164,24 @@ def _jobs_behind(
     record = _record(results, case, stem)
     seed = re.sub(r".*-seed(\d+)$", r"\1", stem)
     variant = stem.removesuffix(f"-seed{seed}")
-    if variant == "cnn":
-        yield job(f"train cnn, seed {seed}, of {case}", f"cnn/{case}/seed{seed}", record)
+    v = Variant.of(variant)
+    if v.kernel is None:
+        path = f"{variant}/{case}/seed{seed}"
+        yield job(f"train {variant}, seed {seed}, of {case}", path, record)
         return
-    if Variant.of(variant).is_network_kernel:
+    if v.is_network_kernel:
         path = f"{NETWORK_FAMILY}/{case}/seed{seed}"
         yield job(f"kernels of the network, seed {seed}, of {case}", path, record)
         return
     # Where a task has several n, they share a Gram matrix.
-    folder = results / "grams" / re.sub(r"\.n\d+$", "", case)
-    for band in bands(logs / "gram" / task, folder):
+    folder = results / f"grams{v.gram_ending}" / re.sub(r"\.n\d+$", "", case)
+    rule, what = f"gram{v.gram_ending}", " with flips" if v.has_flips else ""
+    for band in bands(logs / rule / task, folder):
         blocks = (folder / f"{band}.json", folder / f"{band}.npy")
-        yield job(f"Gram matrix of {task}, band {band}", f"gram/{task}/{band}", *blocks)
-    family = "cntk" if variant in CNTK_FAMILY else Variant.of(variant).parent
+        yield job(f"Gram matrix of {task}{what}, band {band}", f"{rule}/{task}/{band}", *blocks)
+    family = family_of(variant) if variant in PLAIN_VARIANTS else v.parent
     first = first_of_job(int(seed) if seed != stem else None)
-    if first == 0:
+    if first == 0 and v.parent == v.term:
         term = results / "label_terms" / case / f"{family}.npz"
         yield job(f"fit {family} of {case}", f"label_term/{case}/{family}", term)
     name = evaluation_job(family, first)
@@ -218,7 +227,8 @@ def _bands(logs: Path, folder: Path) -> list[str]:
 
 def _stage(results: Path, log: Path) -> int:
     """Return the place in the workflow of the rule that wrote a log."""
-    stages = ("fetch", "split", "gram", "label_term", "evaluate", "cnn", NETWORK_FAMILY)
+    stages = ["fetch", "split", "gram", "gram-flips", "label_term", "evaluate", *NETWORKS]
+    stages.append(NETWORK_FAMILY)
     rule = log.relative_to(results / "logs").with_suffix("").parts[0]
     return stages.index(rule) if rule in stages else len(stages)
 

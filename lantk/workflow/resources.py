@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lantk.variant import Variant
+
 _INTERPRETER_MB = 2000
 # PyTorch, and gradients of train images as far as they are kept (6 GiB at most).
 _NETWORK_MB, _GRADIENTS_MB = 6000, 10_000
@@ -40,10 +42,19 @@ def gram_blocks_mb(n_train: int, n_test: int) -> int:
 
 
 def gram_mb(
-    n_train: int, n_test: int, *, n_architectures: int, n_bands: int, scratch_mb: int | None
+    n_train: int,
+    n_test: int,
+    *,
+    n_architectures: int,
+    n_bands: int,
+    scratch_mb: int | None,
+    flips: bool = False,
 ) -> int:
-    """Return the memory of the job that computes one band of a task's Gram matrices."""
-    matrices = gram_blocks_mb(n_train, n_test) * n_architectures // n_bands
+    """Return the memory of the job that computes one band of a task's Gram matrices.
+
+    With flips a band is added up from others of its size.
+    """
+    matrices = gram_blocks_mb(n_train, n_test) * n_architectures // n_bands * (1 + flips)
     return _INTERPRETER_MB + matrices + (scratch_mb or 256)
 
 
@@ -62,10 +73,14 @@ def evaluation_mb(
 ) -> int:
     """Return the memory of a job that evaluates a family of variants with some permutations.
 
-    Features of pairs are kept, and each permutation has a label term of its own, in float32.
+    Features of pairs are kept, and each permutation has a label term of its own, in float32. A
+    constant beside a label term has Krylov spaces of its own.
     """
+    v = Variant.of(variants[0])
     n_shuffled = sum(name.endswith("-shuffled") for name in variants)
-    factor = 5 + 2 * variants[0].startswith("lantk-fjlt-") + 0.5 * n_permutations * n_shuffled
+    factor = 5 + 0.5 * n_permutations * n_shuffled
+    factor += 2 * (v.addition or "").startswith(("lantk-fjlt-", "cntk-rbf", "cntk-laplacian"))
+    factor += v.has_intercept and v.term is not None
     return _matrices_mb(factor, n_train, n_test, n_largest)
 
 

@@ -71,6 +71,13 @@ def test_verbs_chain_by_hand(folder):
     cnn = ("--case", "3-8", "--architecture", "arora2019-gap-3", "--epochs", 1, "--seed", 5)
     out = ("--variant", "cnn", "--out", evaluations / "cnn-seed5.json")
     assert run("cnn", "--split", folder / "split.npz", *cnn, *out) == 0
+    flips = ("--variant", "cnn-flips", "--out", evaluations / "cnn-flips-seed5.json")
+    assert run("cnn", "--split", folder / "split.npz", *cnn, *flips) == 0
+    settings, plain = (
+        json.loads((evaluations / f"{name}-seed5.json").read_text())["settings"]
+        for name in ("cnn-flips", "cnn")
+    )
+    assert settings == plain | {"flips": True}
     listing = ("--results", folder, "--cases", "3-8", "--seeds", 5, "--permutations", 2)
     listing += ("--variants", "cntk", "lantk-kr-v2", "lantk-kr-v2-shuffled", "cnn")
     assert run("collect", *listing) == 0
@@ -134,10 +141,15 @@ def test_unequal_classes_are_told_by_every_verb(tmp_path, capsys):
 @pytest.mark.parametrize(
     "variants",
     [
-        ("cntk", "cntk-ridge"),
+        ("cntk", "cntk-ridge", "cntk-intercept"),
         ("cntk-rbf",),
+        ("cntk-laplacian",),
+        ("cntk-intercept+lantk-kr-v1", "cntk-intercept+lantk-kr-v1-shuffled"),
         ("lantk-kr-v2", "lantk-kr-v2-shuffled", "lantk-kr-v2-diagonal"),
-        ("lantk-fjlt-v2", "lantk-fjlt-v2-shuffled", "lantk-fjlt-v2-offdiagonal"),
+        (
+            *("lantk-fjlt-v2", "lantk-fjlt-v2-shuffled", "lantk-fjlt-v2-offdiagonal"),
+            "lantk-fjlt-v2-offdiagonal-shuffled",
+        ),
         ("lantk-plugin",),
     ],
 )
@@ -473,6 +485,39 @@ def test_a_band_that_is_broken_or_of_other_images_is_written_again(folder, tmp_p
     again = ("gram", "--bands", 3, "--split", other, "--out", tmp_path)
     assert written_by(*again) == [True, True, True]
     assert written_by(*gram, "--architecture", "arora2019-vanilla-3") == [True, True, True]
+    assert written_by(*gram, "--flips") == [True, True, True]
+    assert written_by(*gram, "--flips") == [False, False, False]
+    assert written_by(*gram) == [True, True, True]
+
+
+def test_a_variant_stands_on_its_own_kernel(folder, tmp_path, capsys):
+    """Gram matrices over flips are for cntk-flips, and no other are; its terms see the images."""
+    flips = tmp_path / "flips"
+    layers = json.dumps(json.loads((folder / "1-of-1.json").read_text())["architecture"]["layers"])
+    gram = ("gram", "--split", folder / "split.npz", "--architecture", layers, "--flips")
+    assert run(*gram, "--out", flips) == 0
+    options = ("evaluate", "--split", folder / "split.npz", "--folds", 2, "--case", "3-8")
+    options += ("--permutations", 1, "--out", tmp_path / "e")
+    here, there = (("--gram", path / "1-of-1.json") for path in (folder, flips))
+    for variant, wrong, text in (
+        ("cntk", there, "with flips, .* without --flips"),
+        ("cntk-flips", here, "without flips, .* verb gram and --flips"),
+    ):
+        assert run(*options, *wrong, "--variants", variant) == 1
+        assert re.search(text, capsys.readouterr().err)
+    assert run(*options, *there, "--variants", "cntk-flips", "cntk-flips-intercept") == 0
+    term = "cntk-flips-intercept+lantk-fjlt-v1"
+    assert run(*options, *there, "--variants", term, f"{term}-shuffled") == 0
+    found = {path.stem for path in (tmp_path / "e").glob("*.json")}
+    assert found == {"cntk-flips", "cntk-flips-intercept", term, f"{term}-shuffled-seed0"}
+    drawn = load_split(folder / "split.npz")
+    k, k_test = (
+        lantk.gram(json.loads(layers), *images, flips=True, layout="channels_first")
+        for images in ((drawn.x_train,), (drawn.x_test, drawn.x_train))
+    )
+    wanted = k_test @ np.linalg.solve(k.astype(float), drawn.y_train)
+    shown = pd.read_csv(tmp_path / "e" / "cntk-flips.csv")["honest"]
+    np.testing.assert_allclose(shown, wanted, atol=1e-3)
 
 
 def test_singular_gram_is_explained(folder, tmp_path, capsys):

@@ -154,10 +154,13 @@ def test_a_family_depends_on_what_it_reads():
     weights = {"--honest-weights", "--oracle-weights"}
     assert flags("cntk") == common
     assert flags("cntk", "cntk-ridge") == common | {"--honest-ridges", "--oracle-ridges"}
+    assert flags("cntk", "cntk-intercept") == common
     assert flags("oracle-label") == flags("cntk-rbf") == common | weights
+    assert flags("cntk-laplacian") == flags("cntk-intercept+lantk-kr-v1") == common | weights
     assert flags("lantk-kr-v1", "lantk-kr-v1-diagonal") == common | weights
     assert flags("my:Term-shuffled") == common | weights
-    assert flags("lantk-fjlt-v1") == common | weights | {"--estimator"}
+    for term in ("lantk-fjlt-v1", "cntk-intercept+lantk-fjlt-v1-offdiagonal-shuffled"):
+        assert flags(term) == common | weights | {"--estimator"}
 
 
 def test_the_default_experiment_is_that_of_the_settings():

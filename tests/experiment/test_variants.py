@@ -12,7 +12,7 @@ from lantk.experiment.variants import (
     family_of,
     own_file,
 )
-from lantk.variant import CONTROLS, Variant, VariantError
+from lantk.variant import CONTROLS, PLAIN_KERNELS, Variant, VariantError
 
 OWN = "my.terms:NearestMean2"
 
@@ -23,19 +23,56 @@ def test_controls_belong_to_the_family_of_their_term(term):
     for control in CONTROLS:
         name = f"{term}-{control}"
         assert (Variant.of(name).parent, Variant.of(name).control) == (term, control)
-        if control != "offdiagonal" or "fjlt" in term:
+        if "offdiagonal" not in control or "fjlt" in term:
             assert family_of(name) == family_of(term) == term
 
 
 def test_plain_variants_are_no_controls():
-    """cntk-ridge and oracle-label share the kernel's factor with cntk; cntk-rbf and cnn do not."""
+    """What adds no Z of pairs shares the kernel's factor with cntk; cntk-rbf and cnn do not."""
     assert all(
         (Variant.of(name).parent, Variant.of(name).control) == (name, None)
         for name in PLAIN_VARIANTS
     )
-    found = families(["cnn", *PLAIN_VARIANTS[:-1], "lantk-kr-v1"])
-    assert list(found) == ["cnn", "cntk", "cntk-rbf", "lantk-kr-v1"]
-    assert found["cntk"] == ["cntk", "cntk-ridge", "oracle-label"]
+    found = families(["cnn", *PLAIN_VARIANTS[:-2], "cnn-flips", "lantk-kr-v1"])
+    others = ["cntk-flips", "cntk-rbf", "cntk-laplacian", "cnn-flips", "lantk-kr-v1"]
+    assert list(found) == ["cnn", "cntk", *others]
+    assert found["cntk"] == ["cntk", "cntk-ridge", "cntk-intercept", "oracle-label"]
+
+
+@pytest.mark.parametrize("kernel", [name for name in PLAIN_KERNELS if name != "cntk"])
+@pytest.mark.parametrize("term", ["lantk-kr-v1", "lantk-fjlt-v2-text", OWN])
+def test_a_label_term_on_another_kernel_is_a_family_with_its_controls(kernel, term):
+    """KERNEL+TERM and its controls are one job, beside that of the term on the plain kernel."""
+    name = f"{kernel}+{term}"
+    for variant, control in ((name, None), (f"{name}-diagonal", "diagonal")):
+        v = Variant.of(variant)
+        assert (v.addition, v.control, v.parent) == (term, control, name)
+        assert v.has_intercept == kernel.endswith("-intercept")
+        assert not v.is_own_term
+        assert family_of(variant) == name
+    own = Variant.of(f"{kernel}+{OWN}-shuffled")
+    assert own.name == f"{kernel}+lantk-nearest-mean2-shuffled"
+    assert own_file(own.text) == []
+    assert own.module == "my.terms"
+
+
+@pytest.mark.parametrize(
+    "name", ["cntk-ridge+lantk-kr-v1", "cntk-laplacian+lantk-fjlt-v1-shuffled"]
+)
+def test_two_weights_are_refused(name):
+    """What has a weight of its own carries no label term; the message names what does."""
+    with pytest.raises(VariantError, match=r"has a weight.*Wanted cntk-intercept"):
+        family_of(name)
+
+
+def test_the_twin_of_a_fit_off_the_diagonal_is_a_variant():
+    """NAME-shuffled is the twin, seeded, of the fit without the diagonal too."""
+    twin = Variant.of("lantk-fjlt-v1-offdiagonal-shuffled")
+    assert (twin.parent, twin.control) == ("lantk-fjlt-v1", "offdiagonal-shuffled")
+    assert twin.is_shuffled
+    assert twin.is_seeded
+    assert twin.is_off_diagonal
+    assert not Variant.of("lantk-fjlt-v1-shuffled").is_off_diagonal
 
 
 @pytest.mark.parametrize(
@@ -47,6 +84,12 @@ def test_plain_variants_are_no_controls():
         "cntk-ridge-diagonal",
         "lantk-kr-v1-",
         "lantk-kr-v1-shuffled-diagonal",
+        "lantk-fjlt-v1-shuffled-offdiagonal",
+        "cntk+lantk-kr-v1",
+        "cntk-intercept-shuffled",
+        "cntk-intercept+cnn",
+        "cntk-intercept-ridge",
+        "lantk-kr-v1+lantk-kr-v2",
         "my terms:X",
         "my.terms:",
         "",
@@ -84,6 +127,7 @@ def test_names_are_safe_in_paths(variant, name):
 def test_files_are_one_a_seed_where_there_are_seeds():
     """Networks have the configured seeds, shuffled controls as many as there are permutations."""
     assert Variant.of("cnn").is_seeded
+    assert [*Listing((), ("cnn-flips",), 2, (5,)).stems] == ["cnn-flips-seed5"]
     assert Variant.of(f"{OWN}-shuffled").is_seeded
     assert not Variant.of("lantk-kr-v1-diagonal").is_seeded
     names = ["cnn", "cntk", f"{OWN}-shuffled"]

@@ -201,6 +201,51 @@ def test_bytes_do_not_depend_on_how_the_work_is_cut(architecture):
     assert_same_bytes(gram(architecture, x[a:b], x[b:]), whole[a:b, b:].copy())
 
 
+@DTYPES
+@pytest.mark.parametrize("architecture", ["chen2020", "arora2019-gap-3"])
+def test_flips_are_the_mean_over_four_pairs_of_images(architecture, dtype):
+    """With flips an entry is the mean of K over (x, f x) x (x', f x'), whichever way it is cut.
+
+    A symmetric image, equal to its own mirror image, is exact like any pair of equal images, and a
+    symmetric matrix is so bit by bit.
+    """
+    x, others = draw_images(7), draw_images(3, seed=1)
+    x[2] = (x[2] + x[2][..., ::-1]) / 2
+    others[1] = x[4][..., ::-1]
+    k = gram(architecture, x, flips=True, dtype=dtype)
+    lower = gram(architecture, others, x, flips=True, dtype=dtype)
+    for found, a, b in ((k, x, x), (lower, others, x)):
+        four = [gram(architecture, u, v, dtype="float64") for u in both(a) for v in both(b)]
+        np.testing.assert_allclose(found, np.mean(four, axis=0), rtol=20 * np.finfo(dtype).eps)
+    assert_same_bytes(k.T.copy(), k)
+    assert_same_bytes(gram(architecture, x[:3], flips=True, dtype=dtype), k[:3, :3].copy())
+    assert_same_bytes(gram(architecture, x[:3], x[3:], flips=True, dtype=dtype), k[:3, 3:].copy())
+    diagonal = gram_diagonal(architecture, x, flips=True, dtype=dtype)
+    assert_same_bytes(diagonal, np.diag(k).copy())
+
+
+def both(images):
+    return images, images[..., ::-1]
+
+
+def test_asymmetric_padding_tells_an_image_from_its_mirror_image():
+    """At stride 2 on even sides K(f x, f x') is not K(x, x'), so flips take all four."""
+    x, mirrored = both(draw_images(4))
+    k, of_mirrored = (gram("chen2020", images, dtype="float64") for images in (x, mirrored))
+    assert np.abs(k - of_mirrored).max() > 1e-3 * k.max()
+
+
+def test_messages_with_flips_name_the_images_of_the_caller():
+    """What is wrong with a pair of an image and a mirror image is said of the images."""
+    x, others = draw_images(3), draw_images(2, seed=1)
+    others[1] *= 1e30
+    x[2] *= 1e30
+    with pytest.raises(KernelError, match=r"image 1 of x1 and image 2 of x2 overflows"):
+        gram("chen2020", others, x, flips=True)
+    with pytest.raises(KernelError, match=r"images 2 and 2 of x1 overflows|image 2 of x1"):
+        gram("chen2020", x, flips=True)
+
+
 def test_concurrent_calls():
     """Calls from several Python threads at once return what one call returns."""
     x = draw_images(20)
@@ -234,9 +279,13 @@ def test_inputs_are_read_in_any_layout_and_not_changed():
 
 def test_progress_counts_the_entries():
     """`progress` sees growing counts that end at the number of entries."""
-    for images, n in (([draw_images(130)], 130 * 130), ([draw_images(100), draw_images(3)], 300)):
+    square, oblong = [draw_images(130)], [draw_images(100), draw_images(3)]
+    for images, n, flips in (
+        *((square, 130 * 130, flips) for flips in (False, True)),
+        *((oblong, 300, flips) for flips in (False, True)),
+    ):
         calls = []
-        gram("chen2020", *images, progress=lambda *call, calls=calls: calls.append(call))
+        gram("chen2020", *images, flips=flips, progress=lambda *call, of=calls: of.append(call))
         done = [call[0] for call in calls]
         assert done == sorted(set(done))
         assert calls[-1] == (n, n)

@@ -265,7 +265,7 @@ def test_fitting_together_equals_fitting_alone(term, n_classes):
             assert_close_to_largest(block, wanted, ROUNDING)
 
 
-@pytest.mark.parametrize("variant", [*LEAST_SQUARES, "cntk-rbf"])
+@pytest.mark.parametrize("variant", [*LEAST_SQUARES, "cntk-rbf", "cntk-laplacian"])
 def test_pairs_computed_once_change_no_byte(variant):
     """Inner products and distances from a store, cut to some rows, give the same Z."""
     k, k_test, y, x, x_test = random_task(n=70)
@@ -312,6 +312,24 @@ def test_the_gaussian_is_the_eighth_feature():
     assert_close_to_largest(term.train_block(k), np.exp(-squares / squares.mean()), ROUNDING)
     assert_close_to_largest(term.transform(k_test, x_test), np.exp(-others / squares.mean()), 3e-7)
     assert term.fitted().keys() == {"mean_squared_distance_", "coefficients_"}
+
+
+def test_the_laplacian_is_that_of_the_l1_distance_in_units_of_its_mean():
+    """The other label-free kernel is exp(-L1 distance / its mean over all train entries)."""
+    k, k_test, y, x, x_test = random_task()
+    term = lantk.label_term("cntk-laplacian").fit(k, y, x)
+    distances = np.abs(x[:, None].astype(float) - x[None]).sum(-1)
+    others = np.abs(x_test[:, None].astype(float) - x[None]).sum(-1)
+    assert float(term.mean_distance_) == pytest.approx(distances.mean(), rel=1e-12)
+    for found, wanted in (
+        (term.train_block(k), distances),
+        (term.transform(k_test, x_test), others),
+    ):
+        np.testing.assert_allclose(found, np.exp(-wanted / distances.mean()), rtol=1e-6)
+    assert term.fitted().keys() == {"mean_squared_distance_", "coefficients_", "mean_distance_"}
+    np.testing.assert_array_equal(
+        lantk.label_term("cntk-laplacian").fit(k, y, 0 * x + 1).train_block(k), 1
+    )
 
 
 def test_the_ridge_is_the_identity_in_units_of_the_mean_diagonal():

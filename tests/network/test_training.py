@@ -168,19 +168,46 @@ def test_equal_seeds_give_equal_bytes():
 
 
 @pytest.mark.parametrize("run", [run_training, run_classes])
+@pytest.mark.parametrize("flips", [False, True])
 @pytest.mark.parametrize("n_epochs", [1, 3, 4])
-def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_one(run, n_epochs):
+def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_one(run, flips, n_epochs):
     """Going on from the state after any epoch changes no loss, prediction or parameter."""
-    states = []
-    network, history = run(epochs=4, keep=lambda state: states.append(copy.deepcopy(state)))
+    states, options = [], {"epochs": 4, "flips": flips}
+    network, history = run(**options, keep=lambda state: states.append(copy.deepcopy(state)))
     heard = []
-    twin, again = run(epochs=4, resume=states[n_epochs - 1], progress=lambda *a: heard.append(a[0]))
+    state = states[n_epochs - 1]
+    twin, again = run(**options, resume=state, progress=lambda *a: heard.append(a[0]))
     assert heard == list(range(n_epochs + 1, 5))
     assert history.test_predictions.tobytes() == again.test_predictions.tobytes()
     assert history.train_loss.tobytes() == again.train_loss.tobytes()
     for parameter, other in zip(network.parameters(), twin.parameters(), strict=True):
         assert torch.equal(parameter, other)
-    assert again.seconds > states[n_epochs - 1]["seconds"] > 0
+    assert again.seconds > state["seconds"] > 0
+
+
+def test_flips_mirror_about_half_of_the_train_images_anew_each_epoch(monkeypatch):
+    """An epoch sees each image or its mirror image, not the same ones twice; no test image."""
+    seen = []
+    real = lantk.network.training._train_epoch
+
+    def watch(network, optimizer, loss_function, x, *rest):
+        seen.append(x.numpy().copy())
+        return real(network, optimizer, loss_function, x, *rest)
+
+    monkeypatch.setattr("lantk.network.training._train_epoch", watch)
+    x = separable_set()[0][:16]
+    run_training(epochs=20, flips=True)
+    is_same, is_mirrored = (
+        (np.stack(seen) == images).all(axis=(2, 3, 4)) for images in (x, x[..., ::-1])
+    )
+    assert (is_mirrored ^ is_same).all()
+    assert abs(is_mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(is_mirrored.size)
+    assert len(np.unique(is_mirrored, axis=0)) == 20
+    plain, flipped = (run_training(epochs=1, flips=flips)[1] for flips in (False, True))
+    assert (plain.train_loss != flipped.train_loss).all()
+    seen.clear()
+    run_training(epochs=2)
+    assert all(np.array_equal(found, x) for found in seen)
 
 
 @pytest.mark.parametrize("seeds", [{"network_seed": 1}, {"seed": 1}])

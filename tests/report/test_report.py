@@ -204,6 +204,22 @@ def test_label_worth_stands_beside_every_control():
     ]
 
 
+def test_a_control_with_a_twin_has_a_label_gain():
+    """A fit off the diagonal has a row of its own where its shuffled twin was run."""
+    gains = {"cntk": 0, "lantk-fjlt-v1": 0.03, "lantk-fjlt-v1-offdiagonal": 0.02}
+    gains |= {"lantk-fjlt-v1-offdiagonal-shuffled": 0.005, "cntk-flips+lantk-kr-v1": 0.04}
+    gains |= {"cntk-flips+lantk-kr-v1-shuffled": 0.01, "cntk-flips": 0.015, "cnn-flips": 0.1}
+    rows = [row(task, v, 0.5 + gain) for task in PAIRS for v, gain in gains.items()]
+    found = table_of(table_markdown(pd.DataFrame(rows)), "Label gain")
+    assert [line[:4] for line in found[1:]] == [
+        ["LANTK-FJLT-V1", "+3.00 ± 0.00", "", ""],
+        ["cntk-flips+lantk-kr-v1", "+4.00 ± 0.00", "+1.00 ± 0.00", "+3.00 ± 0.00"],
+        ["cnn-flips", "+10.00 ± 0.00"],
+        ["lantk-fjlt-v1-offdiagonal", "+2.00 ± 0.00", "+0.50 ± 0.00", "+1.50 ± 0.00"],
+        ["cntk-flips", "+1.50 ± 0.00"],
+    ]
+
+
 def test_captions_name_only_what_is_there():
     """The ceiling, the best term and the network are explained only where they have a row."""
     clauses = {"cnn": "the CNN", "lantk-best": "for LANTK-best", "oracle-label": "a ceiling"}

@@ -322,3 +322,20 @@ def test_what_is_accepted_is_planned(planner, config):
         n_grams = sum(job["rule"] == "gram" for job in answer["jobs"])
         assert n_grams == sum(map(len, found.bands.values()))
         event("plan: built")
+
+
+def test_what_stands_on_flips_reads_gram_matrices_of_its_own(planner):
+    """Kernels over flips are computed where a variant stands on them, and read by it alone."""
+    term = "cntk-flips-intercept+lantk-fjlt-v1"
+    variants = ["cntk", "cntk-intercept", term, f"{term}-diagonal", "cnn-flips"]
+    answer = planner.plan(changed(SMALL | {("variants",): variants}))
+    commands = {job["rule"]: job["command"] for job in answer["jobs"] if job["command"]}
+    assert "--flips" in commands["gram_flips"]
+    assert "--flips" not in commands["gram"]
+    readers = {rule for rule, command in commands.items() if "/grams-flips/" in command}
+    assert readers == {"gram_flips", "evaluate_cntk_flips_intercept_lantk_fjlt_v1"}
+    assert "--variant cnn-flips" in commands["cnn_flips"]
+    assert not {"cnn", "label_term"} & set(commands)
+    rules = {job["rule"] for job in planner.plan(changed(SMALL))["jobs"]}
+    assert {"gram", "cnn"} <= rules
+    assert not {"gram_flips", "cnn_flips"} & rules

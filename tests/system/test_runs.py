@@ -260,6 +260,31 @@ def test_duration_is_that_of_the_job(results):
     assert "job_seconds" not in runs["3-8 cnn seed 0"].metrics
 
 
+def test_what_stands_on_flips_has_the_cost_of_its_own_gram(tmp_path):
+    """Gram matrices over flips are told apart from others; the network has neither."""
+    term = "cntk-flips+lantk-kr-v1"
+    listing = Listing(("3-8",), ("cntk", "cntk-flips-intercept", term, "cnn-flips"), 1, (0,))
+    results = write_listed(tmp_path, listing)
+    jobs = {"gram": 60.0, "gram-flips": 240.0, "evaluate": 5.0}
+    for rule, seconds in jobs.items():
+        names = ["1-of-1"] if rule != "evaluate" else ["cntk", "cntk-flips", term]
+        for name in names:
+            write_benchmark(results / "benchmarks" / rule / "3-8" / f"{name}.jsonl", seconds)
+    write_benchmark(results / "benchmarks" / "cnn-flips" / "3-8" / "seed0.jsonl", 7.0)
+    runs = {run.variant: run for run in by_name(results, listing).values()}
+    assert runs["cntk"].metrics["gram_seconds"] == 60
+    for variant in ("cntk-flips-intercept", term):
+        found = runs[variant].metrics
+        assert (found["gram_seconds"], found["job_seconds"]) == (240, 5)
+    assert runs["cnn-flips"].seconds == 7.0
+    assert "gram_seconds" not in runs["cnn-flips"].metrics
+    kinds = {variant: run.params["kind"] for variant, run in runs.items()}
+    assert kinds == {
+        **dict.fromkeys(("cntk", "cntk-flips-intercept"), "kernel"),
+        **{term: "label term", "cnn-flips": "network"},
+    }
+
+
 def test_a_family_shares_the_cost_of_its_job(tmp_path):
     """A shuffled twin and cntk-ridge have the cost of the job that their family is."""
     write_benchmark(tmp_path / "benchmarks" / "evaluate" / "3-8" / "cntk.jsonl", 3.0)

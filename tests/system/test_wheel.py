@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "lantk")
 TERMS = [
     *("lantk-kr-v1", "lantk-kr-v2", "lantk-fjlt-v1", "lantk-fjlt-v2", "lantk-fjlt-v2-text"),
-    *("lantk-plugin", "lantk-nth", "cntk-ridge", "cntk-rbf"),
+    *("lantk-plugin", "lantk-nth", "cntk-ridge", "cntk-rbf", "cntk-laplacian"),
 ]
 # Two classes of images that differ in their brightest corner, and what a term makes of them.
 TERM_SCRIPT = """

@@ -118,6 +118,29 @@ def test_the_first_failed_job_takes_the_blame(results, job, name, n_missing):
     assert all(case == "3-8" for case, _ in failed.results)
 
 
+@pytest.mark.parametrize(
+    ("stem", "log", "name"),
+    [
+        ("cntk-flips", "gram-flips/3-8/1-of-1", "Gram matrix of 3-8 with flips, band 1-of-1"),
+        ("cntk-flips-intercept", "evaluate/3-8/cntk-flips", "evaluate cntk-flips of 3-8"),
+        ("cntk-intercept", "evaluate/3-8/cntk", "evaluate cntk of 3-8"),
+        ("cnn-flips-seed0", "cnn-flips/3-8/seed0", "train cnn-flips, seed 0, of 3-8"),
+        *(
+            (f"{name}{ending}", f"evaluate/3-8/{name}", f"evaluate {name} of 3-8")
+            for name, ending in (
+                ("cntk-flips+lantk-kr-v1", "-shuffled-seed0"),
+                ("cntk-intercept+lantk-fjlt-v1", "-offdiagonal"),
+            )
+        ),
+    ],
+)
+def test_jobs_on_other_kernels_and_of_other_networks_take_the_blame(results, stem, log, name):
+    """Each result on another kernel is traced to the Gram matrices and the job it stands on."""
+    touch(results / "logs" / f"{log}.log", "lantk: it failed\n")
+    (failed,) = find_failed_jobs(results, ["3-8"], [*STEMS, stem])
+    assert (failed.name, failed.results) == (name, (("3-8", stem),))
+
+
 def test_later_permutations_wait_for_no_fitted_label_term(results):
     """A job of the fourth permutation and later is blamed by its own log, not a fit's."""
     stems = [*STEMS, "lantk-kr-v1-shuffled-seed3"]

@@ -40,6 +40,8 @@ def test_bands_share_a_matrix():
         gram_mb(8000, 2000, n_architectures=1, n_bands=bands, scratch_mb=512) for bands in (1, 2)
     )
     assert whole - half == pytest.approx(gram_blocks_mb(8000, 2000) / 2, abs=1)
+    flips = gram_mb(8000, 2000, n_architectures=1, n_bands=2, scratch_mb=512, flips=True)
+    assert flips - half == pytest.approx(gram_blocks_mb(8000, 2000) / 2, abs=1)
 
 
 def test_a_second_attempt_asks_for_more():
