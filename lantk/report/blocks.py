@@ -132,8 +132,7 @@ def network_block(table: pd.DataFrame) -> Block | None:
 
 def taps_of(block: Block, name: str) -> dict[int, str]:
     """Return epoch -> variant of a kernel, ascending; epoch 0 of a twin is the kernel itself."""
-    found = {Variant.of(v).epoch or 0: v for v in candidates(name, block.variants)}
-    return dict(sorted(found.items()))
+    return {Variant.of(v).epoch or 0: v for v in candidates(name, block.variants)}
 
 
 def label_terms_of(variants: Iterable[str]) -> list[str]:

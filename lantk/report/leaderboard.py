@@ -62,9 +62,9 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
     Several seeds of a variant make one row: mean and standard deviation of the accuracy, means of
     what describes the matrix; p-value, label weight, ridge and epoch of the lowest seed.
     ``lantk-best``, where all `PUBLISHED_TERMS` are there, is the one with the best validation
-    accuracy under ``honest``, with the best test accuracy under ``oracle``; the earlier in
-    `PUBLISHED_TERMS` wins a tie. ``after-kernel`` and ``conjugate-kernel`` are the same choice
-    among their epochs, and ``*-shuffled`` is, for each seed, the same among shuffled twins. The
+    accuracy under ``honest``, with the best test accuracy under ``oracle``; of equals the first
+    of `candidates`. ``after-kernel`` and ``conjugate-kernel`` are the same choice among their
+    epochs, and ``*-shuffled`` is, for each seed, the same among shuffled twins. The
     label gain is the accuracy minus the mean over the shuffled twins, with half the width of its
     paired 95 % interval over the test images.
 
@@ -153,7 +153,7 @@ def _best_of(group: pd.DataFrame) -> list[pd.DataFrame]:
         for _, of_seed in group[group["variant"].isin(names)].groupby("seed", dropna=False):
             # A best of fewer would be another choice.
             if set(of_seed["variant"]) == set(names):
-                # Of equals, idxmax takes the first.
+                # Of equals, idxmax takes the first of the candidates.
                 winner = of_seed.set_index("variant")[by].astype(float).reindex(names).idxmax()
                 chosen = of_seed[of_seed["variant"] == winner]
                 best.append(chosen.assign(variant=derived))

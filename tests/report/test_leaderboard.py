@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from records import make_predictions, make_record
 
-from lantk.experiment.variants import PUBLISHED_TERMS
+from lantk.experiment.variants import BEST, DERIVED, PUBLISHED_TERMS
 from lantk.regression.statistics import wilson_interval
 from lantk.report.leaderboard import TABLE_COLUMNS, leaderboard
+from lantk.variant import Variant
 
 Y_TEST = np.array([1, 1, 1, 1, -1, -1, -1, -1])
 
@@ -154,6 +155,27 @@ def test_the_order_of_evaluations_decides_nothing():
     pd.testing.assert_frame_equal(first, second)
     assert rows_of(first, "lantk-best").loc["honest", "accuracy"] == 1 / 8
     assert rows_of(first, "cnn").loc["honest", "p_value"] == 2 * (1 / 2) ** 2
+
+
+@pytest.mark.parametrize("derived", DERIVED)
+def test_ties_go_to_the_first_candidate_whatever_the_order_of_records(derived):
+    """Records of a folder come by name, where epoch 10 stands before epoch 3."""
+    v = Variant.of(derived)
+    ending = "-shuffled" if v.is_shuffled else ""
+    parents = PUBLISHED_TERMS
+    if v.parent != BEST:
+        parents = [f"{v.parent}-{epoch}" for epoch in (3, 10, 30, 100)]
+    found = [
+        evaluation(f"{name}{ending}", [i], validation=0.5, seed=0) for i, name in enumerate(parents)
+    ]
+    for i, (record, _) in enumerate(found):
+        # By which it is seen who won.
+        record["protocols"]["honest"]["label_weight"] = i
+    orders = [np.random.default_rng(seed).permutation(4) for seed in range(5)]
+    by_name = sorted(range(4), key=lambda i: found[i][0]["variant"])
+    for order in (range(4), by_name, *orders):
+        rows = rows_of(leaderboard([found[i] for i in order]), derived)
+        assert list(rows["label_weight"]) == [0, 0]
 
 
 def test_label_gain_has_a_paired_interval_over_test_images():
