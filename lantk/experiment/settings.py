@@ -266,8 +266,9 @@ class Settings(Section):
     label_weights: LabelWeights = setting(LabelWeights())
     ridges: Ridges = setting(Ridges())
     permutations: Annotated[int, Limits(1, 1_000)] = setting(3, 10)
-    """Label permutations of each *-shuffled control of a label term; accuracies are averaged. Those
-    of networks' kernels have one for each of cnn.seeds."""
+    """Label permutations of each *-shuffled control of a label term, each of all of train (folds
+    take their part of it); accuracies are averaged. Those of networks' kernels have one for each
+    of cnn.seeds."""
     estimator: Literal["exact", "fjlt"] = setting("exact", "fjlt")
     """How lantk-fjlt-* are fitted, by exact least squares or on the published sketch (fjlt; from
     some 220 train images on)."""
