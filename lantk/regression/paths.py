@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,13 @@ from lantk.labels import as_labels, decide, to_targets
 from lantk.regression.diagnostics import describe
 from lantk.regression.folds import permuted, validation_folds
 from lantk.regression.protocols import WeightPath
-from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
-from lantk.solvers.direct import CholeskyFactor, IndefiniteError, SingularError
+from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing, add_label_term
+from lantk.solvers.direct import (
+    CholeskyFactor,
+    IndefiniteError,
+    SingularError,
+    count_negative_eigenvalues,
+)
 from lantk.solvers.path import PathSolution, solve_path
 from lantk.solvers.products import mean_abs, multiply
 
@@ -167,7 +173,16 @@ def _predict(
         grids=[m.grid for m in members], tolerance=_TOLERANCE, tick=tick,
     )  # fmt: skip
     results = [
-        describe(k_train_train, k_test_train, y, diagonal_test, addition, member.grid, path)
+        describe(
+            k_train_train,
+            k_test_train,
+            y,
+            diagonal_test,
+            addition,
+            member.grid,
+            path,
+            count=_counting(k_train_train, addition, factor),
+        )
         for addition, member, path in zip(additions, members, paths, strict=True)
     ]
     del additions, factor
@@ -299,6 +314,15 @@ def _solve_members(
             scores = _scores(k_rows, additions[i], own.dual, factors[d])
             results[i] = factors[d], scores, own
     return [results[i] for i in range(len(members))]
+
+
+def _counting(
+    k: NDArray, z: Addition, factor: CholeskyFactor | DeviceSolver | None
+) -> Callable[[float], int]:
+    """Return a function of lambda: how many eigenvalues of K + lambda Z are negative."""
+    if factor is None or isinstance(factor, CholeskyFactor):
+        return lambda value: count_negative_eigenvalues(add_label_term(k, z, value))
+    return partial(factor.count_negative, z)
 
 
 def _scores(k_rows: NDArray, z: Addition, dual: NDArray, factors: NDArray) -> NDArray:

@@ -215,7 +215,8 @@ def below_honest_text(table: pd.DataFrame) -> str:
     Each chooses among weights of its own: on the same ones the best on the test set is never below.
     """
     keys = ["task", "architecture", "n_train", "variant"]
-    wide = table.pivot_table(index=keys, columns="protocol", values="accuracy").dropna()
+    both = table[table["protocol"].isin(PROTOCOLS)]
+    wide = both.pivot_table(index=keys, columns="protocol", values="accuracy").dropna()
     if not {*PROTOCOLS} <= {*wide}:
         return ""
     n_below = int((wide["oracle"] < wide["honest"]).sum())
