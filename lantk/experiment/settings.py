@@ -170,7 +170,7 @@ class Ridges(Section):
     matrix (dimensionless).
     """
 
-    honest: Weights = setting(_GRID, [0, 1.0e-3, 0.1])
+    honest: Weights = setting([*_GRID, 10, 30, 100], [0, 1.0e-3, 0.1])
     """Ridges that validation inside train chooses from."""
     oracle: Weights = setting(_PUBLISHED_GRID, [0.01, 0.1])
     """Ridges that the test set chooses from."""
