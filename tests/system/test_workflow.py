@@ -126,10 +126,16 @@ def test_table_has_every_task_variant_and_protocol(finished):
     """table.csv has one row for each task, variant and protocol."""
     table = pd.read_csv(finished[0] / "out/tiny/table.csv")
     assert set(table["task"]) == {"3-8", "1-8"}
-    # oracle-label has the one protocol.
     wanted = set(TINY["variants"])
     assert set(table["variant"]) == wanted
-    assert len(table) == 2 * (2 * len(wanted) - 1)
+    # oracle-label has the one protocol; what the network chooses is no matrix.
+    expected = {"oracle": wanted, "honest": wanted - {"oracle-label"}}
+    expected[DEFINITE] = expected["honest"] - {"cnn"}
+    for protocol, variants in expected.items():
+        rows = table[table["protocol"] == protocol]
+        assert set(rows["variant"]) == variants
+        assert len(rows) == 2 * len(variants)
+    assert len(table) == 2 * sum(map(len, expected.values()))
     assert table["accuracy"].between(0, 1).all()
     assert (table["ci_low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["ci_high"]).all()
