@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from lantk.experiment.settings import PROTOCOLS
 from lantk.experiment.variants import job_of
 from lantk.files import write_json, writing
-from lantk.regression.statistics import DEFINITE
 from lantk.variant import Variant
 
 if TYPE_CHECKING:
@@ -214,6 +213,9 @@ def read_record(path: Path, protocols: Collection[str] | None = None) -> Record:
     """
     record: Record = json.loads(path.read_text(encoding="utf-8"))
     if protocols is not None:
+        # Imported here: NumPy and SciPy start threads, of which a verb says how many first.
+        from lantk.regression.statistics import DEFINITE
+
         kept = {*protocols} | ({DEFINITE} if "honest" in protocols else set())
         found = record["protocols"].items()
         record["protocols"] = {name: choice for name, choice in found if name in kept}
