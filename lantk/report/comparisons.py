@@ -125,7 +125,7 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
 
 def definite_lines(table: pd.DataFrame) -> list[str]:
     """Return the lines on the choice among definite matrices, where the honest one was of all."""
-    negative = table.get("n_negative", pd.Series(math.nan, table.index))
+    negative = table.get("n_negative", pd.Series(math.nan, table.index)).astype(float)
     is_known = (table["protocol"] == "honest") & negative.notna()
     is_indefinite = is_known & (negative > 0)
     if not is_indefinite.any():
