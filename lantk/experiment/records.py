@@ -132,8 +132,10 @@ class Record(TypedDict):
     settings: dict[str, Any]
     """What the result depends on, by the names of the configuration."""
     protocols: dict[str, Choice]
+    """Those of `PROTOCOLS` that were evaluated, and `statistics.DEFINITE` beside ``honest``."""
     curve: list[dict[str, Any]]
-    """One point for each label weight, ridge or epoch."""
+    """One point for each label weight, ridge or epoch; of weights with ``n_negative``, how many
+    eigenvalues of K + lambda Z on train are negative."""
     diagnostics: dict[str, Any]
     """Of K and Z, and the seconds that it took."""
     provenance: dict[str, Any]
@@ -202,6 +204,8 @@ def write_record(
 def read_record(path: Path, protocols: Collection[str] | None = None) -> Record:
     """Return a record, of the protocols that are asked for; of all without any.
 
+    What comes with ``honest`` goes with it.
+
     Raises
     ------
     OSError, ValueError, KeyError, TypeError, AttributeError
@@ -209,8 +213,12 @@ def read_record(path: Path, protocols: Collection[str] | None = None) -> Record:
     """
     record: Record = json.loads(path.read_text(encoding="utf-8"))
     if protocols is not None:
-        kept = {name: found for name, found in record["protocols"].items() if name in protocols}
-        record["protocols"] = kept
+        # Imported here: NumPy and SciPy start threads, of which a verb says how many first.
+        from lantk.regression.statistics import DEFINITE
+
+        kept = {*protocols} | ({DEFINITE} if "honest" in protocols else set())
+        found = record["protocols"].items()
+        record["protocols"] = {name: choice for name, choice in found if name in kept}
     return record
 
 

@@ -170,7 +170,7 @@ class Ridges(Section):
     matrix (dimensionless).
     """
 
-    honest: Weights = setting(_GRID, [0, 1.0e-3, 0.1])
+    honest: Weights = setting([*_GRID, 10, 30, 100], [0, 1.0e-3, 0.1])
     """Ridges that validation inside train chooses from."""
     oracle: Weights = setting(_PUBLISHED_GRID, [0.01, 0.1])
     """Ridges that the test set chooses from."""
@@ -268,8 +268,9 @@ class Settings(Section):
     label_weights: LabelWeights = setting(LabelWeights())
     ridges: Ridges = setting(Ridges())
     permutations: Annotated[int, Limits(1, 1_000)] = setting(3, 10)
-    """Label permutations of each *-shuffled control of a label term; accuracies are averaged. Those
-    of networks' kernels have one for each of cnn.seeds."""
+    """Label permutations of each *-shuffled control of a label term, each of all of train (folds
+    take their part of it); accuracies are averaged. Those of networks' kernels have one for each
+    of cnn.seeds."""
     estimator: Literal["exact", "fjlt"] = setting("exact", "fjlt")
     """How lantk-fjlt-* are fitted, by exact least squares or on the published sketch (fjlt; from
     some 220 train images on)."""

@@ -163,25 +163,29 @@ def families(variants: Iterable[str]) -> dict[str, list[str]]:
 def candidates(derived: str, variants: Iterable[str]) -> list[str]:
     """Return the variants among which a derived one is the best; none where one of them is missing.
 
+    Their order does not depend on that of `variants`, and the first of equals is the best: ties go
+    to the smaller label weight or ridge of a variant (`regression.protocols.choose_weight`), then
+    to the earlier of `PUBLISHED_TERMS`, or to the smaller epoch.
+
     Examples
     --------
-    >>> candidates("after-kernel", ["cntk", "after-kernel-0", "after-kernel-10", "cnn"])
-    ['after-kernel-0', 'after-kernel-10']
+    >>> candidates("after-kernel", ["cntk", "after-kernel-10", "after-kernel-3", "cnn"])
+    ['after-kernel-3', 'after-kernel-10']
     """
     best = Variant.of(derived)
-    found = list(dict.fromkeys(variants))
+    found = set(variants)
     if best.parent == BEST:
         ending = f"-{best.control}" if best.control else ""
         names = [f"{term}{ending}" for term in PUBLISHED_TERMS]
         # A best of fewer would be another choice.
-        return names if set(names) <= set(found) else []
+        return names if set(names) <= found else []
     names = [
         name
         for name in found
         if (v := Variant.of(name)).is_tap
         and (v.kernel, v.term, v.control) == (best.parent, None, best.control)
     ]
-    return names if len(names) > 1 else []
+    return sorted(names, key=lambda name: Variant.of(name).epoch or 0) if len(names) > 1 else []
 
 
 def own_file(variant: str) -> list[str]:

@@ -158,7 +158,9 @@ def predict_after_kernels(
 
     def run(stage: _Stage, running: State | None) -> None:
         network = make_network().to(place, torch.float32)
-        x_fit, y_fit = x_train[stage.fit], y_train[stage.fit]
+        # Networks and label terms see these labels; the true ones are solved for.
+        x_fit = x_train[stage.fit]
+        y_seen = permuted(y_train, seed if stage.is_shuffled else None)[stage.fit]
         x_rows = x_test if stage.part == 0 else x_train[stage.held_out]
 
         def tap(epoch: int) -> None:
@@ -168,8 +170,8 @@ def predict_after_kernels(
             blocks = _kernels(network, x_fit, x_rows, names, memory_mb)
             for ask in missing:
                 block, grid = blocks[ask.kernel], grids[bool(ask.term)]
-                permutation = seed if ask.is_shuffled else None
-                path = _solve(block, labels[stage.fit], ask.term, grid, place, permutation)
+                to_fit = as_targets(y_seen, network.n_outputs) if ask.is_shuffled else None
+                path = _solve(block, labels[stage.fit], ask.term, grid, place, to_fit)
                 done[_key(stage.number, ask)] = _to_tensors(path)
 
         def keep_all(now: State) -> None:
@@ -183,10 +185,8 @@ def predict_after_kernels(
         if running is None:
             tap(0)
         if max(stage.taps):
-            # What the network learns from, and its order, is another in each training.
-            targets = permuted(y_fit, seed if stage.is_shuffled else None, stage.part)
             options = schedule | {"epochs": max(stage.taps), "seed": seed, "device": place.type}
-            train(network, x_fit, targets, x_rows[:0], resume=running, keep=keep_all, **options)
+            train(network, x_fit, y_seen, x_rows[:0], resume=running, keep=keep_all, **options)
 
     for stage in stages[state["stage"] :]:
         parts = {"x_train": ("x_train", stage.fit)}
@@ -277,21 +277,19 @@ def _solve(
     term: str,
     grid: NDArray,
     place: torch.device,
-    permutation: int | None,
+    to_fit: NDArray | None,
 ) -> WeightPath:
     """Return the scores of the rows along the ridges, or along the weights of a label term.
 
-    A permutation is of the labels that the term is fitted to.
+    A twin's term is fitted to the labels `to_fit`, and not to those that are solved for.
     """
     n_train = len(labels)
     solver = str(place) if place.type == "cuda" else None
     make_term = partial(label_term, term) if term else Ridge
-    member = Member(
-        "after-kernel",
-        grid.tolist(),
-        make_term=make_term,
-        permutation=permutation if term else None,
-    )
+    fitted = None
+    if term and to_fit is not None:
+        fitted = make_term().fit(block.k[:n_train], to_fit)
+    member = Member("after-kernel", grid.tolist(), make_term=make_term, fitted=fitted)
     (path,) = predict(
         block.k[:n_train], block.k[n_train:], labels, [member], device=solver,
         diagonal_test=block.diagonal[n_train:],

@@ -12,7 +12,7 @@ from lantk.labels import as_labels
 from lantk.regression.measures import ClassSums, top_eigenvectors
 from lantk.regression.protocols import WeightPath, ratio_of
 from lantk.solvers.additions import Addition, Dense, Nothing, add_label_term
-from lantk.solvers.path import PathSolution
+from lantk.solvers.path import PathSolution, count_negative_along
 from lantk.solvers.products import mean_abs, multiply
 
 # The eigenvalues of a matrix cost more than a solve; up to this n the smallest is reported.
@@ -27,8 +27,12 @@ def describe(
     z: Addition,
     grid: NDArray,
     path: tuple[NDArray, NDArray, PathSolution],
+    count: Callable[[float], int],
 ) -> WeightPath:
-    """Return a path with what is known of its matrices, not yet validated."""
+    """Return a path with what is known of its matrices, not yet validated.
+
+    `count` is as for `count_negative_along`.
+    """
     factors, scores, solution = path
     labels, signs = label_product_factors(y, len(y))
     mean_abs_k, moments = _moments(k, z, labels, signs)
@@ -50,9 +54,12 @@ def describe(
         diagnostics |= {"top10_trace_share": float(largest.sum())}
         diagnostics |= {"top10_label_share": float(shares.sum())}
     diagnostics |= z.diagnostics
-    eigenvalues = np.full(len(factors), np.nan)
+    smallest = np.full(len(factors), np.nan)
     if len(k) <= _EIGENVALUE_MAX_N:
-        eigenvalues[:] = [np.linalg.eigvalsh(add_label_term(k, z, f))[0] for f in factors]
+        eigenvalues = np.array([np.linalg.eigvalsh(add_label_term(k, z, f)) for f in factors])
+        smallest, n_negative = eigenvalues[:, 0], (eigenvalues < 0).sum(axis=1)
+    else:
+        n_negative = count_negative_along(factors, solution.at_least_negative, count)
     classes, shared = as_labels(y), z if isinstance(z, Dense) else Nothing()
     # A Z that is diagonal is left out: a ridge makes no two images more alike.
     own = np.diag(k).astype(np.float64) + factors[:, None] * shared.diagonal(len(k))
@@ -68,13 +75,14 @@ def describe(
         factors,
         scores,
         solution.relative_residuals,
-        eigenvalues,
+        smallest,
         np.full(len(grid), np.nan),
         np.array([_alignment(moments, factor, len(y)) for factor in factors]),
         y.reshape(len(y), -1).T @ solution.dual[0] if isinstance(z, Nothing) else None,
         diagnostics,
         np.array(ratios),
         on_test,
+        n_negative,
     )
 
 

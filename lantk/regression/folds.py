@@ -48,9 +48,10 @@ def validation_folds(
     return [(np.flatnonzero(fold_of != i), np.flatnonzero(fold_of == i)) for i in range(folds)]
 
 
-def permuted(y: NDArray, permutation: int | None, part: int) -> NDArray:
-    """Return the labels that a control is fitted to on train set `part`: permuted, or as they are.
+def permuted(y: NDArray, permutation: int | None) -> NDArray:
+    """Return the labels of all of train that a control is fitted to: permuted, or as they are.
 
-    The same seed permutes each train set another way.
+    Folds take their rows of it: with a permutation of its own, a fold's Z would be another than the
+    one that its weight is chosen for, as no Z of true labels is.
     """
-    return y if permutation is None else np.random.default_rng([permutation, part]).permutation(y)
+    return y if permutation is None else np.random.default_rng([permutation, 0]).permutation(y)

@@ -10,8 +10,9 @@ Chen, He and Su (2020), for the label weight ``r`` in ``lambda = r mean|K| / mea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,13 @@ from lantk.labels import as_labels, decide, to_targets
 from lantk.regression.diagnostics import describe
 from lantk.regression.folds import permuted, validation_folds
 from lantk.regression.protocols import WeightPath
-from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
-from lantk.solvers.direct import CholeskyFactor, IndefiniteError, SingularError
+from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing, add_label_term
+from lantk.solvers.direct import (
+    CholeskyFactor,
+    IndefiniteError,
+    SingularError,
+    count_negative_eigenvalues,
+)
 from lantk.solvers.intercept import eliminate_constant, with_ones
 from lantk.solvers.path import PathSolution, solve_path
 from lantk.solvers.products import mean_abs, multiply
@@ -52,7 +58,7 @@ class Member:
     make_term: Callable[[], LabelTerm] | None = None
     """Returns a fresh, unfitted label term; None for the plain kernel, whose one weight is 0."""
     permutation: int | None = None
-    """Seed that permutes the labels which the term is fitted to, in each fit anew."""
+    """Seed that permutes the train labels which the term is fitted to; folds take their rows."""
     only_diagonal: bool = False
     """Whether only the diagonal of Z is added, with the lambda of all of Z."""
     has_intercept: bool = False
@@ -154,6 +160,7 @@ def _predict(
     factor = _factor(k_train_train, device)
     checked = [member.is_validated for member in members]
     total = sum(len(m.grid) + int(c.sum()) * n_folds for m, c in zip(members, checked, strict=True))
+    targets = {m.permutation: permuted(y, m.permutation) for m in members}
     n_done = 0
 
     def tick() -> None:
@@ -163,18 +170,27 @@ def _predict(
             progress(n_done, total)
 
     with numbering({"k": ("x_test", range(len(k_test_train)))}):
-        additions = _fit(members, k_train_train, k_test_train, y, vectors, factor, part=0)
+        additions = _fit(members, k_train_train, k_test_train, targets, vectors, factor)
     paths = _solve_members(
         k_train_train, k_test_train, y.reshape(len(y), -1), members, additions, factor,
         grids=[m.grid for m in members], tolerance=_TOLERANCE, tick=tick,
     )  # fmt: skip
     results = [
-        describe(k_train_train, k_test_train, y, diagonal_test, addition, member.grid, path)
+        describe(
+            k_train_train,
+            k_test_train,
+            y,
+            diagonal_test,
+            addition,
+            member.grid,
+            path,
+            count=_counting(k_train_train, addition, factor),
+        )
         for addition, member, path in zip(additions, members, paths, strict=True)
     ]
     del additions, factor
     if n_folds:
-        accuracies = _validate(k_train_train, y, vectors[0], members, splits, device, tick)
+        accuracies = _validate(k_train_train, y, targets, vectors[0], members, splits, device, tick)
         for path, mask, accuracy in zip(results, checked, accuracies, strict=True):
             path.validation_accuracy[mask] = accuracy
     return results
@@ -183,6 +199,7 @@ def _predict(
 def _validate(
     k: NDArray,
     y: NDArray,
+    targets: Mapping[int | None, NDArray],
     x: Vectors | None,
     members: Sequence[Member],
     splits: Sequence[tuple[NDArray, NDArray]],
@@ -191,14 +208,16 @@ def _validate(
 ) -> list[NDArray]:
     """Return each member's accuracy at its validated weights, over stratified folds."""
     grids = [member.grid[member.is_validated] for member in members]
+    members = [replace(member, fitted=None) for member in members]
     n_correct = [np.zeros(len(grid)) for grid in grids]
     labels = as_labels(y)
-    for part, (fit, held) in enumerate(splits, start=1):
+    for fit, held in splits:
         k_fit, k_held = (np.asarray(k[np.ix_(rows, fit)]) for rows in (fit, held))
         vectors = (None, None) if x is None else (x[fit], x[held])
+        own = {permutation: to_fit[fit] for permutation, to_fit in targets.items()}
         with numbering({"x_train": ("x_train", fit), "k": ("x_train", held)}):
             factor = _factor(k_fit, device)
-            additions = _fit(members, k_fit, k_held, y[fit], vectors, factor, part=part)
+            additions = _fit(members, k_fit, k_held, own, vectors, factor)
             paths = _solve_members(
                 k_fit, k_held, y[fit].reshape(len(fit), -1), members, additions, factor,
                 grids=grids, tolerance=_VALIDATION_TOLERANCE, tick=tick,
@@ -212,16 +231,14 @@ def _fit(
     members: Sequence[Member],
     k_train: NDArray,
     k_rows: NDArray,
-    y: NDArray,
+    targets: Mapping[int | None, NDArray],
     vectors: tuple[Vectors | None, Vectors | None],
     factor: CholeskyFactor | DeviceSolver | None,
-    *,
-    part: int,
 ) -> list[Addition]:
     """Fit every term on some train rows and return what each member adds there and on `k_rows`.
 
-    Members that differ only in what of Z they add share one fit. `part` numbers the train sets: 0
-    is all of train, and only there a term may have been fitted before.
+    Members that differ only in what of Z they add share one fit. `targets` are the labels of the
+    rows, by permutation.
     """
     # What two members must share to share a fitted term; None for the plain kernel.
     keys: list[Any] = [m.make_term and (m.make_term, m.permutation) for m in members]
@@ -229,7 +246,7 @@ def _fit(
     terms: dict[Any, LabelTerm] = {}
     unfitted = []
     for key, member in owners.items():
-        if part == 0 and member.fitted is not None:
+        if member.fitted is not None:
             terms[key] = member.fitted
         elif member.make_term is not None:
             terms[key] = member.make_term()
@@ -238,7 +255,7 @@ def _fit(
     fit_together(
         [terms[key] for key in unfitted],
         k_train,
-        [permuted(y, owners[key].permutation, part) for key in unfitted],
+        [targets[owners[key].permutation] for key in unfitted],
         x_train,
         factor.solve if factor is not None else None,
     )
@@ -307,6 +324,15 @@ def _solve_members(
                 scores += constant if scores.ndim == 2 else constant[:, None]
             results[i] = factors[d], scores, own
     return [results[i] for i in range(len(members))]
+
+
+def _counting(
+    k: NDArray, z: Addition, factor: CholeskyFactor | DeviceSolver | None
+) -> Callable[[float], int]:
+    """Return a function of lambda: how many eigenvalues of K + lambda Z are negative."""
+    if factor is None or isinstance(factor, CholeskyFactor):
+        return lambda value: count_negative_eigenvalues(add_label_term(k, z, value))
+    return partial(factor.count_negative, z)
 
 
 def _scores(k_rows: NDArray, z: Addition, dual: NDArray, factors: NDArray) -> NDArray:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lantk.errors import LantkError
 from lantk.labels import as_targets, decide
 from lantk.regression.measures import ClassSums
-from lantk.regression.statistics import PROTOCOLS, accuracy_with_interval
+from lantk.regression.statistics import DEFINITE, PROTOCOLS, accuracy_with_interval
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class WeightPath:
     """(p,): local elasticity of K + lambda Z on train; NaN where it cannot be normalised."""
     test_class_sums: Sequence[ClassSums | None] | None = None
     """The same between test and train images, as far as it is known without test labels."""
+    n_negative: NDArray | None = None
+    """(p,): how many eigenvalues of K + lambda Z on train are negative."""
 
 
 def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:
@@ -81,7 +83,8 @@ def assess(
     """Return the results of a weight path under each protocol, and its predictions.
 
     `honest` takes the weight with the best validation accuracy, whatever the test labels are.
-    `oracle` takes the one of `oracle_weights` with the best test accuracy, as the paper does.
+    `oracle` takes the one of `oracle_weights` with the best test accuracy, as the paper does. With
+    `honest` comes `DEFINITE`, where the definiteness of the path is known.
 
     Parameters
     ----------
@@ -104,7 +107,7 @@ def assess(
         ``protocols`` (a dict for each: accuracy, interval, weight) and ``curve`` (one dict a
         weight).
     predictions : dict of (n_test,) arrays
-        One a protocol: scores, or predicted class numbers.
+        One a protocol, `DEFINITE` included: scores, or predicted class numbers.
     """
     test_accuracy = (decide(path.scores) == y_test).mean(axis=1)
     chosen: dict[str, int] = {}
@@ -114,6 +117,11 @@ def assess(
         # The plain kernel has the one weight 0; label terms compete on the oracle's own grid.
         allowed = np.isin(path.weights, oracle_weights) | (len(path.weights) == 1)
         chosen["oracle"] = choose_weight(path.weights, np.where(allowed, test_accuracy, np.nan))
+
+    if "honest" in protocols and path.n_negative is not None:
+        definite = np.where(path.n_negative == 0, path.validation_accuracy, np.nan)
+        if not np.isnan(definite).all():
+            chosen[DEFINITE] = choose_weight(path.weights, definite)
 
     def weight_of(i: int) -> dict[str, float | None]:
         weight = float(path.weights[i])
@@ -138,6 +146,7 @@ def assess(
                 "test_accuracy": float(test_accuracy[i]),
                 "relative_residual": _or_none(path.relative_residuals[i]),
                 "smallest_eigenvalue": _or_none(path.smallest_eigenvalues[i]),
+                "n_negative": None if path.n_negative is None else int(path.n_negative[i]),
                 "alignment": _or_none(path.alignment[i]),
                 **_relative_ratios(path, i, y_test),
             }

@@ -16,6 +16,9 @@ from scipy import special
 
 PROTOCOLS = ("honest", "oracle")
 """How the label weight, the variant and the epoch are chosen, in the order of the tables."""
+DEFINITE = "honest-definite"
+"""The honest choice among the weights at which K + lambda Z has no negative eigenvalue on train:
+how much it matters that others do. No setting asks for it; it comes with ``honest``."""
 FEWEST_POINTS = 3
 
 

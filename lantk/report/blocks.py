@@ -136,8 +136,7 @@ def network_block(table: pd.DataFrame) -> Block | None:
 
 def taps_of(block: Block, name: str) -> dict[int, str]:
     """Return epoch -> variant of a kernel, ascending; epoch 0 of a twin is the kernel itself."""
-    found = {Variant.of(v).epoch or 0: v for v in candidates(name, block.variants)}
-    return dict(sorted(found.items()))
+    return {Variant.of(v).epoch or 0: v for v in candidates(name, block.variants)}
 
 
 def label_terms_of(variants: Iterable[str]) -> list[str]:
@@ -220,7 +219,8 @@ def below_honest_text(table: pd.DataFrame) -> str:
     Each chooses among weights of its own: on the same ones the best on the test set is never below.
     """
     keys = ["task", "architecture", "n_train", "variant"]
-    wide = table.pivot_table(index=keys, columns="protocol", values="accuracy").dropna()
+    both = table[table["protocol"].isin(PROTOCOLS)]
+    wide = both.pivot_table(index=keys, columns="protocol", values="accuracy").dropna()
     if not {*PROTOCOLS} <= {*wide}:
         return ""
     n_below = int((wide["oracle"] < wide["honest"]).sum())

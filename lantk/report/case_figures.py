@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation, Transform
 from numpy.typing import NDArray
 
 from lantk.experiment.variants import has_label_weight
-from lantk.regression.statistics import wilson_interval
+from lantk.regression.statistics import PROTOCOLS, wilson_interval
 from lantk.report.blocks import order_variants, record_name, row_name
 from lantk.report.figure_style import REFERENCES, Destination, saving, variant_styles
 
@@ -81,6 +81,8 @@ def _choices_text(evaluation: Mapping[str, Any]) -> str:
     """Return what each protocol reaches on test, and at which label weight."""
     told = []
     for protocol, choice in evaluation["protocols"].items():
+        if protocol not in PROTOCOLS:
+            continue
         weight = choice.get("label_weight")
         at = "" if weight is None else f" at r = {weight:g}"
         told.append(f"{100 * choice['accuracy']:.2f} % ({protocol}{at})")

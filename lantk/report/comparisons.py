@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 import pandas as pd
 
-from lantk.regression.statistics import PROTOCOLS, mean_with_interval
+from lantk.regression.statistics import DEFINITE, PROTOCOLS, mean_with_interval
 from lantk.report.blocks import (
     below_honest_text,
     blocks,
@@ -17,13 +17,30 @@ from lantk.report.blocks import (
     sizes_text,
 )
 from lantk.report.claims import signed
-from lantk.report.tables import Cell, Table, block_lines, markdown_lines, mean_cell, text_cell
+from lantk.report.tables import (
+    Cell,
+    Table,
+    accuracy_lines,
+    block_lines,
+    label_table,
+    markdown_lines,
+    markdown_rows,
+    mean_cell,
+    text_cell,
+)
 from lantk.variant import Variant
 
 TITLES = {
     "honest": "Honest: nothing chosen on the test set",
     "oracle": "Oracle: chosen on the test set, optimistic, printed to compare with the paper",
+    DEFINITE: "Honest, definite only: how much it matters that K + lambda Z may be indefinite",
 }
+_DEFINITE = (
+    "In {} of {} cells the honest choice is a weight at which K + lambda Z has negative eigenvalues"
+    " on the train images (the first table; of several seeds the mean). In the others weights are"
+    " chosen by the same validation among those at which it has none, and LANTK-best among such"
+    " choices: accuracies in percent, then what labels are worth."
+)
 
 
 _KERNEL_CHOICES = (
@@ -100,9 +117,37 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
             introduction = f"Test accuracy in percent. {choices} " if i == 0 else ""
             sizes = " ".join([sizes_text(block.frame), imbalance_text(block.frame)]).rstrip()
             lines += [f"{introduction}{sizes}\n", *block_lines(block)]
+    lines += definite_lines(table)
     if exponents is not None and not exponents.empty:
         lines += ["## Error against n\n", *exponent_lines(exponents)]
     return "\n".join(lines)
+
+
+def definite_lines(table: pd.DataFrame) -> list[str]:
+    """Return the lines on the choice among definite matrices, where the honest one was of all."""
+    negative = table.get("n_negative", pd.Series(math.nan, table.index)).astype(float)
+    is_known = (table["protocol"] == "honest") & negative.notna()
+    is_indefinite = is_known & (negative > 0)
+    if not is_indefinite.any():
+        return []
+    lines = [f"## {TITLES[DEFINITE]}\n"]
+    shown = table[table["variant"].isin(table[is_indefinite]["variant"])]
+    honest = blocks(shown[shown["protocol"] == "honest"])
+    text = _DEFINITE.format(is_indefinite.sum(), is_known.sum())
+    for i, (title, block) in enumerate(honest):
+        lines += [f"### {title}\n"] if title else []
+        lines += [f"{text}\n"] if i == 0 else []
+        rows = [
+            [row_name(variant), *(block.missing if math.isnan(n) else f"{n:.3g}" for n in counts)]
+            for variant, counts in block.values("n_negative").iterrows()
+        ]
+        lines += [*markdown_rows(["Negative eigenvalues", *block.columns], rows), ""]
+    for title, block in blocks(table[table["protocol"] == DEFINITE]):
+        lines += [f"### {title}\n"] if title else []
+        lines += [*accuracy_lines(block), ""]
+        worth = label_table(block)
+        lines += [*markdown_lines(worth), ""] if worth is not None else []
+    return lines
 
 
 def exponent_lines(exponents: pd.DataFrame, missing: str = "-") -> list[str]:

@@ -12,6 +12,7 @@ import pandas as pd
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.blocks import REFERENCE_CONTROLS, Block, record_name, row_name
 from lantk.report.claims import Claim, Estimate, compare
+from lantk.report.leaderboard import chosen_matrix
 from lantk.report.tables import (
     Cell,
     Curve,
@@ -107,6 +108,8 @@ def choice_table(records: Sequence[Mapping[str, Any]]) -> Table | None:
             validated: dict[float | None, float] = dict(_validated(record))
             cells["Validation curve"] = Cell("", curve=_validation_curve(record))
             cells["Honest choice"] = _chosen_cell(honest)
+            n_negative = chosen_matrix(record["curve"], honest)["n_negative"]
+            cells["Negative eigenvalues there"] = number_cell(n_negative, digits=0)
             cells["Validation, chosen"] = number_cell(validated.get(_weight(honest)))
             is_singular = (record.get("diagnostics") or {}).get("kernel_is_singular")
             absent = "none: K is singular" if is_singular else "-"
@@ -136,7 +139,7 @@ def confusion_tables(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, Ta
             continue
         names[case] = classes
         for protocol, choice in record["protocols"].items():
-            if "confusion" not in choice:
+            if protocol not in PROTOCOLS or "confusion" not in choice:
                 continue
             head = [text_cell(record_name(record)), text_cell(protocol)]
             head.append(number_cell(100 * choice["balanced_accuracy"]))

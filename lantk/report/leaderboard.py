@@ -14,6 +14,7 @@ from lantk.errors import LantkError
 from lantk.experiment.variants import CASE_COLUMNS, DERIVED, candidates, case_key
 from lantk.labels import decide
 from lantk.regression.statistics import (
+    DEFINITE,
     FEWEST_POINTS,
     PROTOCOLS,
     accuracy_with_interval,
@@ -26,7 +27,7 @@ from lantk.variant import Variant
 _CASE = list(CASE_COLUMNS)
 _CHOSEN = ["accuracy", "label_weight", "ridge", "epoch", "validation_accuracy"]
 # Of the chosen matrix, from the curve.
-_OF_MATRIX = ["alignment", "relative_ratio_train", "relative_ratio_test"]
+_OF_MATRIX = ["n_negative", "alignment", "relative_ratio_train", "relative_ratio_test"]
 # Of the ten top eigenvectors of the train Gram matrix, of kernels to which no Z is added.
 _OF_EIGENVECTORS = ["top10_trace_share", "top10_label_share"]
 # Images of each class, such as 30+130.
@@ -62,8 +63,8 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
     Several seeds of a variant make one row: mean and standard deviation of the accuracy, means of
     what describes the matrix; p-value, label weight, ridge and epoch of the lowest seed.
     ``lantk-best``, where all `PUBLISHED_TERMS` are there, is the one with the best validation
-    accuracy under ``honest``, with the best test accuracy under ``oracle``; the earlier in
-    `PUBLISHED_TERMS` wins a tie. ``after-kernel`` and ``conjugate-kernel`` are the same choice
+    accuracy under ``honest`` and `DEFINITE`, with the best test accuracy under ``oracle``; of
+    equals the first of `candidates`. ``after-kernel`` and ``conjugate-kernel`` are the same choice
     among their epochs, and ``*-shuffled`` is, for each seed, the same among shuffled twins. The
     label gain is the accuracy minus the mean over the shuffled twins, with half the width of its
     paired 95 % interval over the test images.
@@ -110,7 +111,7 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
     cases = [order.index(name) for name in table[_CASE].itertuples(index=False, name=None)]
     names = [*dict.fromkeys(frame["variant"]), *DERIVED]
     variants = table["variant"].map({name: i for i, name in enumerate(names)})
-    protocols = table["protocol"].map({name: i for i, name in enumerate(PROTOCOLS)})
+    protocols = table["protocol"].map({name: i for i, name in enumerate([*PROTOCOLS, DEFINITE])})
     table = table.iloc[np.lexsort((protocols, variants, cases))]
     return table[TABLE_COLUMNS].reset_index(drop=True)
 
@@ -146,14 +147,14 @@ def _is_right(record: Mapping[str, Any], predictions: pd.DataFrame, protocol: st
 
 def _best_of(group: pd.DataFrame) -> list[pd.DataFrame]:
     """Return the rows of what is derived and of its shuffled twins, of one case and protocol."""
-    by = "validation_accuracy" if group["protocol"].iloc[0] == "honest" else "accuracy"
+    by = "accuracy" if group["protocol"].iloc[0] == "oracle" else "validation_accuracy"
     best = []
     for derived in DERIVED:
         names = candidates(derived, group["variant"])
         for _, of_seed in group[group["variant"].isin(names)].groupby("seed", dropna=False):
             # A best of fewer would be another choice.
             if set(of_seed["variant"]) == set(names):
-                # Of equals, idxmax takes the first.
+                # Of equals, idxmax takes the first of the candidates.
                 winner = of_seed.set_index("variant")[by].astype(float).reindex(names).idxmax()
                 chosen = of_seed[of_seed["variant"] == winner]
                 best.append(chosen.assign(variant=derived))
@@ -205,6 +206,7 @@ def error_exponents(table: pd.DataFrame) -> pd.DataFrame:
         Only the last is what labels change: against ``cntk`` it is what all of Z does.
     """
     rows = []
+    table = table[table["protocol"].isin(PROTOCOLS)]
     for key, group in table.groupby(["task", "architecture", "protocol"], sort=False):
         error = 1 - group.pivot(index="n_train", columns="variant", values="accuracy").sort_index()
         for variant in dict.fromkeys(group["variant"]):

@@ -17,7 +17,13 @@ from scipy.sparse.linalg import LinearOperator, onenormest
 from torch import Tensor
 
 from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
-from lantk.solvers.direct import RCOND_MIN, SolveError, check_gram, singular_error
+from lantk.solvers.direct import (
+    RCOND_MIN,
+    SolveError,
+    check_gram,
+    count_negative_blocks,
+    singular_error,
+)
 from lantk.solvers.path import PathSolution
 
 
@@ -72,7 +78,16 @@ class DeviceSolver:
                 residuals[d, i] = np.linalg.norm(missing) / np.linalg.norm(columns)
                 solved()
         none = np.zeros(len(terms), int)
-        return PathSolution(dual, residuals, none, none + len(factors[0]))
+        return PathSolution(
+            dual, residuals, none, none + len(factors[0]), np.full(dual.shape[:2], -1)
+        )
+
+    def count_negative(self, z: Addition, factor: float) -> int:
+        """Return how many eigenvalues of K + factor Z are negative."""
+        matrix = self._combine(self._move(z), factor)
+        factors, pivots, _ = torch.linalg.ldl_factor_ex(matrix)
+        found = torch.diagonal(factors).cpu().numpy(), pivots.cpu().numpy()
+        return count_negative_blocks(*found)
 
     def _move(self, z: Addition) -> Addition:
         """Return an addition on the device: its train values are a tensor there."""
@@ -83,11 +98,7 @@ class DeviceSolver:
         return z
 
     def _solve(self, z: Addition, factor: float, rhs: NDArray) -> NDArray:
-        matrix = self._k.double()
-        if isinstance(z, Diagonal):
-            matrix = matrix.add(torch.diag(z.values), alpha=factor)
-        elif isinstance(z, Dense):
-            matrix = matrix.add(z.train, alpha=factor)
+        matrix = self._combine(z, factor)
         norm = float(torch.linalg.matrix_norm(matrix, 1))
         lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
         del matrix
@@ -96,6 +107,15 @@ class DeviceSolver:
         x = torch.linalg.lu_solve(lu, pivots, b)
         x += torch.linalg.lu_solve(lu, pivots, b - self._multiply(z, factor, x))
         return x.cpu().numpy()
+
+    def _combine(self, z: Addition, factor: float) -> Tensor:
+        """Return K + factor Z in float64, for a Z on the device."""
+        matrix = self._k.double()
+        if isinstance(z, Diagonal):
+            matrix = matrix.add(torch.diag(z.values), alpha=factor)
+        elif isinstance(z, Dense):
+            matrix = matrix.add(z.train, alpha=factor)
+        return matrix
 
     def _multiply(self, z: Addition, factor: float, x: Tensor) -> Tensor:
         product = _multiply(self._k, x)

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from lantk.experiment.records import Listing, Record, read_predictions, read_record
+from lantk.experiment.settings import PROTOCOLS
 from lantk.experiment.timings import read_gram_cost, read_job_cost
 from lantk.experiment.variants import DERIVED, evaluation_job, first_of_job
 from lantk.report.leaderboard import leaderboard
@@ -113,7 +114,7 @@ def _leaderboard_rows(evaluations: Sequence[_Evaluation]) -> dict[str, _Rows]:
                 leaderboard([(record, predictions)])
         raise
     rows: dict[str, _Rows] = {}
-    for row in board.to_dict("records"):
+    for row in board[board["protocol"].isin(PROTOCOLS)].to_dict("records"):
         rows.setdefault(row["variant"], {})[row["protocol"]] = row
     return rows
 

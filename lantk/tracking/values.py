@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+from lantk.experiment.settings import PROTOCOLS
 from lantk.experiment.timings import JobCost
 from lantk.experiment.variants import PLAIN_VARIANTS, case_key, family_of
 from lantk.variant import Variant
@@ -89,7 +90,8 @@ def record_metrics(
     `rows` maps a protocol to a row of the leaderboard, where this run is the one that shows it.
     """
     metrics: dict[str, Any] = dict(record.get("diagnostics") or {})
-    for protocol, values in record["protocols"].items():
+    shown = {name: record["protocols"][name] for name in PROTOCOLS if name in record["protocols"]}
+    for protocol, values in shown.items():
         # What validation saw belongs to the honest choice; the oracle makes no use of it.
         left_out = {"validation_accuracy"} if protocol == "oracle" else set()
         metrics |= {f"{k}_{protocol}": v for k, v in values.items() if k not in left_out}

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lantk.experiment.checks import check_settings, fill_in, read_braces
 from lantk.experiment.config import ConfigError, resolve_experiment
 from lantk.experiment.job_options import after_kernel_options, evaluate_options
 from lantk.experiment.overviews import overview_kinds
+from lantk.experiment.records import read_record
 from lantk.experiment.settings import FIELDS, Settings, expand_paths, meaning_of
 from lantk.regression import statistics
 
@@ -472,3 +474,16 @@ def test_the_largest_tap_is_a_variant():
 def test_the_protocols_of_settings_are_those_of_the_library():
     """What can be asked for is what is evaluated, in one order."""
     assert settings.PROTOCOLS == statistics.PROTOCOLS
+
+
+def test_what_comes_with_the_honest_protocol_is_read_with_it(tmp_path):
+    """A record is cut down to the protocols that are asked for."""
+    path = tmp_path / "cntk.json"
+    choices = {name: {} for name in (*settings.PROTOCOLS, statistics.DEFINITE)}
+    path.write_text(json.dumps({"protocols": choices}))
+    for asked, wanted in (
+        (None, [*choices]),
+        (["honest"], ["honest", statistics.DEFINITE]),
+        (["oracle"], ["oracle"]),
+    ):
+        assert list(read_record(path, asked)["protocols"]) == wanted

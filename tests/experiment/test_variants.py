@@ -1,10 +1,14 @@
 """Names of variants: controls, families, files."""
 
+import numpy as np
 import pytest
 
 from lantk.experiment.records import Listing
 from lantk.experiment.variants import (
+    BEST,
+    DERIVED,
     PLAIN_VARIANTS,
+    PUBLISHED_TERMS,
     TERMS,
     at_taps,
     candidates,
@@ -199,3 +203,17 @@ def test_a_chosen_epoch_wants_two_to_choose_from():
     assert candidates("after-kernel", taps) == taps[:2]
     assert candidates("after-kernel", taps[1:]) == []
     assert candidates("after-kernel-shuffled", taps) == []
+
+
+@pytest.mark.parametrize("derived", DERIVED)
+def test_candidates_come_in_one_order_whatever_that_of_the_variants(derived):
+    """Published terms as they are listed, epochs by their numbers and not by their letters."""
+    v = Variant.of(derived)
+    ending = "-shuffled" if v.is_shuffled else ""
+    parts = [f"{v.parent}-{epoch}" for epoch in (0, 1, 3, 10, 30, 100)]
+    wanted = [f"{p}{ending}" for p in (PUBLISHED_TERMS if v.parent == BEST else parts)]
+    assert candidates(derived, sorted(wanted)) == wanted
+    for seed in range(5):
+        assert (
+            candidates(derived, np.random.default_rng(seed).permutation(wanted).tolist()) == wanted
+        )

@@ -1,8 +1,11 @@
 """Protocols: what is chosen on what."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lantk.regression.protocols import WeightPath, assess, assess_network
+from lantk.regression.statistics import DEFINITE, PROTOCOLS
 
 Y_TEST = np.array([1, 1, 1, 1, -1, -1, -1, -1])
 
@@ -45,6 +48,37 @@ def test_test_labels_move_no_honest_choice():
         np.testing.assert_array_equal(scores["honest"], wanted_scores["honest"])
         oracle_weights.add(results["protocols"]["oracle"]["label_weight"])
     assert len(oracle_weights) > 1
+
+
+def test_the_definite_choice_is_the_honest_one_where_no_eigenvalue_is_negative():
+    """It is made of the same validation, whatever the test labels; oracle has none."""
+    path = weight_path([4, 6, 5, 8], [0.5, 0.6, 0.9, 0.7])
+    for n_negative, weight in (
+        ([0, 0, 0, 0], 0.1),
+        ([0, 0, 1, 0], 3.0),
+        ([0, 0, 1, 2], 0.001),
+        ([0, 1, 1, 2], 0.0),
+    ):
+        known = replace(path, n_negative=np.array(n_negative))
+        for y_test in (Y_TEST, Y_TEST[::-1]):
+            results, scores = assess_both(known, y_test)
+            assert list(scores) == [*PROTOCOLS, DEFINITE]
+            choice = results["protocols"][DEFINITE]
+            assert choice["label_weight"] == weight
+            at = path.weights.tolist().index(weight)
+            assert choice["accuracy"] == results["curve"][at]["test_accuracy"]
+            np.testing.assert_array_equal(scores[DEFINITE], path.scores[at])
+            assert [point["n_negative"] for point in results["curve"]] == n_negative
+    oracle, _ = assess(known, Y_TEST, protocols=["oracle"], oracle_weights=[0.1])
+    assert list(oracle["protocols"]) == ["oracle"]
+
+
+def test_there_is_no_definite_choice_where_no_validated_weight_is_definite():
+    """As where weight 0 is no candidate, or nothing is known of the eigenvalues."""
+    path = weight_path([4, 6, 5], [0.5, 0.6, np.nan])
+    for n_negative in (np.array([1, 1, 0]), None):
+        results, _ = assess_both(replace(path, n_negative=n_negative))
+        assert list(results["protocols"]) == [*PROTOCOLS]
 
 
 def test_a_score_of_zero_predicts_the_positive_class():

@@ -11,14 +11,21 @@ from lantk.label_terms.base import LabelTerm, label_product_factors
 from lantk.label_terms.registry import _ESTIMATORS
 from lantk.labels import decide
 from lantk.network import training
+from lantk.regression import diagnostics
 from lantk.regression import paths as predict
 from lantk.regression.folds import ValidationError
 from lantk.regression.paths import Member
 from lantk.regression.protocols import assess, choose_weight, oracle_label_path
-from lantk.solvers.additions import Dense, Diagonal, Nothing
-from lantk.solvers.direct import CholeskyFactor, GramFactor, IndefiniteError, SolveError
+from lantk.solvers.additions import Dense, Diagonal, Nothing, add_label_term
+from lantk.solvers.direct import (
+    CholeskyFactor,
+    GramFactor,
+    IndefiniteError,
+    SolveError,
+    count_negative_eigenvalues,
+)
 from lantk.solvers.gpu import DeviceSolver, find_device
-from lantk.solvers.path import solve_path
+from lantk.solvers.path import count_negative_along, solve_path
 from lantk.variant import Variant
 
 WEIGHTS = [0.0, 0.001, 0.1, 1.0]
@@ -113,6 +120,65 @@ def indefinite_task(n, seed=0):
     k = a @ a.T / n + 0.1 * np.eye(n)
     z = rng.normal(size=(n, n))
     return k.astype(np.float32), (z + z.T) / 2, rng.normal(size=n)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [1, 2, 7, 200])
+def test_negative_eigenvalues_are_counted_by_the_inertia_of_factors(n, seed):
+    """LDL^T on the CPU and by PyTorch count as the eigenvalues do, blocks of two included."""
+    matrix = np.random.default_rng(seed).normal(size=(n, n))
+    matrix += matrix.T
+    matrix[np.diag_indices(n)] *= seed > 1  # a diagonal of zeros wants blocks of two
+    wanted = int((np.linalg.eigvalsh(matrix) < 0).sum())
+    if n > 1 or seed > 1:
+        assert DeviceSolver(matrix, "cpu").count_negative(Nothing(), 0.0) == wanted
+        assert count_negative_eigenvalues(matrix) == wanted
+
+
+@pytest.mark.parametrize("n", [8, 60, 400])
+def test_negative_eigenvalues_of_a_path_are_as_many_as_at_each_lambda(n):
+    """The path's own bounds are no more than that, and save factorizations."""
+    k, z, y = indefinite_task(n)
+    low_rank = 0.05 * np.outer(y, y) - 0.1 * np.outer(z[0], z[0])
+    factors = np.array([0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0])
+    terms = [Dense(z), Dense(low_rank), Diagonal(np.ones(n)), Nothing()]
+    path = solve_path(k, terms, [factors] * 4, y, cholesky=CholeskyFactor(k))
+    for term, at_least in zip(terms, path.at_least_negative, strict=True):
+        matrices = [add_label_term(k, term, factor) for factor in factors]
+        wanted = [int((np.linalg.eigvalsh(matrix) < 0).sum()) for matrix in matrices]
+        counted = []
+
+        def count(factor, term=term, counted=counted):
+            counted.append(factor)
+            return count_negative_eigenvalues(add_label_term(k, term, factor))
+
+        assert (at_least <= wanted).all()
+        assert count_negative_along(factors, at_least, count).tolist() == wanted
+        assert 0 not in counted
+        if term is not terms[0]:
+            assert len(counted) <= len(set(wanted))
+        # Without any bound all lambda are counted.
+        assert count_negative_along(factors, np.full(6, -1), count).tolist() == wanted
+    unknown = solve_path(k, terms, [factors] * 4, y, cholesky=None).at_least_negative
+    assert (unknown == -1).all()
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("variant", ["cntk", "cntk-ridge", "lantk-kr-v1", "lantk-fjlt-v1-diagonal"])
+def test_a_path_knows_its_negative_eigenvalues(variant, device, monkeypatch):
+    """Beyond the n whose eigenvalues are computed, too, and of all of train."""
+    k, k_test, y, _, x, x_test = task()
+    weights = [0.0, 0.1, 1.0, 30.0, 1000.0]
+    found = []
+    for most in (1000, 10):
+        monkeypatch.setattr(diagnostics, "_EIGENVALUE_MAX_N", most)
+        options = {"weights": weights, "validated": [0.0], "device": device}
+        found.append(path_of(variant, k, k_test, y, x, x_test, **options))
+    few, many = found
+    np.testing.assert_array_equal(few.n_negative, many.n_negative)
+    np.testing.assert_array_equal(few.n_negative > 0, few.smallest_eigenvalues < 0)
+    assert few.n_negative[0] == 0
+    assert (few.n_negative.max() > 0) == (variant == "lantk-kr-v1")
 
 
 @pytest.mark.parametrize("n", [8, 60, 400])
@@ -234,17 +300,17 @@ def test_scale_of_the_label_term_is_immaterial():
     np.testing.assert_allclose(*scores, rtol=1e-9)
 
 
-def naive_blocks(variant, fit, held, k, y, x, *, permutation, part):
+def naive_blocks(variant, fit, held, k, y, x, *, permutation):
     """Return Z on train rows and on others, and lambda at weight 1, by the definitions."""
     name, control = Variant.of(variant).parent, Variant.of(variant).control
-    labels = y[fit]
+    labels = y
     if permutation is not None:
-        labels = np.random.default_rng([permutation, part]).permutation(labels)
+        labels = np.random.default_rng([permutation, 0]).permutation(y)
     k_fit = k[np.ix_(fit, fit)]
     term = lantk.label_term(variant if control == "offdiagonal" else name)
     if name == "cntk-ridge":
         return np.eye(len(fit)), np.zeros((len(held), len(fit))), np.diag(k_fit).mean()
-    term.fit(k_fit, labels, x[fit])
+    term.fit(k_fit, labels[fit], x[fit])
     z, z_held = term.train_block(k_fit, x[fit]), term.transform(k[np.ix_(held, fit)], x[held])
     unit = np.abs(k_fit).mean() / np.abs(z).mean(dtype=float)
     if control == "diagonal":
@@ -269,8 +335,8 @@ CASES = [
 def test_families_equal_their_definitions(n_classes):
     """Each variant alone or among others gives the scores and the validation of its definition.
 
-    Z and lambda are fitted anew on the training part of each fold; permuted labels reach Z only,
-    the diagonal keeps the lambda of all of Z.
+    Z and lambda are fitted anew on the training part of each fold; permuted labels, of one
+    permutation of all of train, reach Z only; the diagonal keeps the lambda of all of Z.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -287,9 +353,7 @@ def test_families_equal_their_definitions(n_classes):
     for (variant, seed), path in zip(CASES, paths, strict=True):
         correct = np.zeros(len(WEIGHTS))
         for part, (fit, held) in enumerate(parts):
-            z, z_held, unit = naive_blocks(
-                variant, fit, held, both, y, x_both, permutation=seed, part=part
-            )
+            z, z_held, unit = naive_blocks(variant, fit, held, both, y, x_both, permutation=seed)
             for i, weight in enumerate(WEIGHTS):
                 dual = np.linalg.solve(both[np.ix_(fit, fit)] + weight * unit * z, rhs[fit])
                 scores = (both[np.ix_(held, fit)] + weight * unit * z_held) @ dual

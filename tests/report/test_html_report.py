@@ -341,6 +341,7 @@ def test_a_folder_of_little_has_a_report():
 def test_choices_are_those_of_the_records():
     """The table of choices holds each chosen weight with its validation and test accuracy."""
     records = [make_record("lantk-kr-v1"), make_record("cnn", seed=0), make_record("cntk")]
+    records[0]["curve"][2]["n_negative"] = 2
     table = choice_table(records)
     rows = [dict(zip(table.header, [c.text for c in cells], strict=True)) for cells in table.rows]
     assert [row["Variant"] for row in rows] == ["LANTK-KR-V1", "CNN, seed 0"]
@@ -349,6 +350,7 @@ def test_choices_are_those_of_the_records():
         "Variant": "LANTK-KR-V1",
         "Validation curve": "",
         "Honest choice": "r = 0.01",
+        "Negative eigenvalues there": "2",
         "Validation, chosen": "78.10",
         "Validation, weight 0": "78.00",
         "Test, honest": "80.00",

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from records import make_predictions, make_record
 
-from lantk.experiment.variants import PUBLISHED_TERMS
-from lantk.regression.statistics import wilson_interval
+from lantk.experiment.variants import BEST, DERIVED, PUBLISHED_TERMS
+from lantk.regression.statistics import DEFINITE, wilson_interval
 from lantk.report.leaderboard import TABLE_COLUMNS, leaderboard
+from lantk.variant import Variant
 
 Y_TEST = np.array([1, 1, 1, 1, -1, -1, -1, -1])
 
@@ -154,6 +155,66 @@ def test_the_order_of_evaluations_decides_nothing():
     pd.testing.assert_frame_equal(first, second)
     assert rows_of(first, "lantk-best").loc["honest", "accuracy"] == 1 / 8
     assert rows_of(first, "cnn").loc["honest", "p_value"] == 2 * (1 / 2) ** 2
+
+
+@pytest.mark.parametrize("derived", DERIVED)
+def test_ties_go_to_the_first_candidate_whatever_the_order_of_records(derived):
+    """Records of a folder come by name, where epoch 10 stands before epoch 3."""
+    v = Variant.of(derived)
+    ending = "-shuffled" if v.is_shuffled else ""
+    parents = PUBLISHED_TERMS
+    if v.parent != BEST:
+        parents = [f"{v.parent}-{epoch}" for epoch in (3, 10, 30, 100)]
+    found = [
+        evaluation(f"{name}{ending}", [i], validation=0.5, seed=0) for i, name in enumerate(parents)
+    ]
+    for i, (record, _) in enumerate(found):
+        # By which it is seen who won.
+        record["protocols"]["honest"]["label_weight"] = i
+    orders = [np.random.default_rng(seed).permutation(4) for seed in range(5)]
+    by_name = sorted(range(4), key=lambda i: found[i][0]["variant"])
+    for order in (range(4), by_name, *orders):
+        rows = rows_of(leaderboard([found[i] for i in order]), derived)
+        assert list(rows["label_weight"]) == [0, 0]
+
+
+def definite(evaluated, right, validation, n_negative):
+    """Add the choice among definite matrices to an evaluation, whose honest one has some n."""
+    record, predictions = evaluated
+    own, _ = evaluation(record["variant"], right, validation=validation)
+    choice = own["protocols"]["honest"] | {"label_weight": 0.0}
+    points = [(0.1, n_negative), (0.0, 0)]
+    record["curve"] = [{"label_weight": w, "ridge": None, "n_negative": n} for w, n in points]
+    record["protocols"] = record["protocols"] | {DEFINITE: choice}
+    score = np.where(np.isin(np.arange(8), right), Y_TEST, -Y_TEST)
+    return record, predictions.assign(**{DEFINITE: score})
+
+
+def test_the_best_of_definite_choices_is_one_of_them():
+    """It has rows of its own, with label gains, and moves no row of a protocol."""
+    plain = [(record, frame) for record, frame in EVALUATIONS if record["variant"] != "cnn"]
+    plain += [twin for term in PUBLISHED_TERMS for twin in twins(term, 3)]
+    wanted = leaderboard([(dict(record), frame) for record, frame in plain])
+    validation = dict(zip(PUBLISHED_TERMS, (0.5, 0.7, 0.6, 0.6), strict=True))
+    found = [
+        definite(
+            (dict(record), frame),
+            [0, 1],
+            validation.get(record["variant"], 0.4),
+            int(record["variant"] == "lantk-kr-v1"),
+        )
+        for record, frame in plain
+    ]
+    table = leaderboard(found)
+    best = rows_of(table, "lantk-best")
+    # Of all weights KR-V1 is validated best, of the definite ones KR-V2.
+    assert best["n_negative"].tolist() == [1, 0, 0]
+    assert best.index.tolist() == ["honest", "oracle", DEFINITE]
+    assert best.loc[DEFINITE, "accuracy"] == 2 / 8
+    assert best.loc[DEFINITE, "label_gain"] == 0
+    assert list(rows_of(table, "lantk-best-shuffled").index) == list(best.index)
+    same = table[table["protocol"] != DEFINITE].drop(columns="n_negative").reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, wanted.drop(columns="n_negative"))
 
 
 def test_label_gain_has_a_paired_interval_over_test_images():

@@ -6,6 +6,7 @@ import math
 
 import pandas as pd
 
+from lantk.regression.statistics import DEFINITE
 from lantk.report.comparisons import table_markdown
 from lantk.report.leaderboard import error_exponents
 from lantk.report.terminal import leaderboard_text
@@ -240,6 +241,32 @@ def test_controls_that_were_not_run_have_no_column():
     assert "+0.00 ± 0.00 means that no accuracy differs" in text
     rows = [r | {"accuracy": r["accuracy"] + 0.01 * i} for i, r in enumerate(rows)]
     assert "no accuracy differs" not in table_markdown(pd.DataFrame(rows))
+
+
+def test_indefinite_choices_are_told_beside_what_definite_ones_reach():
+    """A section has negative eigenvalues, accuracies and gains; none where all is definite."""
+    rows = []
+    for i, task in enumerate(PAIRS[:3]):
+        for variant, gain in {"cntk": 0, "lantk-kr-v1": 0.01, "lantk-kr-v1-shuffled": 0}.items():
+            known = {"n_negative": 2.0 * (variant == "lantk-kr-v1") * (i < 2)}
+            rows.append(row(task, variant, 0.5 + gain, **known))
+            better = 0.5 + gain * (2 + i % 2)
+            rows.append(row(task, variant, better, protocol=DEFINITE, n_negative=0.0))
+    text = table_markdown(pd.DataFrame(rows))
+    section = text[text.index("## Honest, definite only") :]
+    assert "In 2 of 9 cells the honest choice is a weight" in section
+    assert table_of(section, "Negative eigenvalues")[1:] == [["LANTK-KR-V1", "2", "2", "0"]]
+    assert table_of(section, "Label gain")[1][-1].startswith("+2.33 ±")
+    accuracies = table_of(section, "Avg")
+    assert ["LANTK-KR-V1", "52.00", "53.00", "52.00"] in [cells[:4] for cells in accuracies]
+    # The honest section is what it is without.
+    of_honest = [r for r in rows if r["protocol"] == "honest"]
+    honest = table_markdown(pd.DataFrame(of_honest).drop(columns="n_negative"))
+    assert text.startswith(honest.rstrip())
+    # So it is of records of earlier versions, which do not know.
+    for n_negative in (0.0, None):
+        none = pd.DataFrame([r | {"n_negative": n_negative} for r in rows])
+        assert "definite" not in table_markdown(none)
 
 
 def test_no_controls_no_table_of_label_worth():

@@ -25,6 +25,7 @@ from lantk.network.layers import Network
 from lantk.network.training import train
 from lantk.regression.paths import Member, predict
 from lantk.regression.protocols import assess
+from lantk.regression.statistics import DEFINITE, PROTOCOLS
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -146,10 +147,16 @@ def test_table_has_every_task_variant_and_protocol(finished):
     """table.csv has one row for each task, variant and protocol."""
     table = pd.read_csv(finished[0] / "out/tiny/table.csv")
     assert set(table["task"]) == {"3-8", "1-8"}
-    # oracle-label has the one protocol.
     wanted = set(TINY["variants"])
     assert set(table["variant"]) == wanted
-    assert len(table) == 2 * (2 * len(wanted) - 1)
+    # oracle-label has the one protocol; what the network chooses is no matrix.
+    expected = {"oracle": wanted, "honest": wanted - {"oracle-label"}}
+    expected[DEFINITE] = expected["honest"] - {"cnn"}
+    for protocol, variants in expected.items():
+        rows = table[table["protocol"] == protocol]
+        assert set(rows["variant"]) == variants
+        assert len(rows) == 2 * len(variants)
+    assert len(table) == 2 * sum(map(len, expected.values()))
     assert table["accuracy"].between(0, 1).all()
     assert (table["ci_low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["ci_high"]).all()
@@ -220,10 +227,10 @@ def test_label_term_predictions_equal_the_package(finished, variant):
         x_test=image_vectors(split.x_test),
         folds=2,
     )
-    protocols = ["honest", "oracle"]
     results, scores = assess(
-        path, split.y_test, protocols=protocols, oracle_weights=weights["oracle"]
+        path, split.y_test, protocols=["honest", "oracle"], oracle_weights=weights["oracle"]
     )
+    protocols = [*PROTOCOLS, DEFINITE]
     found = pd.read_csv(folder / f"evaluations/3-8/{variant}.csv")
     assert list(scores) == protocols
     np.testing.assert_allclose(found[protocols].T, list(scores.values()), atol=1e-6)
@@ -380,8 +387,9 @@ def test_another_protocol_is_computed_and_one_less_is_not_shown(finished):
         status, output = snakemake(tree, "--cores", "2", config=asked)
         assert status == 0, output[-3000:]
         table = pd.read_csv(results / "table.csv")
-        assert set(table["protocol"]) == set(asked["protocols"])
-        assert len(table) == 3 * len(asked["protocols"])
+        # What is chosen among definite matrices comes with the honest choice.
+        assert set(table["protocol"]) == {*asked["protocols"], DEFINITE}
+        assert len(table) == 3 * (len(asked["protocols"]) + 1)
     shutil.rmtree(results / "evaluations/3-8/protocols")
     # As of a version that had no marks.
     status, output = snakemake(tree, "--touch", "--cores", "1", config=asked)
