@@ -27,7 +27,7 @@ from lantk.report.blocks import (
     row_name,
     sizes_text,
 )
-from lantk.report.claims import CAVEAT, NOTHING, VERDICTS, main_claims, network_claims
+from lantk.report.claims import NOTHING, judge, legend, main_claims, network_claims
 from lantk.report.comparisons import TITLES, choices_text, exponent_tables, exponent_text
 from lantk.report.html_tables import (
     accuracy_tables,
@@ -101,15 +101,16 @@ def html_report(results: Results) -> str:
     config = results.tracking.get("config")
     exponents, protocols = error_exponents(table), set(table["protocol"])
     command = f"python -m lantk table --results {results.folder}"
+    claims, network = judge(main_claims(table, command), network_claims(table, command))
     return environment.get_template("report.html.j2").render(
         results=results,
         style=style,
         script=script,
         script_digest=f"sha256-{digest}",
         facts=_facts(results),
-        claims=claims_part(main_claims(table, command), "Claims"),
-        network=claims_part(network_claims(table, command), "Claims on the network's kernels"),
-        legends={"verdicts": VERDICTS, "caveat": CAVEAT, "nothing": NOTHING},
+        claims=claims_part(claims, "Claims"),
+        network=claims_part(network, "Claims on the network's kernels"),
+        legends=legend([*claims, *network]) if claims else [NOTHING],
         sections=[_protocol_section(table, name) for name in PROTOCOLS if name in protocols],
         exponents=[*exponent_tables(exponents)],
         exponent_text=exponent_text(exponents) if not exponents.empty else "",
