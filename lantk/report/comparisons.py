@@ -26,6 +26,7 @@ from lantk.report.tables import (
     mean_cell,
     text_cell,
 )
+from lantk.report.term_tables import term_lines
 from lantk.variant import Variant
 
 TITLES = {
@@ -72,7 +73,7 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
     """Return the result tables in the layout of the paper's as Markdown, one section per protocol.
 
     Of each the accuracies in percent with their average and the improvement over CNTK, then
-    intervals and p-values, then what labels are worth. Claims follow.
+    intervals and p-values, then what labels are worth, then label terms alone. Claims follow.
 
     Parameters
     ----------
@@ -108,6 +109,8 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
             introduction = f"Test accuracy in percent. {choices} " if i == 0 else ""
             sizes = " ".join([sizes_text(block.frame), imbalance_text(block.frame)]).rstrip()
             lines += [f"{introduction}{sizes}\n", *block_lines(block)]
+            # Test accuracies at fixed weights are those of either protocol.
+            lines += term_lines(block, has_weights=protocol == table["protocol"].iloc[0])
     claims = [*judge(main_claims(table), network_claims(table))]
     for title, found in zip(("Claims", "Claims on the network's kernels"), claims, strict=True):
         lines += [f"## {title}\n", *claims_lines(found), ""] if found else []
