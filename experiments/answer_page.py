@@ -16,7 +16,7 @@ import pandas as pd
 
 from lantk.experiment.variants import BEST
 from lantk.regression.statistics import mean_with_interval
-from lantk.report.blocks import Block, network_block, row_name, shown_block, taps_of
+from lantk.report.blocks import Block, network_block, row_name, shown_block, sizes_text, taps_of
 from lantk.report.claims import (
     FORMS,
     GAP,
@@ -31,7 +31,8 @@ from lantk.report.claims import (
     with_half_width,
 )
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import claims_lines, markdown_rows
+from lantk.report.tables import claims_lines, markdown_lines, markdown_rows
+from lantk.report.term_tables import TERMS, terms_table
 
 NO_RESULT = "(not run)"
 ANSWERS = Path(__file__).with_name("answers.md")
@@ -75,6 +76,7 @@ def answer_lines(
         "figures": ["\n\n".join(f"![{title}]({at})" for title, at in (pictures or {}).items())],
         "exponents": _exponents(curves) or ["Not run."],
         **_claims(block, large),
+        "terms": _terms(large) or ["Not run."],
     }
     prose = _unwrapped(ANSWERS.read_text())
     unfounded = unfounded_numbers(prose, itertools.chain(*tables.values()))
@@ -128,6 +130,15 @@ def _claims(block: Block, large: Block | None) -> dict[str, list[str]]:
         lines[name] = [text or "The variants of it were not run."]
     every = [claim for claims in judged.values() for claim in claims]
     return {"legend": [" ".join(legend(every))], **lines}
+
+
+def _terms(block: Block | None) -> list[str]:
+    """Return the table of label terms alone, below what it is of."""
+    table = terms_table(block) if block else None
+    if block is None or table is None:
+        return []
+    of = f"Honest, {sizes_text(block.frame)}"
+    return [f"{TERMS} {of}\n", *markdown_lines(table)]
 
 
 def _step_lines(block: Block) -> list[str]:
