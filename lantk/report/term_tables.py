@@ -33,12 +33,12 @@ WEIGHTS = (
 
 
 def terms_table(block: Block) -> Table | None:
-    """Return what is told of each label term beside its gain; None where there is none or no task.
+    """Return what is told of each label term beside its gain; None where nothing is known.
 
     Its columns are the difference from ``cntk-rbf``, label gains in test and in out-of-fold
     accuracy, and the squared alignment of Z with the label products.
     """
-    terms = [v for v in block.variants if v == BEST or v in label_terms_of([v])]
+    terms = [v for v in block.variants if v in (BEST, *label_terms_of(block.variants))]
     if not block.is_over_tasks or not terms:
         return None
     validation, alignment = (block.values(key) for key in ("validation_accuracy", "alignment_z"))
@@ -51,6 +51,8 @@ def terms_table(block: Block) -> Table | None:
         squared = math.nan if term == BEST else (alignment.loc[term] ** 2).mean(skipna=False)
         cells += [_mean_cell(100 * gain, block.missing), _squared_cell(squared)]
         rows.append([text_cell(row_name(term)), *cells])
+    if all(cell.value is None for row in rows for cell in row[1:]):
+        return None
     header = ["", "Minus cntk-rbf", "Label gain", "Label gain, out of fold"]
     header.append("Squared alignment")
     return Table(header, rows)
