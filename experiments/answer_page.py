@@ -16,22 +16,23 @@ import pandas as pd
 
 from lantk.experiment.variants import BEST
 from lantk.regression.statistics import mean_with_interval
-from lantk.report.blocks import Block, network_block, row_name, shown_block, taps_of
+from lantk.report.blocks import Block, network_block, row_name, shown_block, sizes_text, taps_of
 from lantk.report.claims import (
-    CAVEAT,
     FORMS,
     GAP,
     HIERARCHY,
-    VERDICTS,
     claims_of,
     decompose,
     epoch_pairs,
+    judge,
     layer_pairs,
+    legend,
     signed,
     with_half_width,
 )
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import claims_lines, markdown_rows
+from lantk.report.tables import claims_lines, markdown_lines, markdown_rows
+from lantk.report.term_tables import TERMS, terms_table
 
 NO_RESULT = "(not run)"
 ANSWERS = Path(__file__).with_name("answers.md")
@@ -74,8 +75,8 @@ def answer_lines(
         "steps": _step_lines(block) or ["Not all of them were run."],
         "figures": ["\n\n".join(f"![{title}]({at})" for title, at in (pictures or {}).items())],
         "exponents": _exponents(curves) or ["Not run."],
-        "legend": [f"{VERDICTS} {CAVEAT}"],
         **_claims(block, large),
+        "terms": _terms(large) or ["Not run."],
     }
     prose = _unwrapped(ANSWERS.read_text())
     unfounded = unfounded_numbers(prose, itertools.chain(*tables.values()))
@@ -107,22 +108,37 @@ def unfounded_numbers(prose: Iterable[str], tables: Iterable[str]) -> list[str]:
 
 
 def _claims(block: Block, large: Block | None) -> dict[str, list[str]]:
-    """Return the claims beside each answer; an answer has those of two presets."""
+    """Return the claims beside each answer, of two presets, and how to read all of them."""
     twin = (BEST, f"{BEST}-shuffled")
+    plain = [(name, "cntk") for name in ("cntk-ridge", "cntk-rbf")]
     pairs = {
-        "gap": ([*GAP, *epoch_pairs(block)], [("cntk-rbf", "cntk"), ("cntk-ridge", "cntk")]),
-        "forms": (FORMS, [twin, ("lantk-plugin", "cntk")]),
+        "gap": ([*GAP, *epoch_pairs(block)], plain),
+        "forms": (FORMS, [(BEST, "cntk"), twin, ("lantk-plugin", "cntk")]),
         "architecture": ([*HIERARCHY, *layer_pairs(block)], []),
     }
+    presets = [(block, "after-kernels"), (large, "chen2020")]
+    found = {
+        (name, preset): claims_of(of, asked, _COMMAND.format(preset))
+        for name, of_both in pairs.items()
+        for (of, preset), asked in zip(presets, of_both, strict=True)
+    }
+    judged = dict(zip(found, judge(*found.values()), strict=True))
     lines = {}
-    for name, (near, far) in pairs.items():
-        of_both = (
-            claims_of(block, near, _COMMAND.format("after-kernels")),
-            claims_of(large, far, _COMMAND.format("chen2020")),
-        )
-        found = ["\n".join(claims_lines(claims)) for claims in of_both if claims]
-        lines[name] = ["\n\n".join(found) or "The variants of it were not run."]
-    return lines
+    for name in pairs:
+        tables = [claims for (answer, _), claims in judged.items() if answer == name and claims]
+        text = "\n\n".join("\n".join(claims_lines(claims)) for claims in tables)
+        lines[name] = [text or "The variants of it were not run."]
+    every = [claim for claims in judged.values() for claim in claims]
+    return {"legend": [" ".join(legend(every))], **lines}
+
+
+def _terms(block: Block | None) -> list[str]:
+    """Return the table of label terms alone, below what it is of."""
+    table = terms_table(block) if block else None
+    if block is None or table is None:
+        return []
+    of = f"Honest, {sizes_text(block.frame)}"
+    return [f"{TERMS} {of}\n", *markdown_lines(table)]
 
 
 def _step_lines(block: Block) -> list[str]:

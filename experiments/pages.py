@@ -18,6 +18,7 @@ from lantk.report.blocks import Block, sizes_text
 from lantk.report.comparisons import TITLES, choices_text, exponent_lines
 from lantk.report.leaderboard import error_exponents
 from lantk.report.tables import INTERVALS, accuracy_lines, block_lines, interval_lines
+from lantk.report.term_tables import term_lines
 from studies import NOT_RUN, Study, facts, in_order
 
 # Column of the seed's table of depths -> preset and variant.
@@ -220,6 +221,7 @@ def _block_lines(table: _Published, note: str = "") -> list[str]:
     lines = [*facts(table.studies, table.source), *[f"{note}\n"] * bool(note)]
     for protocol, block in table.blocks.items():
         lines += [_protocol_title(protocol, block.variants), *block_lines(block)]
+        lines += term_lines(block, has_weights=protocol == PROTOCOLS[0])
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from lantk.cli.files import (
 )
 from lantk.cli.progress import find_width
 from lantk.errors import LantkError
-from lantk.experiment.records import read_record
+from lantk.experiment.records import Listing, read_record
 
 
 def collect(args: argparse.Namespace) -> None:
     """Collect evaluations into table.csv, exponents.csv, table.md; benchmarks into timings.csv."""
     from lantk.files import writing
     from lantk.report.comparisons import table_markdown
-    from lantk.report.leaderboard import error_exponents, leaderboard
+    from lantk.report.leaderboard import TABLE_COLUMNS, error_exponents, leaderboard
 
     listing = require_listing(args)
     evaluations = read_evaluations(listing.paths(args.results), listing.protocols)
@@ -43,7 +44,7 @@ def collect(args: argparse.Namespace) -> None:
     with writing(args.results / "table.md") as temporary:
         temporary.write_text(table_markdown(frame, exponents))
     with writing(args.results / "table.csv") as temporary:
-        frame.to_csv(temporary, index=False)
+        frame[TABLE_COLUMNS].to_csv(temporary, index=False)
 
 
 def table(args: argparse.Namespace) -> None:
@@ -54,17 +55,15 @@ def table(args: argparse.Namespace) -> None:
     from lantk.report.terminal import claims_text, leaderboard_text, missing_text
 
     listing, written = read_listing(args), args.results / "table.csv"
-    missing: list[Path] = []
-    if listing is None and written.exists():
+    folder = args.results / "evaluations"
+    asked = listing.paths(args.results) if listing else sorted(folder.glob("*/[!.]*.json"))
+    missing = [path for path in asked if not path.exists()]
+    if len(missing) < len(asked):
+        frame = leaderboard(_read(args, listing, asked))
+    elif listing is None and written.exists():
         frame = pd.read_csv(written)
     else:
-        folder = args.results / "evaluations"
-        asked = listing.paths(args.results) if listing else sorted(folder.glob("*/[!.]*.json"))
-        missing = [path for path in asked if not path.exists()]
-        if len(missing) == len(asked):
-            raise LantkError(f"no results in {folder}: run the workflow first")
-        there = [path for path in asked if path not in missing]
-        frame = leaderboard(read_evaluations(there, listing.protocols if listing else None))
+        raise LantkError(f"no results in {folder}: run the workflow first")
     command = f"python -m lantk table --results {args.results}"
     print(f"{leaderboard_text(frame, find_width())}\n\n{claims_text(frame, command, find_width())}")
     if listing and missing:
@@ -98,9 +97,7 @@ def report(args: argparse.Namespace) -> None:
     there = [path for path in asked if path.exists()]
     if not there:
         raise LantkError(f"no results in {folder}: run the workflow first")
-    evaluations = read_evaluations(there, listing.protocols if listing else None)
-    if listing is None and (args.results / "table.csv").exists():
-        evaluations = _in_order_of_table(evaluations, args.results / "table.csv")
+    evaluations = _read(args, listing, asked)
     failed = []
     if listing and len(there) < len(asked):
         failed = find_failed_jobs(args.results, listing.cases, list(listing.stems))
@@ -117,6 +114,15 @@ def report(args: argparse.Namespace) -> None:
     )
     with writing(args.out) as temporary:
         temporary.write_text(html_report(results))
+
+
+def _read(args: argparse.Namespace, listing: Listing | None, asked: Sequence[Path]) -> list[Any]:
+    """Return the evaluations that are there, of what is listed or of what a written table holds."""
+    there = [path for path in asked if path.exists()]
+    evaluations = read_evaluations(there, listing.protocols if listing else None)
+    table = args.results / "table.csv"
+    is_of_table = listing is None and table.exists()
+    return _in_order_of_table(evaluations, table) if is_of_table else evaluations
 
 
 def _in_order_of_table(evaluations: list[Any], path: Path) -> list[Any]:

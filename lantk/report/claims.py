@@ -7,33 +7,51 @@ called honest: of label terms, the one that validation chose is compared where t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
 from lantk.experiment.variants import BEST, GAP_LEVELS
-from lantk.regression.statistics import PROTOCOLS, mean_with_interval
+from lantk.regression.statistics import (
+    LEVEL,
+    PROTOCOLS,
+    Interval,
+    adjusted_p_values,
+    clustered_interval,
+    student_interval,
+)
 from lantk.report.blocks import Block, label_terms_of, network_block, row_name, shown_block, taps_of
 from lantk.variant import Variant
 
 VERDICTS = (
-    "Points are differences of test accuracy, ± half a paired 95 % interval over the tasks (of one"
-    " task over the test images, or p of the exact McNemar test). A shuffled twin is the same with"
-    " its labels shuffled: the difference is what labels are worth. Verdict: above or below 0 where"
-    " that can be told, open where it cannot, unknown where there is neither interval nor p;"
-    " +0.00 ± 0.00 where no accuracy differs."
+    "Points are differences of mean test accuracy, ± half a 95 % interval: of these tasks,"
+    " clustered by test image and with the spread over networks or label permutations (of one it is"
+    " not known); of other tasks, Student's over the tasks. Verdicts, above or below 0, are by"
+    " p-values after Holm's correction over all claims shown here, for either interval by itself."
+    " Open does not mean none: in brackets is the difference that four such experiments of five"
+    " would have found (80 % power, level 5 %, before the correction). Unknown: there is no"
+    " interval."
+)
+CREDIT = (
+    "A shuffled twin is the same with its labels shuffled: the difference is what labels are worth,"
+    " unless the twin lost by choosing badly. So labels are credited with a gain only where the"
+    " variant is also above its base, or its twin's mean accuracy is not below it; else the verdict"
+    " is: twin below base. The base is the kernel without labels, CNTK or, for a network's kernel,"
+    " that of the untrained network."
 )
 CAVEAT = (
-    "Tasks share images where they share a class, and all of them share the seeds of networks and"
-    " of label permutations, so they are not independent, and intervals over them are rather too"
-    " narrow. What the oracle chose, or was picked by test accuracy, is optimistic: no interval"
-    " allows for that choice."
+    "Tasks that share a class share images, and all share seeds and a draw of train images, so they"
+    " are not independent and Student's intervals are rather too narrow. What the oracle chose, or"
+    " was picked by test accuracy, is optimistic: no interval allows for that choice."
+)
+NO_PREDICTIONS = (
+    "There are no predictions beside this table, so of these tasks there is no interval."
 )
 NOTHING = "No label term can be compared with CNTK here: the tables show what there is."
 
-_NO_WIDTH = 1e-9
-_LEVEL = 0.05
+_NONE = Interval()
 # Two variants, the second subtracted; of four, the difference of the other two is.
 _Names = tuple[str, ...]
 
@@ -64,14 +82,14 @@ HIERARCHY: Sequence[_Names] = (("lantk-nth", "cntk"), _with_twin("lantk-nth"))
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference of accuracies in points, with half the width of its 95 % interval."""
+    """A difference of accuracies in points, with its two intervals."""
 
     points: float = math.nan
     """NaN where it was not run."""
-    half: float = math.nan
-    """NaN where there is none."""
-    p_value: float = math.nan
-    """Of the exact McNemar test, where the difference is of one task."""
+    here: Interval = _NONE
+    """What these tasks show: clustered by test image; none without predictions."""
+    beyond: Interval = _NONE
+    """What other tasks may show: Student's over the tasks; none of a single task."""
 
     @property
     def is_known(self) -> bool:
@@ -79,59 +97,43 @@ class Estimate:
         return not math.isnan(self.points)
 
     @property
-    def has_interval(self) -> bool:
-        """Whether there is an interval that says something: not of differences that are equal."""
-        return self.half > _NO_WIDTH
+    def shown(self) -> Interval:
+        """The interval in tables of details: over tasks if there are several, else over images."""
+        return self.here if math.isnan(self.beyond.error) else self.beyond
 
     @property
     def text(self) -> str:
-        """The difference with its sign, and half its interval or its p-value."""
-        if math.isnan(self.p_value):
-            is_equal = self.points != 0 and not self.has_interval
-            return with_half_width(self.points, math.nan if is_equal else self.half)
-        return f"{signed(self.points)} ({p_value_text(self.p_value)})"
-
-    @property
-    def interval_text(self) -> str:
-        """Both ends of the interval."""
-        return f"{signed(self.points - self.half)} to {signed(self.points + self.half)}"
-
-    @property
-    def verdict(self) -> str:
-        """Whether it can be told from 0: ``above``, ``below``, ``open``, or ``unknown``."""
-        if not math.isnan(self.p_value):
-            is_open = self.p_value >= _LEVEL
-        elif math.isnan(self.half) or (self.points != 0 and not self.has_interval):
-            return "unknown"
-        else:
-            is_open = abs(self.points) <= self.half
-        return "open" if is_open else "above" if self.points > 0 else "below"
+        """The difference with its sign, and half the interval of tables of details."""
+        return with_half_width(self.points, self.shown.half if self.shown.is_known else math.nan)
 
 
 def compare(block: Block | None, first: str, second: str, *others: str) -> Estimate:
     """Return the mean over the tasks of one variant's accuracy minus another's, in points.
 
-    Of two others the same is subtracted: it is then a difference of two differences. The interval
-    is the paired one over the tasks. Of one task it is over the test images if the second is the
-    shuffled twin of the first, and against CNTK there is a p-value in its place.
+    Of two others the same is subtracted: it is then a difference of two differences. The intervals
+    are those of `clustered_interval` and `student_interval`.
     """
     names = (first, second, *others)
     if block is None or not set(names) <= set(block.variants):
         return Estimate()
     accuracy = 100 * block.values("accuracy")
-    signs = (1, -1, -1, 1)
-    values = sum(sign * accuracy.loc[name] for sign, name in zip(signs, names, strict=False))
+    signs = dict(zip(names, (1, -1, -1, 1), strict=False))
     # Rounding errors of equal accuracies are no differences.
-    points, half = mean_with_interval(values.round(9))
-    points = round(points, 9) + 0.0
-    if math.isnan(points) or len(values) > 1 or others:
-        return Estimate(points, half)
-    if second == "cntk":
-        return Estimate(points, p_value=float(block.values("p_value").loc[first].iloc[0]))
-    # Of networks, test images say nothing of how another training would differ.
-    if second == f"{first}-shuffled" and not Variant.of(first).is_network:
-        half = 100 * float(block.values("label_gain_half_width").loc[first].iloc[0])
-    return Estimate(points, half)
+    values = sum(sign * accuracy.loc[name] for name, sign in signs.items()).round(9)
+    points = round(float(values.mean(skipna=False)), 9) + 0.0
+    if math.isnan(points):
+        return Estimate()
+    return Estimate(points, _clustered(block, signs), student_interval(values))
+
+
+def _clustered(block: Block, signs: Mapping[str, int]) -> Interval:
+    """Return the interval over test images, none where a table was read without predictions."""
+    if "outcomes" not in block.frame:
+        return _NONE
+    found = block.frame.pivot(index="column", columns="variant", values="outcomes")
+    tasks = (row for _, row in found.iterrows())
+    terms = [[(100.0 * sign, task[name]) for name, sign in signs.items()] for task in tasks]
+    return clustered_interval(terms)
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,68 @@ class Claim:
     """How many, or which."""
     architecture: str
     command: str = ""
+    needed: Estimate | None = None
+    """Of a gain of labels whose twin is below its base: the variant minus that base."""
+    verdicts: tuple[str, str] = ("", "")
+    """Of these tasks and of other tasks, as `judge` finds them among others."""
+
+    @property
+    def place(self) -> tuple[str, str, int, str]:
+        """What it is of: protocol, architecture, n and tasks."""
+        return self.protocol, self.architecture, self.n_train, self.tasks
+
+
+def judge(*tables: Sequence[Claim]) -> list[list[Claim]]:
+    """Return tables of claims that stand together, with verdicts after Holm's correction.
+
+    A claim that stands in several counts once. Labels whose twin is below the base are credited
+    where label gain and gain over the base are both shown, by the larger of the two p-values
+    (Berger, 1982, "Multiparameter hypothesis testing and acceptance sampling").
+    """
+    distinct = {(claim.place, claim.name): claim for claims in tables for claim in claims}
+    verdicts: dict[Any, list[str]] = {key: [] for key in distinct}
+    for kind in ("here", "beyond"):
+        found = [getattr(claim.estimate, kind) for claim in distinct.values()]
+        p_values = [interval.p_value for interval in found]
+        credited = [_credited(claim, kind) for claim in distinct.values()]
+        adjusted = zip(adjusted_p_values(p_values), adjusted_p_values(credited), strict=True)
+        for (key, claim), interval, found_p in zip(distinct.items(), found, adjusted, strict=True):
+            verdicts[key].append(_verdict(claim, interval, *found_p))
+    return [
+        [
+            replace(claim, verdicts=tuple(verdicts[claim.place, claim.name]))  # type: ignore[arg-type]
+            for claim in claims
+        ]
+        for claims in tables
+    ]
+
+
+def legend(claims: Iterable[Claim]) -> list[str]:
+    """Return how to read some claims, in paragraphs; nothing of what none of them has."""
+    found = list(claims)
+    texts = [VERDICTS, *[CREDIT] * any("twin" in claim.name for claim in found), CAVEAT]
+    has_predictions = any(not math.isnan(claim.estimate.here.error) for claim in found)
+    return texts if has_predictions else [*texts, NO_PREDICTIONS]
+
+
+def _credited(claim: Claim, kind: str) -> float:
+    """Return the p-value of a claim, with what a gain of labels needs besides."""
+    p_value: float = getattr(claim.estimate, kind).p_value
+    if claim.needed is None or claim.estimate.points <= 0 or math.isnan(p_value):
+        return p_value
+    gain: Interval = getattr(claim.needed, kind)
+    return max(p_value, gain.p_value) if gain.mean > 0 and gain.is_known else 1.0
+
+
+def _verdict(claim: Claim, interval: Interval, plain: float, strict: float) -> str:
+    """Return the verdict by p-values of the difference, and with what a gain of labels needs."""
+    if math.isnan(plain):
+        return "unknown"
+    if strict < LEVEL:
+        return "above" if interval.mean > 0 else "below"
+    if plain < LEVEL:
+        return "twin below base" if claim.needed and claim.needed.is_known else "base not run"
+    return f"open ({interval.detectable:.2f})"
 
 
 def claims_of(
@@ -182,9 +246,19 @@ def claims_of(
             ", ".join(columns) if len(columns) < 3 else str(len(columns)),
             str(first["architecture"]),
             command,
+            _needed(block, *names),
         )
         for names, estimate in found.items()
     ]
+
+
+def _needed(block: Block, first: str, second: str, *others: str) -> Estimate | None:
+    """Return what must be above 0 for a gain of labels, where its twin is below its base."""
+    if others or second != f"{first}-shuffled":
+        return None
+    v = Variant.of(first)
+    base = f"{v.kernel}-0" if v.is_network_kernel else v.kernel or "cntk"
+    return None if compare(block, second, base).points >= 0 else compare(block, first, base)
 
 
 def _phrase(first: str, second: str, *others: str) -> str:
@@ -214,12 +288,8 @@ def main_claims(table: pd.DataFrame, command: str = "") -> list[Claim]:
     found += claims_of(block, [("cnn", "cntk")], command)
     for other in blocks:
         of_other = claims_of(other, [(variant, "cntk")], command, note)
-        found += [c for c in of_other if not found or _place(c) == _place(found[0])]
+        found += [c for c in of_other if not found or c.place[1:] == found[0].place[1:]]
     return found
-
-
-def _place(claim: Claim) -> tuple[str, int, str]:
-    return claim.architecture, claim.n_train, claim.tasks
 
 
 def _is_comparable(block: Block) -> bool:
@@ -305,6 +375,11 @@ def p_value_text(p_value: float) -> str:
 def with_half_width(value: float, half: float, digits: int = 2) -> str:
     """Return a number with its sign and, where there is one, half the width of its interval."""
     return signed(value, digits) + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def ends_text(interval: Interval) -> str:
+    """Return both ends of an interval."""
+    return " to ".join(signed(interval.mean + side * interval.half) for side in (-1, 1))
 
 
 def signed(value: float, digits: int = 2) -> str:

@@ -16,18 +16,20 @@ from lantk.report.blocks import (
     row_name,
     sizes_text,
 )
-from lantk.report.claims import signed
+from lantk.report.claims import judge, legend, main_claims, network_claims, signed
 from lantk.report.tables import (
     Cell,
     Table,
     accuracy_lines,
     block_lines,
+    claims_lines,
     label_table,
     markdown_lines,
     markdown_rows,
     mean_cell,
     text_cell,
 )
+from lantk.report.term_tables import term_lines
 from lantk.variant import Variant
 
 TITLES = {
@@ -81,7 +83,7 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
     """Return the result tables in the layout of the paper's as Markdown, one section per protocol.
 
     Of each the accuracies in percent with their average and the improvement over CNTK, then
-    intervals and p-values, then what labels are worth.
+    intervals and p-values, then what labels are worth, then label terms alone. Claims follow.
 
     Parameters
     ----------
@@ -117,7 +119,14 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
             introduction = f"Test accuracy in percent. {choices} " if i == 0 else ""
             sizes = " ".join([sizes_text(block.frame), imbalance_text(block.frame)]).rstrip()
             lines += [f"{introduction}{sizes}\n", *block_lines(block)]
+            # Test accuracies at fixed weights are those of either protocol.
+            lines += term_lines(block, has_weights=protocol == table["protocol"].iloc[0])
     lines += definite_lines(table)
+    claims = [*judge(main_claims(table), network_claims(table))]
+    for title, found in zip(("Claims", "Claims on the network's kernels"), claims, strict=True):
+        lines += [f"## {title}\n", *claims_lines(found), ""] if found else []
+    every = [claim for found in claims for claim in found]
+    lines += [f"{text}\n" for text in legend(every)] if every else []
     if exponents is not None and not exponents.empty:
         lines += ["## Error against n\n", *exponent_lines(exponents)]
     return "\n".join(lines)

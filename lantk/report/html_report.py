@@ -20,6 +20,7 @@ from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS
 from lantk.experiment.variants import case_key
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.blocks import (
+    Block,
     below_honest_text,
     blocks,
     imbalance_text,
@@ -27,7 +28,7 @@ from lantk.report.blocks import (
     row_name,
     sizes_text,
 )
-from lantk.report.claims import CAVEAT, NOTHING, VERDICTS, main_claims, network_claims
+from lantk.report.claims import NOTHING, judge, legend, main_claims, network_claims
 from lantk.report.comparisons import TITLES, choices_text, exponent_tables, exponent_text
 from lantk.report.html_tables import (
     accuracy_tables,
@@ -38,7 +39,8 @@ from lantk.report.html_tables import (
     timing_tables,
 )
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import ELASTICITY, elasticity_table
+from lantk.report.tables import ELASTICITY, Table, elasticity_table
+from lantk.report.term_tables import TERMS, WEIGHTS, terms_table, weights_table
 from lantk.workflow.failures import FailedJob
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -101,15 +103,16 @@ def html_report(results: Results) -> str:
     config = results.tracking.get("config")
     exponents, protocols = error_exponents(table), set(table["protocol"])
     command = f"python -m lantk table --results {results.folder}"
+    claims, network = judge(main_claims(table, command), network_claims(table, command))
     return environment.get_template("report.html.j2").render(
         results=results,
         style=style,
         script=script,
         script_digest=f"sha256-{digest}",
         facts=_facts(results),
-        claims=claims_part(main_claims(table, command), "Claims"),
-        network=claims_part(network_claims(table, command), "Claims on the network's kernels"),
-        legends={"verdicts": VERDICTS, "caveat": CAVEAT, "nothing": NOTHING},
+        claims=claims_part(claims, "Claims"),
+        network=claims_part(network, "Claims on the network's kernels"),
+        legends=legend([*claims, *network]) if claims else [NOTHING],
         sections=[_protocol_section(table, name) for name in PROTOCOLS if name in protocols],
         exponents=[*exponent_tables(exponents)],
         exponent_text=exponent_text(exponents) if not exponents.empty else "",
@@ -169,12 +172,20 @@ def _protocol_section(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
                 "main": main,
                 "controls": controls,
                 "worth": drawn_label_table(block, f"Worth of labels{end}"),
+                "terms": _term_tables(block, end, protocol == table["protocol"].iloc[0]),
                 "elasticity": elasticity
                 and replace(elasticity, name=f"Elasticity in percent{end}"),
             }
         )
     choices = choices_text(protocol, set(table["variant"]), below_honest_text(table))
     return {"protocol": protocol, "title": TITLES[protocol], "choices": choices, "blocks": found}
+
+
+def _term_tables(block: Block, end: str, has_weights: bool) -> list[tuple[str, Table]]:
+    """Return the tables of label terms alone, each with what is said of it."""
+    found = [("Label terms", TERMS, terms_table(block))]
+    found += [("Label gain by label weight", WEIGHTS, weights_table(block))] * has_weights
+    return [(text, replace(table, name=f"{name}{end}")) for name, text, table in found if table]
 
 
 def _case_pictures(results: Results) -> list[tuple[str, list[Picture]]]:

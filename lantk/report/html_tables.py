@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.regression.statistics import PROTOCOLS
+from lantk.regression.statistics import PROTOCOLS, Interval
 from lantk.report.blocks import REFERENCE_CONTROLS, Block, record_name, row_name
-from lantk.report.claims import Claim, Estimate, compare
+from lantk.report.claims import Claim, compare, ends_text
 from lantk.report.leaderboard import chosen_matrix
 from lantk.report.tables import (
     Cell,
@@ -36,8 +36,8 @@ def accuracy_tables(block: Block, name: str) -> tuple[Table, Table | None]:
     rows: dict[bool, list[Sequence[Cell]]] = {False: [], True: []}
     for variant, cells in zip(block.variants, table.rows, strict=True):
         gain = compare(block, variant, "cntk")
-        if block.has_several_tasks and gain.has_interval:
-            last = replace(cells[-1], notes=[f"95 %: {gain.interval_text}"])
+        if block.has_several_tasks and gain.beyond.is_known and gain.beyond.error:
+            last = replace(cells[-1], notes=[f"95 %: {ends_text(gain.beyond)}"])
             cells = [*cells[:-1], last]
         rows[variant in REFERENCE_CONTROLS or Variant.of(variant).control is not None].append(cells)
     controls = Table(table.header, rows[True], f"{name}: controls") if rows[True] else None
@@ -49,7 +49,10 @@ def claims_part(claims: Sequence[Claim], name: str) -> tuple[str, Table] | None:
     if not claims:
         return None
     common, table = claims_table(claims, name)
-    return common, _with_strips(table, 3, "Drawn", [claim.estimate for claim in claims])
+    found = [claim.estimate.here for claim in claims]
+    if all(math.isnan(interval.error) for interval in found):
+        found = [claim.estimate.shown for claim in claims]
+    return common, _with_strips(table, 2, "Drawn", found)
 
 
 def drawn_label_table(block: Block, name: str) -> Table | None:
@@ -57,26 +60,28 @@ def drawn_label_table(block: Block, name: str) -> Table | None:
     table = label_table(block)
     if table is None or not block.is_over_tasks:
         return table and replace(table, name=name)
-    worth = {row_name(v): compare(block, v, f"{v}-shuffled") for v in block.variants}
-    estimates = [worth[row[0].text] for row in table.rows]
+    worth = {row_name(v): compare(block, v, f"{v}-shuffled").shown for v in block.variants}
+    intervals = [worth[row[0].text] for row in table.rows]
     place, title = len(table.header), "Label gain, drawn"
-    return replace(_with_strips(table, place, title, estimates), name=name)
+    return replace(_with_strips(table, place, title, intervals), name=name)
 
 
-def _with_strips(table: Table, place: int, title: str, estimates: Sequence[Estimate]) -> Table:
-    """Return a table with a column in some place that draws an estimate of each row."""
-    strips = iter(strips_of(e for e in estimates if e.is_known))
-    cells = [Cell("", e.points, strip=next(strips)) if e.is_known else Cell("") for e in estimates]
+def _with_strips(table: Table, place: int, title: str, intervals: Sequence[Interval]) -> Table:
+    """Return a table with a column in some place that draws an interval of each row."""
+    strips = iter(strips_of(i for i in intervals if not math.isnan(i.mean)))
+    cells = [
+        Cell("") if math.isnan(i.mean) else Cell("", i.mean, strip=next(strips)) for i in intervals
+    ]
     rows = [[*r[:place], c, *r[place:]] for r, c in zip(table.rows, cells, strict=True)]
     return replace(table, header=[*table.header[:place], title, *table.header[place:]], rows=rows)
 
 
-def strips_of(differences: Iterable[Estimate]) -> list[Strip]:
-    """Return drawings of differences and their intervals on one axis that holds 0."""
-    found = list(differences)
-    halves = [0.0 if math.isnan(d.half) else d.half for d in found]
-    low = min([0.0, *(d.points - half for d, half in zip(found, halves, strict=True))])
-    high = max([0.0, *(d.points + half for d, half in zip(found, halves, strict=True))])
+def strips_of(intervals: Iterable[Interval]) -> list[Strip]:
+    """Return drawings of means and their intervals on one axis that holds 0."""
+    found = list(intervals)
+    halves = [0.0 if math.isnan(i.half) else i.half for i in found]
+    low = min([0.0, *(i.mean - half for i, half in zip(found, halves, strict=True))])
+    high = max([0.0, *(i.mean + half for i, half in zip(found, halves, strict=True))])
     if high == low:
         low, high = -1.0, 1.0
 
@@ -85,8 +90,8 @@ def strips_of(differences: Iterable[Estimate]) -> list[Strip]:
         return round(6 + 88 * (points - low) / (high - low), 2)
 
     return [
-        Strip(place(d.points - half), place(d.points), place(d.points + half), place(0.0))
-        for d, half in zip(found, halves, strict=True)
+        Strip(place(i.mean - half), place(i.mean), place(i.mean + half), place(0.0))
+        for i, half in zip(found, halves, strict=True)
     ]
 
 

@@ -17,10 +17,11 @@ from lantk.regression.statistics import (
     DEFINITE,
     FEWEST_POINTS,
     PROTOCOLS,
+    Outcomes,
     accuracy_with_interval,
+    clustered_interval,
     log_slope,
     mcnemar_p_value,
-    normal_half_width,
 )
 from lantk.variant import Variant
 
@@ -30,6 +31,8 @@ _CHOSEN = ["accuracy", "label_weight", "ridge", "epoch", "validation_accuracy"]
 _OF_MATRIX = ["n_negative", "alignment", "relative_ratio_train", "relative_ratio_test"]
 # Of the ten top eigenvectors of the train Gram matrix, of kernels to which no Z is added.
 _OF_EIGENVECTORS = ["top10_trace_share", "top10_label_share"]
+# Of Z and of its weight, on the train images.
+_OF_TERM = ["validation_accuracy", "alignment_z"]
 # Images of each class, such as 30+130.
 _COUNTS = ["train_counts", "test_counts"]
 TABLE_COLUMNS = [
@@ -50,7 +53,10 @@ TABLE_COLUMNS = [
     "epoch",
     *_OF_MATRIX,
     *_OF_EIGENVECTORS,
+    *_OF_TERM,
 ]
+OF_EVALUATIONS = ["outcomes", "curve"]
+"""Columns that are not written into table.csv: `Outcomes`, and label weight -> test accuracy."""
 _SLOPES = ["slope", "slope_low", "slope_high"]
 _COMPARED = ["slope_minus_cntk", "log_error_minus_cntk", "slope_minus_shuffled"]
 _OF_CURVE = ["task", "architecture", "variant", "protocol", "n_points"]
@@ -58,22 +64,23 @@ EXPONENT_COLUMNS = [*_OF_CURVE, *_SLOPES, *_COMPARED]
 
 
 def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataFrame:
-    """Return one row for every case, variant and protocol, with `TABLE_COLUMNS`.
+    """Return one row for every case, variant and protocol.
 
-    Several seeds of a variant make one row: mean and standard deviation of the accuracy, means of
-    what describes the matrix; p-value, label weight, ridge and epoch of the lowest seed.
+    It has `TABLE_COLUMNS`, and `OF_EVALUATIONS`, which only evaluations tell. Several seeds of a
+    variant make one row: mean and standard deviation of the accuracy, means of what describes the
+    matrix and its label term; p-value, label weight, ridge and epoch of the lowest seed.
     ``lantk-best``, where all `PUBLISHED_TERMS` are there, is the one with the best validation
     accuracy under ``honest`` and `DEFINITE`, with the best test accuracy under ``oracle``; of
     equals the first of `candidates`. ``after-kernel`` and ``conjugate-kernel`` are the same choice
     among their epochs, and ``*-shuffled`` is, for each seed, the same among shuffled twins. The
-    label gain is the accuracy minus the mean over the shuffled twins, with half the width of its
-    paired 95 % interval over the test images.
+    label gain is the accuracy minus the mean over the shuffled twins, with half the width of the
+    interval that `clustered_interval` finds for it in this task.
 
     Parameters
     ----------
     evaluations : sequence of (record, predictions)
         Cases and variants in the order of the table; seeds in any. Predictions have the columns
-        ``label`` and one of scores, or of class numbers, for each protocol.
+        ``index`` and ``label``, and one of scores, or of class numbers, for each protocol.
 
     Raises
     ------
@@ -90,6 +97,9 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
                 **{key: result.get(key) for key in _CHOSEN},
                 **chosen_matrix(record.get("curve", ()), result),
                 **_eigenvector_shares(record),
+                "alignment_z": record.get("diagnostics", {}).get("alignment_z"),
+                "curve": _weight_curve(record),
+                "index": predictions["index"].to_numpy(),
                 "correct": _is_right(record, predictions, protocol),
             }
             for record, predictions in evaluations
@@ -113,7 +123,7 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
     variants = table["variant"].map({name: i for i, name in enumerate(names)})
     protocols = table["protocol"].map({name: i for i, name in enumerate([*PROTOCOLS, DEFINITE])})
     table = table.iloc[np.lexsort((protocols, variants, cases))]
-    return table[TABLE_COLUMNS].reset_index(drop=True)
+    return table[[*TABLE_COLUMNS, *OF_EVALUATIONS]].reset_index(drop=True)
 
 
 def chosen_matrix(
@@ -132,6 +142,12 @@ def _eigenvector_shares(record: Mapping[str, Any]) -> dict[str, float | None]:
     if Variant.of(record["variant"]).control == "diagonal":
         return dict.fromkeys(_OF_EIGENVECTORS)
     return {key: record.get("diagnostics", {}).get(key) for key in _OF_EIGENVECTORS}
+
+
+def _weight_curve(record: Mapping[str, Any]) -> dict[float, float]:
+    """Return label weight -> test accuracy, as far as a record tells it."""
+    points = [(p.get("label_weight"), p.get("test_accuracy")) for p in record.get("curve", ())]
+    return {weight: found for weight, found in points if weight is not None and found is not None}
 
 
 def _counts_text(record: Mapping[str, Any], key: str) -> str | None:
@@ -165,23 +181,38 @@ def _rows(group: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of one case and protocol; several seeds make one."""
     by_variant = dict(list(group.groupby("variant", sort=False)))
     means = {variant: seeds["accuracy"].mean() for variant, seeds in by_variant.items()}
+    outcomes = {variant: _outcomes(variant, seeds) for variant, seeds in by_variant.items()}
     rows = []
     for variant, seeds in by_variant.items():
         first = seeds.iloc[0].to_dict()
         row = first | dict.fromkeys(("p_value", "spread", "label_gain", "label_gain_half_width"))
-        row |= {key: _mean(seeds[key]) for key in (*_OF_MATRIX, *_OF_EIGENVECTORS)}
+        row |= {key: _mean(seeds[key]) for key in (*_OF_MATRIX, *_OF_EIGENVECTORS, *_OF_TERM)}
+        row |= {"outcomes": outcomes[variant], "curve": _mean_curve([*seeds["curve"]])}
         if len(seeds) > 1:
             row["spread"] = seeds["accuracy"].std()
         if variant != "cntk" and "cntk" in by_variant:
             plain = by_variant["cntk"]["correct"].iloc[0]
             row["p_value"] = mcnemar_p_value(first["correct"], plain)
-        twins = by_variant.get(f"{variant}-shuffled")
-        if twins is not None:
-            row["label_gain"] = means[variant] - twins["accuracy"].mean()
-            own, theirs = (np.mean([*found["correct"]], axis=0) for found in (seeds, twins))
-            row["label_gain_half_width"] = normal_half_width(own - theirs)
+        twin = f"{variant}-shuffled"
+        if twin in by_variant:
+            row["label_gain"] = means[variant] - means[twin]
+            pair = [(1, outcomes[variant]), (-1, outcomes[twin])]
+            row["label_gain_half_width"] = clustered_interval([pair]).half
         rows.append(row | accuracy_with_interval(means[variant], first["n_test"]))
     return rows
+
+
+def _outcomes(variant: str, seeds: pd.DataFrame) -> Outcomes:
+    """Return the outcomes of all seeds of a variant, which come in ascending order."""
+    kind = "network" if Variant.of(variant).is_network else "permutation"
+    numbers = tuple(int(seed) for seed in seeds["seed"].dropna())
+    return Outcomes(seeds["index"].iloc[0], np.stack([*seeds["correct"]]), numbers, kind)
+
+
+def _mean_curve(curves: Sequence[Mapping[float, float]]) -> dict[float, float]:
+    """Return the mean over seeds at the label weights that all of them have."""
+    shared = set.intersection(*map(set, curves))
+    return {weight: float(np.mean([c[weight] for c in curves])) for weight in sorted(shared)}
 
 
 def _mean(values: pd.Series) -> float | None:

@@ -23,7 +23,10 @@ INTERVALS = (
     " same test images; sd, the standard deviation over seeds where there are several (p is then"
     " the first seed's)"
 )
-_GAIN = "mean gain over CNTK in points with its paired 95 % t-interval over the tasks"
+_GAIN = (
+    "mean gain over CNTK in points with Student's paired 95 % interval over the tasks, of one task"
+    " with that over its test images (claims have both)"
+)
 LABELS = (
     "What labels are worth, in points: gain over CNTK; the same with the labels that Z is fitted"
     " to, or the network trained on, shuffled; and the label gain, which is the difference of the"
@@ -52,13 +55,14 @@ _NOTHING = (
     " the predictions did not change, or as many became right as wrong."
 )
 _OVER_TASKS = (
-    " Means over the tasks with paired 95 % t-intervals. Pairs with a class in common share its"
+    " Means over the tasks with paired 95 % t-intervals over them (claims have those over the test"
+    " images, too). Pairs with a class in common share its"
     " images, and the same label permutations are used in every task, so the tasks are not"
     " independent."
 )
 _OVER_IMAGES = (
-    " The interval of a label gain is a paired 95 % interval over the test images (normal"
-    " approximation), of right or wrong minus the mean over the label permutations."
+    " The interval of a label gain is a paired 95 % interval over the test images, with the spread"
+    " over label permutations where there are several."
 )
 
 
@@ -133,7 +137,7 @@ def mean_cell(mean: float, half: float, missing: str, digits: int = 2) -> Cell:
 def _gain_cell(block: Block, variant: str, missing: str, base: str = "cntk") -> Cell:
     """Return the mean gain over tasks with its interval, the mean alone if it is of one task."""
     found = compare(block, variant, base)
-    return mean_cell(found.points, found.half, missing)
+    return mean_cell(found.points, found.shown.half, missing)
 
 
 def markdown_lines(table: Table) -> list[str]:
@@ -349,17 +353,27 @@ def claims_table(claims: Sequence[Claim], name: str = "Claims") -> tuple[str, Ta
     differ = {key: cells for key, cells in columns.items() if len({c.text for c in cells}) > 1}
     common = [f"{key}: {cells[0].text}" for key, cells in columns.items() if key not in differ]
     rows = [
-        [
-            text_cell(claim.name),
-            Cell(claim.estimate.text, claim.estimate.points),
-            text_cell(claim.estimate.verdict),
-            Cell(claim.accuracies),
-            *others,
-        ]
+        [text_cell(claim.name), *_estimate_cells(claim), Cell(claim.accuracies), *others]
         for claim, *others in zip(claims, *differ.values(), strict=True)
     ]
-    header = ["Claim", "Points", "Verdict", "Accuracies (%)", *differ]
-    return "; ".join(text for text in common if not text.endswith(": ")), Table(header, rows, name)
+    header = ["Claim", "Points, these tasks", "Other tasks", "Accuracies (%)", *differ]
+    table = Table(header, rows, name)
+    if all(math.isnan(claim.estimate.beyond.error) for claim in claims):
+        table = Table([header[0], "Points", *header[3:]], [[*r[:2], *r[3:]] for r in rows], name)
+    return "; ".join(text for text in common if not text.endswith(": ")), table
+
+
+def _estimate_cells(claim: Claim) -> list[Cell]:
+    """Return the points with the interval of these tasks, that of other tasks, and verdicts."""
+    estimate, (here, beyond) = claim.estimate, claim.verdicts
+    points, half = signed(estimate.points), f"± {estimate.here.half:.2f}"
+    first = f"{points} {half}" if estimate.here.is_known else points
+    second = f"± {estimate.beyond.half:.2f} " if estimate.beyond.is_known else ""
+    has_verdict = here != "unknown" or math.isnan(estimate.beyond.error)
+    return [
+        Cell(f"{first} {here}" if has_verdict else first, estimate.points),
+        Cell(f"{second}{beyond}", estimate.beyond.p_value),
+    ]
 
 
 def claims_lines(claims: Sequence[Claim]) -> list[str]:

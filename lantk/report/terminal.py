@@ -18,13 +18,12 @@ from lantk.report.blocks import (
     sizes_text,
 )
 from lantk.report.claims import (
-    CAVEAT,
     NOTHING,
-    VERDICTS,
     compare,
+    judge,
+    legend,
     main_claims,
     network_claims,
-    with_half_width,
 )
 from lantk.report.tables import claims_table, number_cell
 from lantk.variant import PLAIN_KERNELS
@@ -98,14 +97,15 @@ def claims_text(frame: pd.DataFrame, command: str, width: int = _WIDTH) -> str:
     found += [c for c in network_claims(frame, command, is_whole=False) if c not in found]
     if not found:
         return textwrap.fill(NOTHING, width)
+    (found,) = judge(found)
     common, table = claims_table(found)
     names, *columns = ([cell.text for cell in cells] for cells in zip(*table.rows, strict=True))
-    heads = ([head] for head in table.header[1:])
-    lines = _folded(names, list(zip(heads, columns, strict=True)), width)
+    aligned = [_left([head], cells) for head, cells in zip(table.header[1:], columns, strict=True)]
+    lines = _folded(names, aligned, width)
     # A command is copied as it stands.
     whole: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    legend = (textwrap.fill(text, width, **whole) for text in (common, VERDICTS, CAVEAT))
-    return "\n".join(["Claims", *lines, *legend])
+    texts = [textwrap.fill(text, width, **whole) for text in (common, *legend(found))]
+    return "\n".join(["Claims", *lines, *texts])
 
 
 def missing_text(missing: Sequence[tuple[str, str]], cases: Sequence[str]) -> str:
@@ -177,7 +177,9 @@ def _quantities(frame: pd.DataFrame) -> str:
     text = "Test accuracy in percent"
     text += " and gain over CNTK in points" if found[0].is_over_tasks else ""
     if found[0].has_several_tasks:
-        text += f": its mean over {len(found[0].columns)} tasks with a paired 95 % interval"
+        text += f": its mean over {len(found[0].columns)} tasks with Student's 95 % interval"
+    elif found[0].is_over_tasks and "outcomes" in frame:
+        text += " with its paired 95 % interval over the test images"
     return f"{text}."
 
 
@@ -205,12 +207,15 @@ def _columns(block: Block) -> Iterator[_Column]:
         yield [str(name)], [number_cell(value, block.missing).text for value in values]
     if block.is_over_tasks and "cntk" in accuracy.index:
         found = [compare(block, variant, "cntk") for variant in block.variants]
-        gains = [with_half_width(e.points, e.half) if e.is_known else "" for e in found]
+        gains = [e.text if e.is_known else "" for e in found]
         gains[list(block.variants).index("cntk")] = "-"
-        # Left-aligned on the sign, so that numbers with and without an interval stand in line.
-        head = "Gain over CNTK"
-        longest = max(map(len, [head, *gains]))
-        yield [head], [gain.ljust(longest) for gain in gains]
+        yield _left(["Gain over CNTK"], gains)
+
+
+def _left(head: list[str], cells: Sequence[str]) -> _Column:
+    """Return a column that is aligned on the sign, whether or not an interval follows."""
+    longest = max(map(len, [*head, *cells]))
+    return [line.ljust(longest) for line in head], [cell.ljust(longest) for cell in cells]
 
 
 def _panel(names: Sequence[str], columns: Sequence[_Column]) -> list[str]:

@@ -18,7 +18,7 @@ from records import make_predictions, make_record, write_record
 from lantk.cli.main import main
 from lantk.experiment.variants import GAP_LEVELS
 from lantk.report.blocks import ROWS
-from lantk.report.claims import main_claims, network_claims
+from lantk.report.claims import judge, main_claims, network_claims
 from lantk.report.html_report import Results, html_report
 from lantk.report.html_tables import choice_table, confusion_tables, strips_of
 from lantk.report.leaderboard import leaderboard
@@ -167,12 +167,14 @@ def test_claims_stand_where_networks_kernels_were_run(report):
     found = make_results(accuracies=ACCURACIES | TWINS | NETWORK)
     page = _Page(html_report(found))
     rows = page.rows("Claims on the network's kernels")
-    claims = network_claims(found.table)
+    _, claims = judge(main_claims(found.table), network_claims(found.table))
     assert [*rows] == [claim.name for claim in claims]
     for claim in claims:
         row = rows[claim.name]
-        assert row["Points"].replace("\N{MINUS SIGN}", "-") == claim.estimate.text
-        assert row["Verdict"] == claim.estimate.verdict
+        points = row["Points, these tasks"].replace("\N{MINUS SIGN}", "-")
+        assert points.startswith(f"{claim.estimate.points:+.2f} ±")
+        assert points.endswith(claim.verdicts[0])
+        assert row["Other tasks"].endswith(claim.verdicts[1])
     assert "network" in page.ids
     assert "network" not in _Page(report).ids
 
@@ -283,7 +285,7 @@ def test_claims_come_first_and_speak_of_what_validation_chose(results, report):
     row = page.rows("Claims")["LANTK-best minus its shuffled twin"]
     rows = results.table[results.table["protocol"] == "honest"].set_index(["variant", "task"])
     worth = rows.loc["lantk-best", "accuracy"] - rows.loc["lantk-best-shuffled", "accuracy"]
-    assert row["Points"].startswith(f"{100 * worth.mean():+.2f}")
+    assert row["Points, these tasks"].startswith(f"{100 * worth.mean():+.2f}")
     assert row["Protocol"] == "honest"
 
 
@@ -381,7 +383,7 @@ def test_classes_are_told_where_they_are_few(n_classes):
 def test_strips_share_one_axis(results):
     """Drawn intervals stand on one axis, with 0 at one place, in the order of their values."""
     claims = main_claims(results.table)
-    small, large = strips_of([claims[0].estimate, claims[2].estimate])
+    small, large = strips_of([claims[0].estimate.here, claims[2].estimate.here])
     assert small.zero == large.zero
     assert small.zero <= small.low <= small.middle <= small.high <= 94
     assert small.middle < large.middle

@@ -7,7 +7,7 @@ from records import make_predictions, make_record
 
 from lantk.experiment.variants import BEST, DERIVED, PUBLISHED_TERMS
 from lantk.regression.statistics import DEFINITE, wilson_interval
-from lantk.report.leaderboard import TABLE_COLUMNS, leaderboard
+from lantk.report.leaderboard import OF_EVALUATIONS, TABLE_COLUMNS, leaderboard
 from lantk.variant import Variant
 
 Y_TEST = np.array([1, 1, 1, 1, -1, -1, -1, -1])
@@ -25,7 +25,7 @@ def evaluation(variant, right, *, validation=None, seed=None, task="deer-dog", n
     record = {"task": task, "variant": variant, "seed": seed, "n_train": n_train, "n_test": 8}
     record |= {"classes": task.split("-"), "architecture": {"name": None, "digest": "ab" * 8}}
     record["protocols"] = {"honest": result, "oracle": result}
-    predictions = {"label": Y_TEST, "honest": score, "oracle": score}
+    predictions = {"index": np.arange(8), "label": Y_TEST, "honest": score, "oracle": score}
     return record, pd.DataFrame(predictions)
 
 
@@ -65,7 +65,7 @@ def test_table_has_one_row_for_each_task_variant_and_protocol_in_order():
         evaluation(r["variant"], [0], validation=0.5, task="cat-deer") for r, _ in EVALUATIONS[:5]
     ]
     table = leaderboard(EVALUATIONS + other)
-    assert list(table.columns) == TABLE_COLUMNS
+    assert list(table.columns) == [*TABLE_COLUMNS, *OF_EVALUATIONS]
     names = ["cntk", *PUBLISHED_TERMS, "cnn", "lantk-best"]
     wanted = [("deer-dog", v, p) for v in names for p in ("honest", "oracle")]
     wanted += [("cat-deer", v, p) for v in names if v != "cnn" for p in ("honest", "oracle")]
@@ -149,7 +149,7 @@ def test_the_order_of_evaluations_decides_nothing():
         ]
     found += [evaluation("cnn", range(2 + i), seed=seed) for i, seed in enumerate((10, 2))]
     first, second = (
-        leaderboard(order).sort_values(["variant", "protocol"], ignore_index=True)
+        leaderboard(order)[TABLE_COLUMNS].sort_values(["variant", "protocol"], ignore_index=True)
         for order in (found, found[::-1])
     )
     pd.testing.assert_frame_equal(first, second)
@@ -218,13 +218,16 @@ def test_the_best_of_definite_choices_is_one_of_them():
 
 
 def test_label_gain_has_a_paired_interval_over_test_images():
-    """Its half-width is 1.96 standard errors of right or wrong minus the mean over the twins."""
-    found = [*EVALUATIONS, *twins("lantk-kr-v2", 3, 4)]
+    """Its half-width is 1.96 standard errors of right or wrong minus that of the twin."""
+    found = [*EVALUATIONS, *twins("lantk-kr-v2", 4)]
     half = rows_of(leaderboard(found), "lantk-kr-v2")["label_gain_half_width"]
-    # Right on the first six; the twins on the first three and four.
-    difference = [0, 0, 0, 0.5, 1, 1, 0, 0]
+    # Right on the first six; the twin on the first four.
+    difference = [0, 0, 0, 0, 1, 1, 0, 0]
     wanted = 1.959964 * np.std(difference, ddof=1) / np.sqrt(8)
     np.testing.assert_allclose(half, [wanted] * 2, rtol=1e-6)
+    # Two twins that differ add their spread.
+    found = [*EVALUATIONS, *twins("lantk-kr-v2", 3, 5)]
+    assert (rows_of(leaderboard(found), "lantk-kr-v2")["label_gain_half_width"] > wanted).all()
     # Equal predictions have no gain and no doubt about it.
     found = [*EVALUATIONS, *twins("lantk-kr-v2", 6)]
     assert list(rows_of(leaderboard(found), "lantk-kr-v2")["label_gain_half_width"]) == [0, 0]
@@ -282,3 +285,16 @@ def test_ridge_stands_in_the_table():
     table = leaderboard([(record, make_predictions(record))])
     assert list(table["ridge"]) == [0.01, 0.01]
     assert table["label_weight"].isna().all()
+
+
+def test_evaluations_tell_images_and_weights():
+    """Each seed's outcomes on each test image, and the mean over seeds at each label weight."""
+    found = [*EVALUATIONS, *twins("lantk-kr-v2", 3, 4)]
+    for i, (record, _) in enumerate(found[-2:]):
+        record["curve"] = [{"label_weight": w, "test_accuracy": w + i / 2} for w in (0.1, 0.3)]
+        record["diagnostics"] = {"alignment_z": 0.2 + i / 10}
+    twin = rows_of(leaderboard(found), "lantk-kr-v2-shuffled").loc["honest"]
+    assert twin["outcomes"].right.sum(axis=1).tolist() == [3, 4]
+    assert twin["outcomes"].seeds == (0, 1)
+    assert twin["curve"] == pytest.approx({0.1: 0.35, 0.3: 0.55})
+    assert twin["alignment_z"] == pytest.approx(0.25)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
-from lantk.regression.statistics import DEFINITE
+from lantk.regression.statistics import DEFINITE, Outcomes
 from lantk.report.comparisons import table_markdown
 from lantk.report.leaderboard import error_exponents
 from lantk.report.terminal import leaderboard_text
@@ -93,7 +94,8 @@ Imp.: average accuracy minus CNTK's, in points, and as a share of CNTK's error.
 
 95 % Wilson intervals of the accuracies above; p of the exact McNemar test against CNTK on the \
 same test images; sd, the standard deviation over seeds where there are several (p is then the \
-first seed's); mean gain over CNTK in points with its paired 95 % t-interval over the tasks.
+first seed's); mean gain over CNTK in points with Student's paired 95 % interval over the tasks, \
+of one task with that over its test images (claims have both).
 
 |             | 3-8                        | 1-8                        | Mean gain     |
 | ----------- | -------------------------- | -------------------------- | ------------- |
@@ -277,13 +279,13 @@ def test_no_controls_no_table_of_label_worth():
 
 def test_label_gain_of_one_task_has_its_interval_over_images():
     """With one task the interval is that over test images, with several that over tasks."""
-    rows = []
+    rows, right = [], np.arange(100)[None]
     for task in ("3-8", "1-8"):
-        rows.append(row(task, "cntk", 0.5))
-        rows.append(row(task, "lantk-kr-v1", 0.52, label_gain=0.01, label_gain_half_width=0.004))
-        rows.append(row(task, "lantk-kr-v1-shuffled", 0.51))
+        for name, k in (("cntk", 50), ("lantk-kr-v1", 52), ("lantk-kr-v1-shuffled", 51)):
+            rows.append(row(task, name, k / 100, outcomes=Outcomes(right[0], right < k)))
     one, two = table_markdown(pd.DataFrame(rows[:3])), table_markdown(pd.DataFrame(rows))
-    assert table_of(one, "Label gain")[1][3] == "+1.00 ± 0.40"
+    # One image of 100 differs.
+    assert table_of(one, "Label gain")[1][3] == "+1.00 ± 1.96"
     assert "interval over the test images" in one
     assert "over the tasks with paired" not in one
     assert table_of(two, "Label gain")[1][3] == "+1.00 ± 0.00"
@@ -381,4 +383,4 @@ def test_columns_line_up_on_a_terminal():
             lengths[-1].add(len(line))
         elif lengths[-1]:
             lengths.append(set())
-    assert [len(found) for found in lengths if found] == [1] * 3
+    assert [len(found) for found in lengths if found] == [1] * 4
