@@ -11,13 +11,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
+from side_pages import derivation_lines, limits_lines
 
 from answer_page import answer_lines, two_layer_lines
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.blocks import Block, sizes_text
+from lantk.report.claims import judge, legend, main_claims
 from lantk.report.comparisons import TITLES, choices_text, exponent_lines
 from lantk.report.leaderboard import error_exponents
-from lantk.report.tables import INTERVALS, accuracy_lines, block_lines, interval_lines
+from lantk.report.tables import (
+    INTERVALS,
+    accuracy_lines,
+    block_lines,
+    claims_lines,
+    interval_lines,
+)
 from lantk.report.term_tables import term_lines
 from studies import NOT_RUN, Study, facts, in_order
 
@@ -79,7 +87,7 @@ def results_pages(
     published: Mapping[str, Any],
     data_note: str,
     command: str,
-    two_layer: pd.DataFrame | None = None,
+    checks: Mapping[str, pd.DataFrame] | None = None,
     pictures: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return RESULTS.md and the pages of docs/results: path -> text.
@@ -95,11 +103,12 @@ def results_pages(
         What the images are, such as the official archive or a copy of it.
     command : str
         What writes the pages again.
-    two_layer : DataFrame, optional
-        What two_layer.py wrote.
+    checks : mapping of str to DataFrame, optional
+        What scripts beside the presets wrote: ``two-layer``, ``derivation``, ``limits``.
     pictures : mapping of str to str, optional
         What a figure of the answers shows -> where it is.
     """
+    beside = checks or {}
     pairs = _pairs("chen2020", studies, published["chen2020"])
     ten = _ten(studies["chen2020-ten"], published["chen2020-ten"])
     depths = _depths(studies, published["arora2019"])
@@ -115,10 +124,19 @@ def results_pages(
             _growth_lines("after-kernels-growth", studies),
         ),
         "nngp": ("The NNGP in place of the NTK", _block_lines(_pairs("nngp", studies), _NNGP)),
+        "controls": (
+            "Controls that need no label",
+            [*_block_lines(_pairs("controls", studies)), *_control_claims(studies["controls"])],
+        ),
         "two-layer": (
             "Local elasticity of 2-layer networks",
-            two_layer_lines(two_layer, published["two-layer"]),
+            two_layer_lines(beside.get("two-layer"), published["two-layer"]),
         ),
+        "derivation": (
+            "The derivation of lantk-nth, checked",
+            derivation_lines(beside.get("derivation")),
+        ),
+        "limits": ("What limits Z", limits_lines(beside.get("limits"))),
     }
     links = [f"* [{title}](docs/results/{name}.md)" for name, (title, _) in subjects.items()]
     answering = (in_order(studies[name]) for name in _ANSWERING)
@@ -223,6 +241,14 @@ def _block_lines(table: _Published, note: str = "") -> list[str]:
         lines += [_protocol_title(protocol, block.variants), *block_lines(block)]
         lines += term_lines(block, has_weights=protocol == PROTOCOLS[0])
     return lines
+
+
+def _control_claims(study: Study) -> list[str]:
+    """Return the claims on kernels without labels, and on label terms on them."""
+    if not len(study.table):
+        return []
+    (claims,) = judge(main_claims(in_order(study)))
+    return ["## Claims\n", *claims_lines(claims), "", *(f"{text}\n" for text in legend(claims))]
 
 
 def _protocol_title(protocol: str, variants: Sequence[str]) -> str:

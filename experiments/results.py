@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from side_pages import derivation_figure, limits_figure
 
 from archive import keep_results, read_results
 from lantk.cli.files import read_timings
@@ -45,9 +46,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         folders = [args.keep / name for name in STUDIES]
     is_whole = [folder.resolve() for folder in folders] == whole
     asked = [] if is_whole else ["--results", *map(str, folders)]
-    asked += [] if args.two_layer is None else ["--two-layer", str(args.two_layer)]
     asked += ["--data-note", args.data_note]
     studies = _gather(folders)
+    checks = {path.stem: pd.read_csv(path) for path in sorted(_RECORDS.glob("*.csv"))}
+    for name, draw in (("derivation", derivation_figure), ("limits", limits_figure)):
+        if name in checks:
+            draw(checks[name], args.out / "docs" / f"{name}.png")
     pictures = _draw(in_order(studies["after-kernels"]), args.out / "docs")
     published = yaml.safe_load((EXPERIMENTS / "published" / "accuracies.yaml").read_text())
     pages = results_pages(
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         published,
         args.data_note,
         shlex.join(["python", "experiments/results.py", *asked]),
-        pd.read_csv(args.two_layer or _RECORDS / "two-layer.csv"),
+        checks,
         {title: path.relative_to(args.out).as_posix() for title, path in pictures.items()},
     )
     for name, text in pages.items():
@@ -84,12 +88,6 @@ def _parser() -> argparse.ArgumentParser:
         "--data-note",
         default="as named in each preset",
         help="what the images are, such as: CIFAR-10, JPEG copy",
-    )
-    parser.add_argument(
-        "--two-layer",
-        type=Path,
-        metavar="FILE",
-        help="what two_layer.py wrote (default: experiments/records/two-layer.csv)",
     )
     parser.add_argument(
         "--out",

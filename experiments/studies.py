@@ -28,6 +28,7 @@ STUDIES = (
     "after-kernels",
     "after-kernels-growth",
     "nngp",
+    "controls",
 )
 """Presets, whose names their results folders have."""
 LARGEST_N = {"growth": "chen2020", "after-kernels-growth": "after-kernels"}

@@ -55,8 +55,8 @@ class Variant:
     >>> v.kernel, v.layer, v.epoch, v.term, v.control
     ('after-kernel-conv3', 'conv3', 10, 'lantk-kr-v1', 'shuffled')
     >>> v = Variant.of("cntk-intercept+lantk-fjlt-v1-offdiagonal-shuffled")
-    >>> v.kernel, v.has_intercept, v.term, v.control
-    ('cntk', True, 'lantk-fjlt-v1', 'offdiagonal-shuffled')
+    >>> v.kernel, v.has_intercept, v.base, v.term, v.control
+    ('cntk', True, 'cntk-intercept', 'lantk-fjlt-v1', 'offdiagonal-shuffled')
     >>> v = Variant.of("my_terms:NearestMean-diagonal")
     >>> v.name, v.parent, v.term, v.kernel
     ('lantk-nearest-mean-diagonal', 'my_terms:NearestMean', 'my_terms:NearestMean', 'cntk')
@@ -104,6 +104,11 @@ class Variant:
     def is_own_term(self) -> bool:
         """Whether it is a label term of the user's own, with no control or kernel beside it."""
         return self.module is not None and self.text == self.term
+
+    @property
+    def base(self) -> str:
+        """The kernel, with its constant, that a label term or control of one stands on."""
+        return f"{self.kernel or 'cntk'}{'-intercept' * self.has_intercept}"
 
     @property
     def addition(self) -> str | None:

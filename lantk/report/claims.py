@@ -23,7 +23,7 @@ from lantk.regression.statistics import (
     student_interval,
 )
 from lantk.report.blocks import Block, label_terms_of, network_block, row_name, shown_block, taps_of
-from lantk.variant import Variant
+from lantk.variant import LABEL_FREE, PLAIN_KERNELS, Variant
 
 VERDICTS = (
     "Points are differences of mean test accuracy, ± half a 95 % interval: of these tasks,"
@@ -257,7 +257,7 @@ def _needed(block: Block, first: str, second: str, *others: str) -> Estimate | N
     if others or second != f"{first}-shuffled":
         return None
     v = Variant.of(first)
-    base = f"{v.kernel}-0" if v.is_network_kernel else v.kernel or "cntk"
+    base = f"{v.kernel}-0" if v.is_network_kernel else v.base
     return None if compare(block, second, base).points >= 0 else compare(block, first, base)
 
 
@@ -285,11 +285,23 @@ def main_claims(table: pd.DataFrame, command: str = "") -> list[Claim]:
     if not math.isnan(accuracy.get(BEST, math.nan)):
         variant, note = BEST, ""
     found = claims_of(block, [(variant, "cntk"), _with_twin(variant)], command, note)
-    found += claims_of(block, [("cnn", "cntk")], command)
+    found += claims_of(block, [("cnn", "cntk"), *kernel_pairs(block)], command)
     for other in blocks:
         of_other = claims_of(other, [(variant, "cntk")], command, note)
         found += [c for c in of_other if not found or c.place[1:] == found[0].place[1:]]
     return found
+
+
+def kernel_pairs(block: Block) -> list[_Names]:
+    """Return what better kernels without labels gain, and label terms that stand on them."""
+    found: list[_Names] = []
+    for variant in block.variants:
+        v = Variant.of(variant)
+        if variant in (*PLAIN_KERNELS[1:], *LABEL_FREE[1:]):
+            found.append((variant, "cntk"))
+        elif v.term and v.control is None and v.base in PLAIN_KERNELS[1:]:
+            found += [(variant, v.base), _with_twin(variant)]
+    return [*found, ("cnn-flips", "cntk-flips")]
 
 
 def _is_comparable(block: Block) -> bool:

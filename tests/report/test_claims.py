@@ -240,6 +240,24 @@ def test_the_base_of_a_networks_kernel_is_the_untrained_one():
     assert found.verdicts[0] == "twin below base"
 
 
+def test_better_kernels_without_labels_have_claims_and_so_have_terms_on_them():
+    """A kernel is compared with CNTK, a term on it with it and its twin, flips with flips."""
+    term = "cntk_intercept+lantk_kr_v1"
+    made = GAINS | {"cntk_ridge": (80, 80, 81), "cntk_intercept": (81, 82, 83)}
+    made |= {term: (82, 82, 84), f"{term}_shuffled": (82, 82, 83), f"{term}_diagonal": (82, 82, 82)}
+    made |= {"cntk_flips": (83, 84, 83), "cnn_flips": (85, 85, 86), "cntk_laplacian": (80, 81, 82)}
+    names = {claim.name for claim in judged(rows(**made))}
+    assert names == {
+        "LANTK-KR-V1 minus CNTK, picked by test accuracy",
+        "cntk-intercept minus CNTK",
+        "cntk-intercept+lantk-kr-v1 minus cntk-intercept",
+        "cntk-intercept+lantk-kr-v1 minus its shuffled twin",
+        "cntk-flips minus CNTK",
+        "cntk-laplacian minus CNTK",
+        "cnn-flips minus cntk-flips",
+    }
+
+
 def block_of(table: pd.DataFrame) -> Block:
     (found,) = (block for _, block in blocks(table))
     return found

@@ -1,0 +1,71 @@
+"""Pages and figures of the checks beside the presets, of made-up rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from side_pages import (
+    derivation_figure,
+    derivation_lines,
+    derivation_rows,
+    limits_figure,
+    limits_lines,
+)
+
+SLOPES = {"moving": (0.5, 1.5), "frozen": (0.98, 1.02)}
+NETWORKS = [
+    {"n": 200, "width": width, "gates": gates, "seed": seed, "slope": slope, "even": 3.0}
+    | {"flipped": 0.001, "cosine": 0.5, "predicted": 1.5}
+    for width in (512, 1024)
+    for gates, slopes in SLOPES.items()
+    for seed, slope in enumerate((*slopes, np.mean(slopes)))
+]
+DERIVATION = pd.DataFrame(NETWORKS)
+DERIVATION.loc[DERIVATION["seed"] == 2, ["seed", "flipped"]] = np.nan
+HEAD = {"task": "deer-dog", "n_train": 2000, "n_test": 2000}
+LIMITS = pd.DataFrame(
+    HEAD | {"method": method, "accuracy": accuracy, "out_of_fold": 0.8, "rate": rate}
+    for method, accuracy, rate in [
+        ("cntk", 0.8, None),
+        ("features", 0.81, None),
+        ("plug-in-flipped", 1.0, 0.0),
+        ("plug-in-flipped", 0.9, 0.1),
+        ("plug-in-flipped", 0.92, 0.1),
+    ]
+).assign(squared_alignment=0.01)
+
+
+def test_slopes_are_means_over_networks_with_students_interval():
+    """The row of the mean over networks is none of them."""
+    found = {(row["width"], row["gates"]): row for row in derivation_rows(DERIVATION)}
+    assert len(found) == 4
+    row = found[512, "moving"]
+    assert row["slope"].mean == 1
+    # Two networks: 12.706 standard errors of 0.5.
+    assert row["slope"].half == pytest.approx(12.706 * 0.5, rel=1e-4)
+    assert (row["size"], row["n_networks"], row["flipped"]) == (2, 2, pytest.approx(0.1))
+
+
+def test_pages_hold_the_rows():
+    """Every width and every method has its row, flipped labels one a rate."""
+    text = "\n".join(derivation_lines(DERIVATION))
+    assert "| 1,024 | a ReLU network            | +1.00 ± 6.35 |" in text
+    text = "\n".join(limits_lines(LIMITS))
+    assert "| 91.00 (out of fold 80.00) " in text
+    assert text.count("at a rate") == 2
+
+
+@pytest.mark.parametrize("lines", [derivation_lines, limits_lines])
+def test_what_was_not_run_is_said(lines):
+    """Without rows a page says so."""
+    assert lines(None)[-1] == "Not run.\n"
+
+
+@pytest.mark.parametrize(
+    ("draw", "table"), [(derivation_figure, DERIVATION), (limits_figure, LIMITS)]
+)
+def test_figures_are_the_same_bytes_every_time(draw, table, tmp_path):
+    """Equal rows make equal files."""
+    one, two = tmp_path / "1.png", tmp_path / "2.png"
+    for path in (one, two):
+        draw(table, path)
+    assert one.read_bytes() == two.read_bytes()
