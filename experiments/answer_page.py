@@ -55,6 +55,7 @@ def answer_lines(
     chen2020: pd.DataFrame,
     *curves: pd.DataFrame,
     pictures: Mapping[str, str] | None = None,
+    derivation: Sequence[str] = ("Not run.",),
 ) -> list[str]:
     """Return the page as lines of Markdown.
 
@@ -67,6 +68,8 @@ def answer_lines(
         Leaderboards of presets of several n.
     pictures : mapping of str to str, optional
         What a figure shows -> where it is, from the page's own folder.
+    derivation : sequence of str
+        The table of what the derivation of lantk-nth was held against.
     """
     block, large = network_block(networks), shown_block(chen2020, "honest")
     if block is None:
@@ -77,6 +80,7 @@ def answer_lines(
         "exponents": _exponents(curves) or ["Not run."],
         **_claims(block, large),
         "terms": _terms(large) or ["Not run."],
+        "derivation": [*derivation],
     }
     prose = _unwrapped(ANSWERS.read_text())
     unfounded = unfounded_numbers(prose, itertools.chain(*tables.values()))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from side_pages import derivation_lines, limits_lines
+from side_pages import derivation_lines, derivation_table, limits_lines
 
 from answer_page import answer_lines, two_layer_lines
 from lantk.regression.statistics import PROTOCOLS
@@ -142,7 +142,11 @@ def results_pages(
     answering = (in_order(studies[name]) for name in _ANSWERING)
     lines = [
         _INTRODUCTION.format(note=data_note, command=command, links="\n".join(links)),
-        *answer_lines(*answering, pictures=pictures),
+        *answer_lines(
+            *answering,
+            pictures=pictures,
+            derivation=derivation_table(beside.get("derivation")),
+        ),
     ]
     for name, table in (("five-class-pairs", pairs), ("ten-classes", ten), ("depths", depths)):
         lines += _published_lines(subjects[name][0], f"docs/results/{name}.md", table)

@@ -35,7 +35,8 @@ are trained by gradient flow until no residual is left, once with y and once wit
 the two changes is regressed on Z / m over all entries. A slope of 1 is what the derivation says.
 Z leaves out the derivatives of the step function, and networks whose gates are frozen have none:
 what the two kinds differ by is these alone. Cosine: of Z with the mean change over networks.
-Size: of one network's even change, in units of that of Z / m. ± is half of Student's 95 %
+Size: of one network's even change, in units of that of Z / m; of frozen gates, those count as changed that
+would have. ± is half of Student's 95 %
 interval over networks.
 """
 _LIMITS = """\
@@ -71,13 +72,11 @@ def derivation_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def derivation_lines(table: pd.DataFrame | None) -> list[str]:
-    """Return the page on the derivation of lantk-nth as lines of Markdown."""
-    lines = _paragraphs(_DERIVATION)
+def derivation_table(table: pd.DataFrame | None) -> list[str]:
+    """Return the lines of the table of slopes, with what it is of."""
     if table is None:
-        return [*lines, "Not run.\n"]
+        return ["Not run."]
     rows = derivation_rows(table)
-    sizes = f"n = {table['n'].iloc[0]:,} images of deer and dog, {rows[0]['n_networks']} networks a"
     header = ["Width", "Gates", "Slope", "Cosine", "Size", "Gates that changed"]
     cells = [
         [
@@ -90,8 +89,16 @@ def derivation_lines(table: pd.DataFrame | None) -> list[str]:
         ]
         for row in sorted(rows, key=lambda row: (row["gates"], row["width"]))
     ]
+    sizes = f"n = {table['n'].iloc[0]:,} images of deer and dog"
+    networks = f"{rows[0]['n_networks']} networks a width"
+    return [f"{sizes}, {networks}.\n", *markdown_rows(header, cells)]
+
+
+def derivation_lines(table: pd.DataFrame | None) -> list[str]:
+    """Return the page on the derivation of lantk-nth as lines of Markdown."""
+    lines = [*_paragraphs(_DERIVATION), *derivation_table(table), ""]
     picture = "![Slope of the measured change on Z / m, against the width](../derivation.png)\n"
-    return [*lines, f"{sizes} width.\n", *markdown_rows(header, cells), "", picture]
+    return lines if table is None else [*lines, picture]
 
 
 def derivation_figure(table: pd.DataFrame, path: Path) -> None:

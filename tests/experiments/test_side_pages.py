@@ -57,7 +57,7 @@ def test_pages_hold_the_rows():
 @pytest.mark.parametrize("lines", [derivation_lines, limits_lines])
 def test_what_was_not_run_is_said(lines):
     """Without rows a page says so."""
-    assert lines(None)[-1] == "Not run.\n"
+    assert "Not run." in "\n".join(lines(None))
 
 
 @pytest.mark.parametrize(
