@@ -35,9 +35,8 @@ are trained by gradient flow until no residual is left, once with y and once wit
 the two changes is regressed on Z / m over all entries. A slope of 1 is what the derivation says.
 Z leaves out the derivatives of the step function, and networks whose gates are frozen have none:
 what the two kinds differ by is these alone. Cosine: of Z with the mean change over networks.
-Size: of one network's even change, in units of that of Z / m; of frozen gates, those count as changed that
-would have. ± is half of Student's 95 %
-interval over networks.
+Size: of one network's even change, in units of that of Z / m; of frozen gates, those count as
+changed that would have. ± is half of Student's 95 % interval over networks.
 """
 _LIMITS = """\
 - Again: `python -m lantk split` and `gram` of a pair at n = 2,000, then `python
