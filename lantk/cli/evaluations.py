@@ -316,7 +316,8 @@ def heat_map(args: argparse.Namespace) -> None:
 def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
     """Return the settings that the results of a variant depend on."""
     settings: dict[str, Any] = {}
-    if "honest" in args.protocols and variant != "oracle-label":
+    reads_folds = "honest" in args.protocols and variant != "oracle-label"
+    if reads_folds or Variant.of(variant).is_shuffled:
         settings |= {"folds": args.folds, "fold_seed": args.fold_seed}
     if variant not in PLAIN_KERNELS:
         kind = "ridges" if variant == "cntk-ridge" else "weights"

@@ -30,7 +30,7 @@ from lantk.labels import as_labels, as_targets, decide
 from lantk.network.layers import Network, TrainingError
 from lantk.network.tangent import Block, conjugate_block, tangent_blocks
 from lantk.network.training import State, find_device, train
-from lantk.regression.folds import ValidationError, permuted, validation_folds
+from lantk.regression.folds import ValidationError, permutation_parts, permuted, validation_folds
 from lantk.regression.measures import ClassSums
 from lantk.regression.paths import Member, predict
 from lantk.regression.protocols import WeightPath
@@ -147,6 +147,7 @@ def predict_after_kernels(
                 " `n_held_out` or `folds`"
             )
         folded = validation_folds(labels, folds, fold_seed)[:n_held_out]
+    parts = permutation_parts(labels, folds, fold_seed)
     stages = _plan_stages(set(asked.values()), len(y_train), folded)
     state: State = resume or {"done": {}, "stage": 0, "running": None}
     done, running = dict(state["done"]), state["running"]
@@ -160,7 +161,7 @@ def predict_after_kernels(
         network = make_network().to(place, torch.float32)
         # Networks and label terms see these labels; the true ones are solved for.
         x_fit = x_train[stage.fit]
-        y_seen = permuted(y_train, seed if stage.is_shuffled else None)[stage.fit]
+        y_seen = permuted(y_train, seed if stage.is_shuffled else None, parts)[stage.fit]
         x_rows = x_test if stage.part == 0 else x_train[stage.held_out]
 
         def tap(epoch: int) -> None:
@@ -189,10 +190,10 @@ def predict_after_kernels(
             train(network, x_fit, y_seen, x_rows[:0], resume=running, keep=keep_all, **options)
 
     for stage in stages[state["stage"] :]:
-        parts = {"x_train": ("x_train", stage.fit)}
+        rows = {"x_train": ("x_train", stage.fit)}
         if stage.part:
-            parts["x_test"] = ("x_train", stage.held_out)
-        with numbering(parts):
+            rows["x_test"] = ("x_train", stage.held_out)
+        with numbering(rows):
             run(stage, running)
         running = None
 

@@ -82,7 +82,7 @@ def describe(
         diagnostics,
         np.array(ratios),
         on_test,
-        n_negative,
+        n_negative - solution.n_lifted,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,29 @@ def validation_folds(
     return [(np.flatnonzero(fold_of != i), np.flatnonzero(fold_of == i)) for i in range(folds)]
 
 
-def permuted(y: NDArray, permutation: int | None) -> NDArray:
+def permutation_parts(y: NDArray[Any], folds: int, seed: int = 0) -> list[NDArray[np.intp]]:
+    """Return the rows that permutations of labels mix among themselves: those of each fold.
+
+    So every fold has as many permuted labels of a class as true ones, held out and to fit. `y` are
+    targets; classes of fewer images than folds have fewer parts, whether or not folds are used.
+    """
+    n_parts = min(folds, int(class_counts(y).min()))
+    if n_parts < 2:
+        return [np.arange(len(y))]
+    return [held for _, held in validation_folds(y, n_parts, seed)]
+
+
+def permuted(y: NDArray, permutation: int | None, parts: Sequence[NDArray[np.intp]]) -> NDArray:
     """Return the labels of all of train that a control is fitted to: permuted, or as they are.
 
-    Folds take their rows of it: with a permutation of its own, a fold's Z would be another than the
-    one that its weight is chosen for, as no Z of true labels is.
+    Folds take their rows of it, as they do of true labels. With a permutation of its own a fold's Z
+    would be another than the one that its weight is chosen for; with one that mixes folds, classes
+    would be of unequal size in each, which moves the constant in Z, and with it lambda (of KR-V1 at
+    n = 1,000 by up to 190 %, against 4 % for true labels).
     """
-    return y if permutation is None else np.random.default_rng([permutation, 0]).permutation(y)
+    if permutation is None:
+        return y
+    stream, order = np.random.default_rng([permutation, 0]), np.arange(len(y))
+    for rows in parts:
+        order[rows] = stream.permutation(rows)
+    return y[order]

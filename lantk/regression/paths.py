@@ -23,7 +23,7 @@ from lantk.label_terms.base import LabelTerm, blocks_together, fit_together
 from lantk.label_terms.feature_sets import Vectors
 from lantk.labels import as_labels, decide, to_targets
 from lantk.regression.diagnostics import describe
-from lantk.regression.folds import permuted, validation_folds
+from lantk.regression.folds import permutation_parts, permuted, validation_folds
 from lantk.regression.protocols import WeightPath
 from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing, add_label_term
 from lantk.solvers.direct import (
@@ -160,7 +160,8 @@ def _predict(
     factor = _factor(k_train_train, device)
     checked = [member.is_validated for member in members]
     total = sum(len(m.grid) + int(c.sum()) * n_folds for m, c in zip(members, checked, strict=True))
-    targets = {m.permutation: permuted(y, m.permutation) for m in members}
+    parts = permutation_parts(y, folds, seed)
+    targets = {m.permutation: permuted(y, m.permutation, parts) for m in members}
     n_done = 0
 
     def tick() -> None:
@@ -317,8 +318,8 @@ def _solve_members(
         for d, i in enumerate(chosen):
             own = PathSolution(*(values[d] for values in solution))
             if has_intercept:
-                alpha, constant = eliminate_constant(own.dual)
-                own = own._replace(dual=alpha)
+                alpha, constant, n_lifted = eliminate_constant(own.dual)
+                own = own._replace(dual=alpha, n_lifted=n_lifted)
             scores = _scores(k_rows, additions[i], own.dual, factors[d])
             if has_intercept:
                 scores += constant if scores.ndim == 2 else constant[:, None]

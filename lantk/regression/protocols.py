@@ -50,7 +50,8 @@ class WeightPath:
     test_class_sums: Sequence[ClassSums | None] | None = None
     """The same between test and train images, as far as it is known without test labels."""
     n_negative: NDArray | None = None
-    """(p,): how many eigenvalues of K + lambda Z on train are negative."""
+    """(p,): how many eigenvalues of K + lambda Z on train are negative; beside an unpenalised
+    constant, of it between vectors that sum to 0."""
 
 
 def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:

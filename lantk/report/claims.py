@@ -31,8 +31,8 @@ VERDICTS = (
     " not known); of other tasks, Student's over the tasks. Verdicts, above or below 0, are by"
     " p-values after Holm's correction over all claims shown here, for either interval by itself."
     " Open does not mean none: in brackets is the difference that four such experiments of five"
-    " would have found (80 % power, level 5 %, before the correction). Unknown: there is no"
-    " interval."
+    " would have found (80 % power, level 5 %, before the correction). Equal: accuracies are the same."
+    " Unknown: there is no interval."
 )
 CREDIT = (
     "A shuffled twin is the same with its labels shuffled: the difference is what labels are worth,"
@@ -175,8 +175,13 @@ def judge(*tables: Sequence[Claim]) -> list[list[Claim]]:
         p_values = [interval.p_value for interval in found]
         credited = [_credited(claim, kind) for claim in distinct.values()]
         adjusted = zip(adjusted_p_values(p_values), adjusted_p_values(credited), strict=True)
-        for (key, claim), interval, found_p in zip(distinct.items(), found, adjusted, strict=True):
-            verdicts[key].append(_verdict(claim, interval, *found_p))
+        for (key, claim), interval, (plain, strict) in zip(
+            distinct.items(), found, adjusted, strict=True
+        ):
+            # What another claim needs besides is no matter of this one's.
+            verdicts[key].append(
+                _verdict(claim, interval, plain, strict if claim.needed else plain)
+            )
     return [
         [
             replace(claim, verdicts=tuple(verdicts[claim.place, claim.name]))  # type: ignore[arg-type]
@@ -211,6 +216,8 @@ def _verdict(claim: Claim, interval: Interval, plain: float, strict: float) -> s
         return "above" if interval.mean > 0 else "below"
     if plain < LEVEL:
         return "twin below base" if claim.needed and claim.needed.is_known else "base not run"
+    if interval.mean == interval.error == 0:
+        return "equal"
     return f"open ({interval.detectable:.2f})"
 
 
@@ -371,17 +378,6 @@ def decompose(block: Block) -> pd.DataFrame | None:
     # Rounding errors of equal accuracies are no steps.
     found = accuracy.diff().iloc[1:].round(9).set_axis(list(STEPS))
     return None if found.isna().any(axis=None) else found
-
-
-def p_value_text(p_value: float) -> str:
-    """Return a p-value with three decimals, or that it is smaller.
-
-    Examples
-    --------
-    >>> p_value_text(0.04), p_value_text(1e-9)
-    ('p = 0.040', 'p < 0.001')
-    """
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def with_half_width(value: float, half: float, digits: int = 2) -> str:

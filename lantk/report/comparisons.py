@@ -121,12 +121,12 @@ def table_markdown(table: pd.DataFrame, exponents: pd.DataFrame | None = None) -
             lines += [f"{introduction}{sizes}\n", *block_lines(block)]
             # Test accuracies at fixed weights are those of either protocol.
             lines += term_lines(block, has_weights=protocol == table["protocol"].iloc[0])
-    lines += definite_lines(table)
     claims = [*judge(main_claims(table), network_claims(table))]
     for title, found in zip(("Claims", "Claims on the network's kernels"), claims, strict=True):
         lines += [f"## {title}\n", *claims_lines(found), ""] if found else []
     every = [claim for found in claims for claim in found]
     lines += [f"{text}\n" for text in legend(every)] if every else []
+    lines += definite_lines(table)
     if exponents is not None and not exponents.empty:
         lines += ["## Error against n\n", *exponent_lines(exponents)]
     return "\n".join(lines)

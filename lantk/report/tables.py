@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from lantk.report.blocks import CONTROL_TITLES, REFERENCE_CONTROLS, Block, row_name
-from lantk.report.claims import Claim, compare, p_value_text, signed, with_half_width
+from lantk.report.claims import Claim, compare, signed, with_half_width
 from lantk.variant import Variant
 
 INTERVALS = (
@@ -374,6 +374,17 @@ def _estimate_cells(claim: Claim) -> list[Cell]:
         Cell(f"{first} {here}" if has_verdict else first, estimate.points),
         Cell(f"{second}{beyond}", estimate.beyond.p_value),
     ]
+
+
+def p_value_text(p_value: float) -> str:
+    """Return a p-value with three decimals, or that it is smaller.
+
+    Examples
+    --------
+    >>> p_value_text(0.04), p_value_text(1e-9)
+    ('p = 0.040', 'p < 0.001')
+    """
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def claims_lines(claims: Sequence[Claim]) -> list[str]:

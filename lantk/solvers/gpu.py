@@ -78,8 +78,9 @@ class DeviceSolver:
                 residuals[d, i] = np.linalg.norm(missing) / np.linalg.norm(columns)
                 solved()
         none = np.zeros(len(terms), int)
+        unknown = np.full(dual.shape[:2], -1)
         return PathSolution(
-            dual, residuals, none, none + len(factors[0]), np.full(dual.shape[:2], -1)
+            dual, residuals, none, none + len(factors[0]), unknown, np.zeros_like(unknown)
         )
 
     def count_negative(self, z: Addition, factor: float) -> int:

@@ -23,7 +23,7 @@ def with_ones(y: NDArray) -> NDArray:
     return np.column_stack([y, np.ones(len(y))])
 
 
-def eliminate_constant(dual: NDArray) -> tuple[NDArray, NDArray]:
+def eliminate_constant(dual: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Return alpha and b of bordered systems from the solutions of A x = `with_ones` (y).
 
     b = (1^T A^-1 y) / (1^T A^-1 1) and alpha = A^-1 y - b A^-1 1, each column of y by itself.
@@ -39,6 +39,9 @@ def eliminate_constant(dual: NDArray) -> tuple[NDArray, NDArray]:
         Dual coefficients; those of each column sum to 0.
     constant : (..., c) array
         b, what scores have beside K alpha.
+    n_lifted : (...) array
+        1 where 1^T A^-1 1 is negative, else 0: so many negative eigenvalues fewer than A has A
+        between vectors that sum to 0, where alpha is (Haynsworth's inertia additivity).
 
     Raises
     ------
@@ -60,4 +63,5 @@ def eliminate_constant(dual: NDArray) -> tuple[NDArray, NDArray]:
             " label weight, or the variant without -intercept"
         )
     constant = of_y.sum(axis=-2, keepdims=True) / total
-    return of_y - constant * of_one, constant[..., 0, :]
+    n_lifted = (total[..., 0, 0] < 0).astype(int)
+    return of_y - constant * of_one, constant[..., 0, :], n_lifted

@@ -39,6 +39,8 @@ class PathSolution(NamedTuple):
     at_least_negative: NDArray
     """(d, p): so many eigenvalues of K + lambda Z are negative at least; -1 where K is not known to
     be definite."""
+    n_lifted: NDArray
+    """(d, p): how many of these an unpenalised constant takes away, 0 or 1; 0 without one."""
 
 
 def solve_path(
@@ -112,7 +114,9 @@ def solve_path(
         missing = (np.tile(columns, len(path)) - product).reshape(n, len(path), c)
         residuals[d] = np.linalg.norm(missing, axis=(0, 2)) / np.linalg.norm(columns)
     n_factorizations = np.array([len(rest) for rest in waiting])
-    return PathSolution(dual, residuals, n_steps, n_factorizations, at_least)
+    return PathSolution(
+        dual, residuals, n_steps, n_factorizations, at_least, np.zeros_like(at_least)
+    )
 
 
 def count_negative_along(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 import lantk
 from lantk.labels import decide
@@ -69,6 +70,12 @@ def test_it_solves_the_bordered_system_at_every_weight(k_classes):
     np.testing.assert_array_equal(path.factors, without.factors)
     np.testing.assert_allclose(path.scores[0], alone.scores[0], rtol=1e-9)
     assert path.smallest_eigenvalues[-1] < 0
+    term = make().fit(k, y, x)
+    z, within = term.train_block(k, x), scipy.linalg.null_space(np.ones((1, len(y))))
+    for factor, found in zip(path.factors, path.n_negative, strict=True):
+        # What counts is the matrix between vectors that sum to 0.
+        values = np.linalg.eigvalsh(within.T @ (k + factor * z) @ within)
+        assert found == (values < 0).sum()
     parts = [(np.arange(len(y)), None), *validation_folds(y, 3, 0)]
     correct = np.zeros(len(WEIGHTS))
     for fit, held in parts:

@@ -13,7 +13,7 @@ from lantk.labels import decide
 from lantk.network import training
 from lantk.regression import diagnostics
 from lantk.regression import paths as predict
-from lantk.regression.folds import ValidationError
+from lantk.regression.folds import ValidationError, permutation_parts, permuted, validation_folds
 from lantk.regression.paths import Member
 from lantk.regression.protocols import assess, choose_weight, oracle_label_path
 from lantk.solvers.additions import Dense, Diagonal, Nothing, add_label_term
@@ -305,7 +305,10 @@ def naive_blocks(variant, fit, held, k, y, x, *, permutation):
     name, control = Variant.of(variant).parent, Variant.of(variant).control
     labels = y
     if permutation is not None:
-        labels = np.random.default_rng([permutation, 0]).permutation(y)
+        stream, order = np.random.default_rng([permutation, 0]), np.arange(len(y))
+        for _, rows in validation_folds(y, 4, 3):
+            order[rows] = stream.permutation(rows)
+        labels = y[order]
     k_fit = k[np.ix_(fit, fit)]
     term = lantk.label_term(variant if control == "offdiagonal" else name)
     if name == "cntk-ridge":
@@ -336,7 +339,7 @@ def test_families_equal_their_definitions(n_classes):
     """Each variant alone or among others gives the scores and the validation of its definition.
 
     Z and lambda are fitted anew on the training part of each fold; permuted labels, of one
-    permutation of all of train, reach Z only; the diagonal keeps the lambda of all of Z.
+    permutation inside folds, reach Z only; the diagonal keeps the lambda of all of Z.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -365,6 +368,22 @@ def test_families_equal_their_definitions(n_classes):
                     shown = scores[None] if n_classes > 2 else scores[None, :, 0]
                     correct[i] += np.sum(decide(shown)[0] == classes[held])
         np.testing.assert_array_equal(path.validation_accuracy, correct / n)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_folds_have_as_many_permuted_labels_of_a_class_as_true_ones(n_classes):
+    """Where a class is smaller than the folds they are fewer, and with one image all are mixed."""
+    y = np.arange(60) % n_classes
+    y = np.where(y, 1.0, -1.0) if n_classes == 2 else np.eye(3)[y]
+    found = permuted(y, 7, permutation_parts(y, 5, 0))
+    assert (found != y).any()
+    for fit, held in validation_folds(y, 5, 0):
+        for rows in (fit, held):
+            np.testing.assert_array_equal(found[rows].sum(axis=0), y[rows].sum(axis=0))
+    few = np.array([1.0, 1, 1, -1, 1])
+    assert [rows.tolist() for rows in permutation_parts(few, 5, 0)] == [[0, 1, 2, 3, 4]]
+    assert sorted(permuted(few, 1, permutation_parts(few, 5, 0))) == sorted(few)
+    assert permuted(few, None, []) is few
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 10])

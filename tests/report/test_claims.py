@@ -8,9 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lantk.regression.statistics import Outcomes
+from lantk.regression.statistics import Interval, Outcomes
 from lantk.report.blocks import Block, blocks
-from lantk.report.claims import NO_PREDICTIONS, NOTHING, claims_of, judge, legend, main_claims
+from lantk.report.claims import (
+    NO_PREDICTIONS,
+    NOTHING,
+    Claim,
+    Estimate,
+    claims_of,
+    judge,
+    legend,
+    main_claims,
+)
 from lantk.report.tables import claims_lines, claims_table
 from lantk.report.terminal import claims_text
 
@@ -85,7 +94,7 @@ CASES = {
     ),
     "nothing gained": (
         [rows(cntk=(80, 80), lantk_x=(80, 80))],
-        [("lantk-x minus CNTK", "+0.00 ± 0.00", "open")],
+        [("lantk-x minus CNTK", "+0.00 ± 0.00", "equal")],
     ),
     "the interval holds 0": (
         [rows(cntk=(80, 80, 80), lantk_x=(80, 85, 80))],
@@ -204,6 +213,16 @@ def test_verdicts_are_corrected_for_all_claims_shown():
     assert judge() == []
 
 
+def test_what_a_gain_of_labels_lacks_is_no_matter_of_other_claims():
+    """A claim that would be open with one p-value more before it stays above."""
+    strong, weak = (Estimate(m, Interval(m, 1.0), Interval(m, 1.0)) for m in (5.0, 2.1))
+    twin = Claim("a minus its shuffled twin", strong, "", "honest", 10, "1", "a", needed=Estimate())
+    other = Claim("cnn minus cntk", weak, "", "honest", 10, "1", "a")
+    ((first, second),) = judge([twin, other])
+    assert first.verdicts[0] == "base not run"
+    assert second.verdicts[0] == "above"
+
+
 @pytest.mark.parametrize(
     ("plain", "term", "twin", "verdict"),
     [
@@ -212,7 +231,7 @@ def test_verdicts_are_corrected_for_all_claims_shown():
         (84, 80, 76, "twin below base"),
         (80, 80.25, 76, "twin below base"),
         (80, 76, 80, "below"),
-        (84, 84, 84, "open (0.00)"),
+        (84, 84, 84, "equal"),
         (None, 84, 76, "base not run"),
     ],
 )
