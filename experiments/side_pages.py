@@ -33,10 +33,11 @@ experiments/records/derivation.csv`
 the part that is quadratic in the labels: Z / m at width m, with no free parameter. Here networks
 are trained by gradient flow until no residual is left, once with y and once with -y; the mean of
 the two changes is regressed on Z / m over all entries. A slope of 1 is what the derivation says.
-Z leaves out the derivatives of the step function, and networks whose gates are frozen have none:
-what the two kinds differ by is these alone. Cosine: of Z with the mean change over networks.
-Size: of one network's even change, in units of that of Z / m; of frozen gates, those count as
-changed that would have. ± is half of Student's 95 % interval over networks.
+That mean is the part even under y -> -y; of frozen gates it is the quadratic one, since Z leaves
+out the derivatives of the step function and networks whose gates are frozen have none: what the
+two kinds differ by is these alone. Cosine: of Z with the mean change over networks. Size: of one
+network's even change, in units of that of Z / m; of frozen gates, those count as changed that
+would have. ± is half of Student's 95 % interval over networks.
 """
 _LIMITS = """\
 - Again: `python -m lantk split` and `gram` of a pair at n = 2,000, then `python

@@ -31,7 +31,7 @@ VERDICTS = (
     " not known); of other tasks, Student's over the tasks. Verdicts, above or below 0, are by"
     " p-values after Holm's correction over all claims shown here, for either interval by itself."
     " Open does not mean none: in brackets is the difference that four such experiments of five"
-    " would have found (80 % power, level 5 %, before the correction). Equal: accuracies are the same."
+    " would have found (80 % power, level 5 %, before the correction). Equal: accuracies are equal."
     " Unknown: there is no interval."
 )
 CREDIT = (
