@@ -149,9 +149,9 @@ def clustered_interval(tasks: Sequence[Sequence[tuple[float, Outcomes]]]) -> Int
     var_s with S - 1 in its denominator. The second sum is the variance of the mean over seeds; it
     is taken for each kind of seeds, of networks and of label permutations, for itself, and left out
     of one seed, whose spread is not known. Images and seeds vary together in both sums, so with
-    seeds it errs on the wide side. Seeds are taken as independent between tasks,
-    although a network of one seed starts alike in each: clusters over tasks would leave S - 1 degrees
-    of freedom. What all tasks of a seed share is not in the interval.
+    seeds it errs on the wide side. Seeds are taken as independent between tasks, although a network
+    of one seed starts alike in each: clusters over tasks would leave S - 1 degrees of freedom. What
+    all tasks of a seed share is not in the interval.
 
     Of one task and no seeds it is the normal interval over its images. Degrees of freedom follow
     from those of the seeds, the sum over tasks of S - 1 (Satterthwaite); else they are infinite.
