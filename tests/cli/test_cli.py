@@ -653,7 +653,7 @@ def test_the_table_is_aligned_plain_text(tmp_path, capsys):
     assert len(rows) == 6
     assert rows[0].split() == ["CNTK", "80.00", "80.00", "80.00", "-"]
     assert rows[1].split() == ["LANTK-KR-V1", *["80.00"] * 3, "+0.00", "±", "0.00"]
-    assert re.search(r"^LANTK-KR-V1 minus CNTK +\+0\.00 ± 0\.00 +open ", claims, re.MULTILINE)
+    assert re.search(r"^LANTK-KR-V1 minus CNTK +\+0\.00 ± 0\.00 +equal ", claims, re.MULTILINE)
     assert f"python -m lantk table --results {tmp_path}" in " ".join(claims.split())
 
 
