@@ -44,7 +44,7 @@ CASE_COLUMNS = ("task", "architecture", "n_train")
 TERMS = (*PUBLISHED_TERMS, "lantk-fjlt-v2-text", "lantk-plugin", "lantk-nth")
 CNTK_FAMILY = ("cntk", "cntk-ridge", "cntk-intercept", "oracle-label")
 FLIPS_FAMILY = ("cntk-flips", "cntk-flips-intercept")
-PLAIN_VARIANTS = (*CNTK_FAMILY, *FLIPS_FAMILY, "cntk-rbf", "cntk-laplacian", *NETWORKS)
+PLAIN_VARIANTS = (*CNTK_FAMILY, *FLIPS_FAMILY, *LABEL_FREE[1:], *NETWORKS)
 """Variants that are neither label terms nor controls of one."""
 
 PERMUTATIONS_A_JOB = 3

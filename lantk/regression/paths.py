@@ -58,7 +58,7 @@ class Member:
     make_term: Callable[[], LabelTerm] | None = None
     """Returns a fresh, unfitted label term; None for the plain kernel, whose one weight is 0."""
     permutation: int | None = None
-    """Seed that permutes the train labels which the term is fitted to; folds take their rows."""
+    """Seed that permutes, inside folds, the train labels which the term is fitted to."""
     only_diagonal: bool = False
     """Whether only the diagonal of Z is added, with the lambda of all of Z."""
     has_intercept: bool = False
