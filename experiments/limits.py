@@ -37,8 +37,9 @@ from lantk.files import writing
 from lantk.label_terms.base import CheckedTerm, image_vectors
 from lantk.label_terms.feature_sets import FEATURE_SETS
 from lantk.labels import decide
+from lantk.regression.fits import Member
 from lantk.regression.folds import validation_folds
-from lantk.regression.paths import Member, predict
+from lantk.regression.paths import predict
 from lantk.regression.protocols import choose_weight
 from lantk.solvers.direct import factorize
 

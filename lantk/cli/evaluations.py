@@ -330,7 +330,7 @@ def _settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
 
 def _find_members(args: argparse.Namespace, fitted: Any) -> list[Any]:
     """Return the members of the family that are to be predicted; `fitted` is its fitted term."""
-    from lantk.regression.paths import Member
+    from lantk.regression.fits import Member
 
     honest = "honest" in args.protocols
     asked = [w for name in args.protocols for w in vars(args)[f"{name}_weights"]]

@@ -30,9 +30,10 @@ from lantk.labels import as_labels, as_targets, decide
 from lantk.network.layers import Network, TrainingError
 from lantk.network.tangent import Block, conjugate_block, tangent_blocks
 from lantk.network.training import State, find_device, train
+from lantk.regression.fits import Member
 from lantk.regression.folds import ValidationError, permutation_parts, permuted, validation_folds
 from lantk.regression.measures import ClassSums
-from lantk.regression.paths import Member, predict
+from lantk.regression.paths import predict
 from lantk.regression.protocols import WeightPath
 from lantk.variant import Variant, VariantError
 

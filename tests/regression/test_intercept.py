@@ -6,8 +6,9 @@ import scipy.linalg
 
 import lantk
 from lantk.labels import decide
+from lantk.regression.fits import Member
 from lantk.regression.folds import validation_folds
-from lantk.regression.paths import Member, predict
+from lantk.regression.paths import predict
 from lantk.solvers.direct import CholeskyFactor, SolveError
 from lantk.solvers.intercept import eliminate_constant, with_ones
 

@@ -13,8 +13,8 @@ from lantk.labels import decide
 from lantk.network import training
 from lantk.regression import diagnostics
 from lantk.regression import paths as predict
+from lantk.regression.fits import Member
 from lantk.regression.folds import ValidationError, permutation_parts, permuted, validation_folds
-from lantk.regression.paths import Member
 from lantk.regression.protocols import assess, choose_weight, oracle_label_path
 from lantk.solvers.additions import Dense, Diagonal, Nothing, add_label_term
 from lantk.solvers.direct import (

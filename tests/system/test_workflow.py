@@ -23,7 +23,8 @@ from lantk.data.tasks import resolve_pair
 from lantk.label_terms.base import image_vectors
 from lantk.network.layers import Network
 from lantk.network.training import train
-from lantk.regression.paths import Member, predict
+from lantk.regression.fits import Member
+from lantk.regression.paths import predict
 from lantk.regression.protocols import assess
 from lantk.regression.statistics import DEFINITE, PROTOCOLS
 
