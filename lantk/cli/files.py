@@ -146,7 +146,7 @@ def _all_bands(given: list[Path]) -> list[Path]:
 
 def load_fitted(args: argparse.Namespace, term: str, gram_record: dict[str, Any]) -> Any:
     """Return what a label term learned, if it is this term's on this Gram matrix."""
-    from lantk.data.npz import opening_npz
+    from lantk.archives import opening_npz
 
     remedy = "fit it again with the verb label-term"
     with opening_npz(args.label_term, remedy) as archive:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lantk.archives import check_plain_file
 from lantk.data.base import DataError, OpenSource, same_names
-from lantk.data.npz import _check_plain_file
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _GREY_MODES = ("1", "L", "LA")
@@ -126,7 +126,7 @@ def _image(file: Path) -> Iterator[Any]:
     """Open an image file, not decoded yet; whatever is wrong with it becomes a `DataError`."""
     from PIL import Image
 
-    _check_plain_file(file)
+    check_plain_file(file, DataError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lantk.archives import opening_npz
 from lantk.data.base import DataError
-from lantk.data.npz import opening_npz
 from lantk.data.splits import SPLIT_ARRAYS, Split
 from lantk.files import expand_path, writing
 
@@ -43,7 +43,8 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     DataError
         If the file is missing, broken, or not a split.
     """
-    with opening_npz(Path(expand_path(os.fspath(path))), "make the split again") as archive:
+    file, remedy = Path(expand_path(os.fspath(path))), "make the split again"
+    with opening_npz(file, remedy, DataError) as archive:
         pixel_max = int(archive["pixel_max"])
         optional: dict[str, Any] = {name: archive.get(name) for name in _OPTIONAL}
         split = Split(

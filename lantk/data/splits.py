@@ -30,6 +30,7 @@ from lantk.data.tasks import Description, Task, check_size, class_sizes
 from lantk.errors import shorten
 from lantk.files import expand_path
 from lantk.labels import class_labels, count_outputs
+from lantk.scaling import SCALINGS, Scaling, channel_statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,17 +70,22 @@ class Split:
     @property
     def scaling(self) -> str:
         """``range``, to [-1, 1], or ``standard``, to mean 0 and deviation 1 in every channel."""
-        return "range" if self.channel_statistics is None else "standard"
+        return self.scaler.name
+
+    @property
+    def scaler(self) -> Scaling:
+        """How pixels become floats."""
+        return Scaling(self.pixel_max, self.channel_statistics)
 
     @property
     def x_train(self) -> NDArray[np.float32]:
         """Train images as float32, scaled; computed at each call."""
-        return self._scaled(self.pixels_train)
+        return self.scaler.apply(self.pixels_train)
 
     @property
     def x_test(self) -> NDArray[np.float32]:
         """Test images as float32, scaled as the train images are; computed at each call."""
-        return self._scaled(self.pixels_test)
+        return self.scaler.apply(self.pixels_test)
 
     @property
     def train_counts(self) -> tuple[int, ...]:
@@ -124,23 +130,9 @@ class Split:
         names = ("pixels_train", "y_train", "index_train")
         return replace(self, **{name: getattr(self, name)[:n_train] for name in names})
 
-    def _scaled(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
-        x = pixels.astype(np.float32)
-        if self.channel_statistics is not None:
-            means, deviations = self.channel_statistics.astype(np.float32)[:, :, None, None]
-            x -= means
-            x /= deviations
-        elif self.pixel_max is not None:
-            x /= np.float32(self.pixel_max / 2)
-            x -= np.float32(1)
-        return x
-
 
 # Images read at once when a whole source is.
 _ROWS_AT_ONCE = 10_000
-# Images held in float64 at once.
-_IMAGES_AT_ONCE = 1_000
-SCALINGS = ("range", "standard")
 SPLIT_ARRAYS = ("pixels_train", "pixels_test", "y_train", "y_test", "index_train", "index_test")
 
 
@@ -255,7 +247,7 @@ def split_pair(
 
     Raises
     ------
-    DataError
+    DataError, ScalingError
         If the source, a size, the seed or the scaling cannot be used.
     """
     if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
@@ -337,7 +329,7 @@ def _draw(
         source=source,
         names=task.names,
         slug=task.slug,
-        channel_statistics=_channel_statistics(pixels_train) if scaling == "standard" else None,
+        channel_statistics=channel_statistics(pixels_train) if scaling == "standard" else None,
         files_train=opened.files("train", index_train),
         files_test=opened.files(part_test, index_test),
     )
@@ -356,26 +348,6 @@ def _interleaved(
     index = np.concatenate([of_class[:n] for of_class, n in zip(rows, counts, strict=True)])
     turns = np.lexsort((classes, places))
     return index[turns], _labels_of(len(counts))[classes[turns]]
-
-
-def _channel_statistics(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the (2, channels) means and standard deviations of pixels, in float64."""
-
-    def mean(of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
-        totals = np.zeros(pixels.shape[1])
-        for start in range(0, len(pixels), _IMAGES_AT_ONCE):
-            block = pixels[start : start + _IMAGES_AT_ONCE].astype(np.float64)
-            totals += of(block).sum(axis=(0, 2, 3))
-        return totals / (pixels.size / pixels.shape[1])
-
-    means = mean(lambda x: x)
-    deviations = np.sqrt(mean(lambda x: (x - means[:, None, None]) ** 2))
-    if not deviations.all():
-        raise DataError(
-            f"channel {deviations.argmin()} has one value in all train images, so it cannot be"
-            " scaled by its standard deviation: set data.scaling to range"
-        )
-    return np.stack([means, deviations])
 
 
 def _described(source: str, opened: OpenSource) -> Description:

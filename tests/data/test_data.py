@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
+from lantk import scaling
 from lantk.data import splits as data
 from lantk.data.download import CIFAR10_MD5
 from lantk.data.sources import cifar10_folder, open_source
@@ -807,7 +808,7 @@ def test_standard_scaling_reads_images_in_pieces(cifar10, monkeypatch):
     """Means and deviations are the same however many images are held at once."""
     digests = set()
     for n in (1, 7, 1000):
-        monkeypatch.setattr(data, "_IMAGES_AT_ONCE", n)
+        monkeypatch.setattr(scaling, "_IMAGES_AT_ONCE", n)
         split = split_of("cifar10", cifar10, [3, 8], scaling="standard")
         digests.add(np.round(split.channel_statistics, 9).tobytes())
     assert len(digests) == 1
@@ -818,7 +819,7 @@ def test_standard_scaling_needs_pixels_that_differ(tmp_path):
     x = random().integers(0, 256, (12, 2, 4, 5), dtype=np.uint8)
     x[:, 1] = 7
     path = write_npz(tmp_path, x_train=x)
-    with pytest.raises(DataError, match="channel 1 has one value in all train images"):
+    with pytest.raises(scaling.ScalingError, match="channel 1 has one value in all train images"):
         split_of("npz", path, [0, 1], scaling="standard")
     with pytest.raises(DataError, match="scaling is 'whiten': wanted range or standard"):
         split_of("npz", path, [0, 1], scaling="whiten")
