@@ -7,6 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lantk.estimators.classifier import KernelClassifier
+    from lantk.estimators.kernel import CNTK
+    from lantk.estimators.model import load
+    from lantk.estimators.regressor import KernelRegressor
     from lantk.kernel.architecture import parse_architecture
     from lantk.kernel.gram import gram, gram_taps
     from lantk.label_terms import image_vectors, label_term
@@ -14,13 +18,28 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CNTK": "lantk.estimators.kernel",
+    "KernelClassifier": "lantk.estimators.classifier",
+    "KernelRegressor": "lantk.estimators.regressor",
     "parse_architecture": "lantk.kernel.architecture",
     "gram": "lantk.kernel.gram",
     "gram_taps": "lantk.kernel.gram",
     "image_vectors": "lantk.label_terms.base",
     "label_term": "lantk.label_terms.registry",
+    "load": "lantk.estimators.model",
 }
-__all__ = ["__version__", "gram", "gram_taps", "image_vectors", "label_term", "parse_architecture"]
+__all__ = [
+    "CNTK",
+    "KernelClassifier",
+    "KernelRegressor",
+    "__version__",
+    "gram",
+    "gram_taps",
+    "image_vectors",
+    "label_term",
+    "load",
+    "parse_architecture",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import sys
 import time
 from typing import Any
@@ -53,8 +52,7 @@ def evaluate(args: argparse.Namespace) -> None:
     the factor of the kernel and the features of pairs.
     """
     from lantk.experiment.variants import families
-    from lantk.label_terms.feature_sets import PairedVectors
-    from lantk.label_terms.least_squares import LeastSquares
+    from lantk.regression.fits import find_solver, pair_vectors
     from lantk.regression.paths import predict
     from lantk.regression.protocols import assess, oracle_label_path
 
@@ -70,17 +68,15 @@ def evaluate(args: argparse.Namespace) -> None:
     vectors: dict[str, Any] = {"x_train": None, "x_test": None}
     if probe is not None and probe.needs_x:
         vectors = {name: _vectors_of(drawn, getattr(drawn, name)) for name in vectors}
-        if "honest" in args.protocols and isinstance(probe, LeastSquares):
-            # Every fold fits features anew: what pairs share is computed once.
+        if "honest" in args.protocols:
             with showing_work("comparing pairs of images"):
-                store = PairedVectors(vectors["x_train"], vectors["x_test"])
-            n_train = len(drawn.y_train)
-            vectors = {"x_train": store[:n_train], "x_test": store[n_train:]}
+                pairs = pair_vectors(probe, vectors["x_train"], vectors["x_test"])
+            vectors = {"x_train": pairs[0], "x_test": pairs[1]}
     if term and probe is not None and args.label_term is not None:
         with showing_work(f"loading {term}"):
             probe.restore(load_fitted(args, term, record), vectors["x_train"])
     members = _find_members(args, probe if args.label_term is not None else None)
-    solver = _find_solver(args.device)
+    solver = find_solver(args.device)
     start = time.perf_counter()
     with showing_progress("solves") as progress:
         paths = predict(
@@ -385,16 +381,3 @@ def _load_checkpoint(checkpoint: Any, verb: str) -> dict[str, Any] | None:
     if state is not None:
         print(f"lantk {verb}: goes on from {checkpoint.path}", file=sys.stderr)
     return state
-
-
-def _find_solver(device: str) -> str | None:
-    """Return the GPU that solves, as PyTorch names it, or None for the CPU."""
-    if device == "auto":
-        try:
-            # Loading PyTorch takes a second: not where there is no driver to use.
-            ctypes.CDLL("libcuda.so.1")
-        except OSError:
-            return None
-    from lantk.solvers.gpu import find_device
-
-    return find_device(device)

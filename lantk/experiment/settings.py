@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from lantk.errors import LantkError
 from lantk.files import expand_address, expand_path
+from lantk.regression import LABEL_WEIGHTS, RIDGES
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ Protocols = Annotated[list[Protocol], Limits(1, unequal=True)]
 
 EXPERIMENT_NAME_LENGTH = 250
 """What a database keeps of the name of an MLflow experiment."""
-_GRID = [0, 1.0e-4, 3.0e-4, 1.0e-3, 3.0e-3, 0.01, 0.03, 0.1, 0.3, 1, 3]
 _PUBLISHED_GRID = [0.001, 0.01, 0.1, 1]
 _CONV, _WIDE_CONV = {"conv": {"size": 3, "stride": 1}}, {"conv": {"size": 5, "stride": 2}}
 
@@ -158,7 +158,7 @@ class LabelWeights(Section):
     reads 1e-4 as text).
     """
 
-    honest: Weights = setting(_GRID, [0, 1.0e-3, 0.01, 0.1])
+    honest: Weights = setting([*LABEL_WEIGHTS], [0, 1.0e-3, 0.01, 0.1])
     """Weights that validation inside train chooses from."""
     oracle: Weights = setting(_PUBLISHED_GRID, [0.01, 0.1])
     """Weights that the test set chooses from (the paper's)."""
@@ -170,7 +170,7 @@ class Ridges(Section):
     matrix (dimensionless).
     """
 
-    honest: Weights = setting([*_GRID, 10, 30, 100], [0, 1.0e-3, 0.1])
+    honest: Weights = setting([*RIDGES], [0, 1.0e-3, 0.1])
     """Ridges that validation inside train chooses from."""
     oracle: Weights = setting(_PUBLISHED_GRID, [0.01, 0.1])
     """Ridges that the test set chooses from."""

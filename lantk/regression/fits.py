@@ -10,6 +10,7 @@ Chen, He and Su (2020), for the label weight ``r`` in ``lambda = r mean|K| / mea
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 
 from lantk.errors import numbering
 from lantk.label_terms.base import LabelTerm, blocks_together, fit_together
-from lantk.label_terms.feature_sets import Vectors
+from lantk.label_terms.feature_sets import PairedVectors, Vectors
+from lantk.label_terms.least_squares import LeastSquares
 from lantk.labels import as_labels, decide
 from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
 from lantk.solvers.direct import CholeskyFactor, IndefiniteError, SingularError
@@ -98,24 +100,23 @@ class FittedPath:
     """(p, c): what scores have beside these, or None."""
     term: LabelTerm | None
     """The fitted label term, or None where nothing is added between train rows and others."""
+
+    def at(self, i: int) -> FittedPath:
+        """Return it at weight number `i` alone, with no more than predictions take."""
+        only = slice(i, i + 1)
+        constant = None if self.constant is None else self.constant[only]
+        return FittedPath(
+            self.weights[only], self.factors[only], self.dual[only], constant, self.term
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedPath(FittedPath):
+    """The same with what is known of the train rows."""
+
     addition: Addition
     """Z on the train rows."""
     solution: PathSolution
-    """What is known of the solves."""
-
-    def at(self, i: int) -> FittedPath:
-        """Return it at weight number `i` alone, without Z on the train rows."""
-        only = slice(i, i + 1)
-        cut = PathSolution(*(value[only] if np.ndim(value) else value for value in self.solution))
-        return replace(
-            self,
-            weights=self.weights[only],
-            factors=self.factors[only],
-            dual=self.dual[only],
-            constant=None if self.constant is None else self.constant[only],
-            addition=Nothing(),
-            solution=cut,
-        )
 
 
 def factorize_kernel(k: NDArray, device: str | None = None) -> Factor:
@@ -133,6 +134,38 @@ def factorize_kernel(k: NDArray, device: str | None = None) -> Factor:
         return CholeskyFactor(k)
     except (IndefiniteError, SingularError):
         return None
+
+
+def find_solver(device: str) -> str | None:
+    """Return the GPU that solves, as PyTorch names it, or None for the CPU.
+
+    `device` is ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+    """
+    if device == "auto":
+        try:
+            # Loading PyTorch takes a second: not where there is no driver to use.
+            ctypes.CDLL("libcuda.so.1")
+        except OSError:
+            return None
+    if device == "cpu":
+        return None
+    from lantk.solvers.gpu import find_device
+
+    return find_device(device)
+
+
+def pair_vectors(
+    term: LabelTerm, x_train: NDArray, x_rows: NDArray | None = None
+) -> tuple[Vectors, Vectors]:
+    """Return vectors of train and of other rows for a term that is validated.
+
+    Every fold fits features anew, so what pairs of vectors share is computed once.
+    """
+    rows = x_train[:0] if x_rows is None else x_rows
+    if not isinstance(term, LeastSquares):
+        return x_train, rows
+    store, n = PairedVectors(x_train, rows), len(x_train)
+    return store[:n], store[n:]
 
 
 def with_ridge(k: NDArray, ridge: float) -> NDArray:
@@ -157,7 +190,7 @@ def fit_paths(
     grids: Sequence[NDArray] | None = None,
     tolerance: float = TOLERANCE,
     solved: Callable[[], None] = lambda: None,
-) -> list[FittedPath]:
+) -> list[SolvedPath]:
     """Fit every member to the train rows, at every weight of its path.
 
     Members that differ only in what of Z they add share one fit.
@@ -198,8 +231,8 @@ def fit_paths(
 
 def score_together(
     paths: Sequence[FittedPath], k_rows: NDArray, x_rows: Vectors | None = None
-) -> list[tuple[NDArray, Addition]]:
-    """Return the scores of each path on other rows, and what was added to K to get them.
+) -> list[tuple[NDArray, NDArray | None]]:
+    """Return the scores of each path on other rows, and its Z there.
 
     Parameters
     ----------
@@ -212,22 +245,18 @@ def score_together(
 
     Returns
     -------
-    list of ((p, m) or (p, m, c) array, Addition)
+    list of ((p, m) or (p, m, c) array, (m, n) array or None)
     """
     terms = {id(path.term): path.term for path in paths if path.term is not None}
     blocks = blocks_together(list(terms.values()), k_rows, x_rows, train=False)
-    found = dict(zip(terms, blocks, strict=True))
+    found = {key: np.asarray(z, np.float32) for key, z in zip(terms, blocks, strict=True)}
     results = []
     for path in paths:
-        addition = path.addition
-        if path.term is not None:
-            rows = np.asarray(found[id(path.term)], np.float32)
-            train = addition.train if isinstance(addition, Dense) else None
-            addition = Dense(train, rows, unit=addition.unit, diagnostics=addition.diagnostics)
-        scores = _scores(k_rows, addition, path.dual, path.factors)
+        z = None if path.term is None else found[id(path.term)]
+        scores = _scores(k_rows, z, path.dual, path.factors)
         if path.constant is not None:
             scores += path.constant if scores.ndim == 2 else path.constant[:, None]
-        results.append((scores, addition))
+        results.append((scores, z))
     return results
 
 
@@ -338,10 +367,10 @@ def _solve(
     grids: Sequence[NDArray],
     tolerance: float,
     solved: Callable[[], None],
-) -> list[FittedPath]:
+) -> list[SolvedPath]:
     """Solve (K + lambda Z) alpha = right sides for every member."""
     right_sides = np.asarray(right_sides, np.float64).reshape(len(right_sides), -1)
-    results: dict[int, FittedPath] = {}
+    results: dict[int, SolvedPath] = {}
     kinds = [(len(grid), m.has_intercept) for grid, m in zip(grids, members, strict=True)]
     for kind in dict.fromkeys(kinds):
         chosen, has_intercept = [i for i, other in enumerate(kinds) if other == kind], kind[1]
@@ -360,14 +389,16 @@ def _solve(
             if has_intercept:
                 alpha, constant, n_lifted = eliminate_constant(own.dual)
                 own = own._replace(dual=alpha, n_lifted=n_lifted)
-            results[i] = FittedPath(grids[i], factors[d], own.dual, constant, *fitted[i], own)
+            results[i] = SolvedPath(grids[i], factors[d], own.dual, constant, *fitted[i], own)
     return [results[i] for i in range(len(members))]
 
 
-def _scores(k_rows: NDArray, z: Addition, dual: NDArray, factors: NDArray) -> NDArray:
+def _scores(k_rows: NDArray, z: NDArray | None, dual: NDArray, factors: NDArray) -> NDArray:
     """Return the scores (p, m), or (p, m, c) for c > 1, of dual coefficients (p, n, c)."""
     p, n, c = dual.shape
     flat = dual.transpose(1, 0, 2).reshape(n, p * c)
-    scores = multiply(k_rows, flat) + z.apply_rows(flat) * np.repeat(factors, c)
+    scores = multiply(k_rows, flat)
+    if z is not None:
+        scores += multiply(z, flat) * np.repeat(factors, c)
     scores = scores.reshape(-1, p, c).transpose(1, 0, 2)
     return scores[..., 0] if c == 1 else scores

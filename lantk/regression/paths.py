@@ -6,6 +6,7 @@ No function here takes test labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from lantk.regression.fits import (
 )
 from lantk.regression.folds import permutation_parts, permuted, validation_folds
 from lantk.regression.protocols import WeightPath
-from lantk.solvers.additions import Addition, add_label_term
+from lantk.solvers.additions import Addition, Dense, add_label_term
 from lantk.solvers.direct import CholeskyFactor, SingularError, count_negative_eigenvalues
 
 Progress = Callable[[int, int], None]
@@ -131,12 +132,12 @@ def _predict(
             k_test_train,
             y,
             diagonal_test,
-            addition,
+            _with_rows(path.addition, z),
             path.weights,
             (path.factors, scores, path.solution),
-            count=_counting(k_train_train, addition, factor),
+            count=_counting(k_train_train, path.addition, factor),
         )
-        for path, (scores, addition) in zip(paths, scored, strict=True)
+        for path, (scores, z) in zip(paths, scored, strict=True)
     ]
     del paths, scored, factor
     if n_folds:
@@ -147,6 +148,11 @@ def _predict(
         for result, mask, accuracy in zip(results, checked, accuracies, strict=True):
             result.validation_accuracy[mask] = accuracy
     return results
+
+
+def _with_rows(addition: Addition, z: NDArray | None) -> Addition:
+    """Return an addition with Z of the test rows, where it adds anything there."""
+    return replace(addition, rows=z) if isinstance(addition, Dense) else addition
 
 
 def _counting(k: NDArray, z: Addition, factor: Factor) -> Callable[[float], int]:

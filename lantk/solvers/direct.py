@@ -107,6 +107,11 @@ class CholeskyFactor(GramFactor):
     def _back_substitute(self, rhs: NDArray) -> NDArray:
         return lapack.dpotrs(self._lower, rhs, lower=True)[0].reshape(rhs.shape)
 
+    @property
+    def log_determinant(self) -> float:
+        """Natural logarithm of det K."""
+        return float(2 * np.log(np.diag(self._lower)).sum())
+
     def whiten(self, v: NDArray, *, transposed: bool = False) -> NDArray:
         """Return L^-1 v for vectors (n, k), or L^-T v."""
         return blas.dtrsm(1.0, self._lower, np.asfortranarray(v), lower=1, trans_a=transposed)

@@ -1,0 +1,359 @@
+"""What the classifier and the regressor share: options, the fit, scores of other rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from lantk.errors import numbering
+from lantk.estimators.inputs import (
+    EstimatorError,
+    GramMaker,
+    as_images,
+    check_choice,
+    grid_of,
+    network_of,
+)
+from lantk.estimators.model import Model, save_model
+from lantk.kernel.architecture import Architecture, parse_architecture
+from lantk.kernel.gram import DEVICES, DTYPES, KERNELS
+from lantk.label_terms.base import LabelTerm, image_vectors
+from lantk.label_terms.controls import Ridge
+from lantk.label_terms.registry import label_term as named_term
+from lantk.label_terms.trial import load_term_class
+from lantk.regression import LABEL_WEIGHTS, RIDGES
+from lantk.regression.fits import (
+    Factor,
+    FittedPath,
+    Folds,
+    Judge,
+    Member,
+    SolvedPath,
+    factorize_kernel,
+    find_solver,
+    fit_paths,
+    pair_vectors,
+    score_together,
+    validate,
+    with_ridge,
+)
+from lantk.regression.protocols import choose_weight
+from lantk.scaling import SCALINGS, Scaling, channel_statistics
+from lantk.solvers.direct import SingularError
+
+# Fitted numbers and flags that a model holds.
+_KEPT = (
+    *("ridge_", "label_weight_", "log_marginal_likelihood_", "n_features_in_"),
+    *("_has_vectors", "_appends_one", "_is_column"),
+)
+# Entries of a Gram matrix that predictions hold at once, in whole pairs of rows.
+_BLOCK_ENTRIES = 2**25
+
+
+class KernelEstimator(BaseEstimator):
+    """Kernel regression with the exact kernel of a network; see its two subclasses."""
+
+    architecture: Any
+    kernel: str
+    flips: bool
+    intercept: bool
+    ridge: Any
+    folds: int
+    image_shape: Any
+    scaling: str | None
+    dtype: str | None
+    device: str
+    threads: int | None
+    memory: Any
+    random_state: Any
+
+    X_train_: NDArray[Any] | None
+    """Train images or vectors, as they were given; None of a precomputed kernel."""
+    architecture_: Architecture
+    scaling_: Scaling
+    _path: FittedPath
+    # Whether label terms see a constant 1 behind the pixels.
+    _appends_one = True
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = self.kernel == "precomputed"
+        return tags
+
+    def _fit(
+        self,
+        X: NDArray,
+        targets: NDArray,
+        *,
+        folds: Callable[[int], Folds],
+        judge: Judge,
+        label_term: Any = None,
+        label_weight: Any = 0.0,
+    ) -> tuple[NDArray, Factor]:
+        """Fit to checked X and targets (n,) or (n, c); return K and what solved with K + ridge.
+
+        `folds` makes validation folds out of a seed; `judge` is as for `regression.fits.validate`.
+        """
+        ridges, chooses_ridge = grid_of("ridge", self.ridge, RIDGES)
+        weights, chooses_weight = grid_of("label_weight", label_weight, LABEL_WEIGHTS)
+        make = None if label_term is None else _maker_of(label_term)
+        chooses_weight = chooses_weight and make is not None
+        if chooses_ridge and chooses_weight:
+            raise EstimatorError(
+                "label_weight and ridge are both to be chosen, and one is chosen at a time: give a"
+                " number for one of them"
+            )
+        k = self._train_gram(X)
+        x = self._train_vectors(make, validates=chooses_ridge or chooses_weight)
+        splits = folds(self._seed()) if chooses_ridge or chooses_weight else []
+        options = {"right_sides": targets, "targets": {None: targets}, "x": x}
+
+        def validated(member: Member, ridge: float) -> NDArray:
+            (found,) = validate(
+                k, members=[member], folds=splits, judge=judge, ridge=ridge,
+                device=self._solver(), **options,
+            )  # fmt: skip
+            return found
+
+        def fitted(member: Member, ridge: float) -> tuple[SolvedPath, Factor]:
+            solved = with_ridge(k, ridge)
+            factor = factorize_kernel(solved, self._solver())
+            (path,) = fit_paths(k, members=[member], factor=factor, k_solved=solved, **options)
+            return path, factor
+
+        def member_of(grid: NDArray, maker: Any, *, chooses: bool) -> Member:
+            return Member(
+                "estimator", grid.tolist(), grid.tolist() if chooses else (), maker,
+                has_intercept=self.intercept,
+            )  # fmt: skip
+
+        ridge = float(ridges[0])
+        if make is None and chooses_ridge:
+            member, ridge = member_of(ridges, Ridge, chooses=True), 0.0
+        else:
+            member = member_of(weights, make, chooses=chooses_weight)
+            if chooses_ridge:
+                # The label weight is fixed, so K + lambda Z is validated anew at each ridge.
+                fixed = member_of(weights, make, chooses=True)
+                scores = [float(validated(fixed, value)[0]) for value in ridges]
+                ridge = float(ridges[self._choose("ridge", ridges, np.array(scores))])
+        try:
+            path, factor = fitted(member, ridge)
+        except SingularError:
+            # Weight 0 is no candidate where K itself is singular.
+            others = member.without_zero()
+            if others is member:
+                raise
+            member = others
+            path, factor = fitted(member, ridge)
+        i = 0
+        if member.is_validated.any():
+            name = "ridge" if make is None else "label_weight"
+            i = self._choose(name, path.weights, validated(member, ridge))
+            if make is None:
+                ridge = float(path.weights[i])
+        self.ridge_ = ridge
+        if make is not None:
+            self.label_weight_ = float(path.weights[i])
+        self._take(path.at(i))
+        return k, factor
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator to an ``.npz`` file; `lantk.load` reads it.
+
+        It holds the train images, dual coefficients and what the label term learned; no pickle.
+
+        Raises
+        ------
+        ModelError
+            If the name does not end in .npz, or a label term of your own does not name what it
+            learned.
+        """
+        check_is_fitted(self)
+        save_model(path, self._to_model())
+
+    def _to_model(self) -> Model:
+        parameters = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name not in ("label_term", "memory", "random_state")
+        }
+        if self.X_train_ is not None:
+            # The network that was fitted: of vectors with filters of size 1.
+            parameters["architecture"] = self.architecture_.to_list()
+        return Model(
+            estimator=type(self).__name__,
+            parameters=parameters,
+            attributes={name: vars(self)[name] for name in _KEPT if name in vars(self)},
+            path=self._path,
+            images=self.X_train_,
+            scaling=self.scaling_,
+            classes=getattr(self, "classes_", None),
+        )
+
+    def _take_model(self, model: Model) -> None:
+        """Take what a model holds, as if it had been fitted here."""
+        for name, value in model.attributes.items():
+            setattr(self, name, value)
+        self.X_train_, self.scaling_ = model.images, model.scaling
+        if model.images is not None:
+            self.architecture_ = parse_architecture(self.architecture)
+        if model.classes is not None:
+            self.classes_ = model.classes
+        self._take(model.path)
+
+    def _choose(self, name: str, values: NDArray, scores: NDArray) -> int:
+        """Keep what validation found of each value, and return the position of the best."""
+        self.cv_results_ = {f"param_{name}": values, "mean_test_score": scores}
+        return choose_weight(values, scores)
+
+    def _take(self, path: FittedPath) -> None:
+        """Take what was fitted at one weight, to predict with."""
+        if path.term is not None and self.X_train_ is not None and path.term.needs_x:
+            # Not what it was fitted on, which may hold products of all pairs.
+            path.term.x_train_ = self._vectors(self._images(self.X_train_))
+        self._path = path
+        self.dual_ = path.dual[0][:, 0] if path.dual.shape[2] == 1 else path.dual[0]
+        self.constant_ = None if path.constant is None else path.constant[0]
+        self.label_term_ = path.term
+
+    def _scores(self, X: NDArray) -> NDArray[np.float64]:
+        """Return the scores of checked X, (m,) or (m, c)."""
+        if not len(X):
+            return np.empty((0, *self.dual_.shape[1:]))
+        blocks = [self._scores_of(rows) for rows in self._row_blocks(X)]
+        return np.concatenate(blocks)
+
+    def _row_blocks(self, X: NDArray) -> Iterator[NDArray]:
+        step = max(2, _BLOCK_ENTRIES // len(self.dual_) // 2 * 2)
+        for start in range(0, len(X), step):
+            yield X[start : start + step]
+
+    def _scores_of(self, X: NDArray) -> NDArray[np.float64]:
+        x = None
+        if self.X_train_ is None:
+            k = X
+        else:
+            images = self._images(self._pixels(X))
+            with numbering({"x1": ("X", range(len(X)))}):
+                k = self._gram_maker().gram(images, self._images(self.X_train_))
+            if self.label_term_ is not None and self.label_term_.needs_x:
+                x = self._vectors(images)
+        ((scores, _),) = score_together([self._path], k, x)
+        return scores[0]
+
+    def _check(self, X: ArrayLike, **options: Any) -> Any:
+        """Return X, or X and y, as arrays of finite numbers, and remember or compare features."""
+        check_choice("kernel", self.kernel, (*KERNELS, "precomputed"))
+        check_choice("scaling", self.scaling, (None, *SCALINGS))
+        check_choice("dtype", self.dtype, (None, *DTYPES))
+        check_choice("device", self.device, DEVICES)
+        if options.get("reset") is False:
+            check_is_fitted(self)
+        return validate_data(self, X, allow_nd=True, dtype="numeric", **options)
+
+    def _train_gram(self, X: NDArray) -> NDArray:
+        """Take the train images and return their Gram matrix."""
+        if self.kernel == "precomputed":
+            if X.ndim != 2 or X.shape[0] != X.shape[1]:
+                raise EstimatorError(
+                    f"X has shape {X.shape}: wanted a square train Gram matrix, as kernel is"
+                    " 'precomputed'"
+                )
+            self.X_train_, self.scaling_ = None, Scaling()
+            return X
+        self.architecture_ = network_of(self.architecture, X, self.image_shape)
+        # One pixel with d channels, or an image.
+        self._has_vectors = X.ndim == 2 and self.image_shape is None
+        self.X_train_ = np.array(self._pixels(X))
+        self.scaling_ = self._find_scaling(self.X_train_)
+        with numbering({"x1": ("X", range(len(X)))}):
+            return self._gram_maker().gram(self._images(self.X_train_))
+
+    def _pixels(self, X: NDArray) -> NDArray:
+        """Return X as unscaled images, of the shape of the train images."""
+        pixels = as_images(X, self.image_shape)
+        if getattr(self, "X_train_", None) is not None:
+            train: Any = self.X_train_
+            if pixels.shape[1:] != train.shape[1:]:
+                raise EstimatorError(
+                    f"X has images of shape {pixels.shape[1:]} (channels, height, width): wanted"
+                    f" {train.shape[1:]}, as of the train images"
+                )
+        return pixels
+
+    def _find_scaling(self, pixels: NDArray) -> Scaling:
+        is_float = pixels.dtype.kind == "f"
+        if self.scaling == "standard":
+            return Scaling(channel_statistics=channel_statistics(pixels))
+        if self.scaling == "range" and pixels.dtype == np.uint8:
+            return Scaling(pixel_max=255)
+        if not is_float and not self._has_vectors:
+            wanted = "floats, or uint8" if self.scaling else "floats, or scaling='range' of uint8"
+            raise EstimatorError(f"X holds {pixels.dtype}: wanted {wanted}")
+        return Scaling()
+
+    def _images(self, pixels: NDArray) -> NDArray:
+        """Return unscaled images as the kernel takes them."""
+        return self.scaling_.apply(pixels, self._dtype())
+
+    def _dtype(self) -> str:
+        return self.dtype or ("float64" if self._has_vectors else "float32")
+
+    def _vectors(self, images: NDArray) -> NDArray:
+        return image_vectors(images, append_one=self._appends_one, layout="channels_first")
+
+    def _train_vectors(self, make: Any, *, validates: bool) -> Any:
+        """Return the vectors that a label term needs, or None."""
+        if make is None or not (term := make()).needs_x:
+            return None
+        if self.X_train_ is None:
+            raise EstimatorError(
+                f"the label term {term!r} reads the images, and kernel is 'precomputed': give"
+                " images, or a term that reads the kernel alone, such as lantk-kr-v1"
+            )
+        vectors = self._vectors(self._images(self.X_train_))
+        return pair_vectors(term, vectors)[0] if validates else vectors
+
+    def _gram_maker(self) -> GramMaker:
+        return GramMaker(
+            self.architecture_,
+            kernel=self.kernel,
+            flips=self.flips,
+            dtype=self._dtype(),
+            device=self.device,
+            threads=self.threads,
+            memory=self.memory,
+        )
+
+    def _solver(self) -> str | None:
+        return find_solver(self.device)
+
+    def _seed(self) -> int:
+        if self.random_state is None:
+            return 0
+        if isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31))
+
+
+def _maker_of(term: Any) -> Callable[[], LabelTerm]:
+    """Return what makes an unfitted label term of a name, an estimator or a class."""
+    if isinstance(term, str):
+        return load_term_class(term) if ":" in term else partial(named_term, term)
+    if isinstance(term, type) and issubclass(term, LabelTerm):
+        return term
+    if isinstance(term, LabelTerm):
+        return partial(clone, term)
+    raise EstimatorError(
+        f"label_term is {term!r}: wanted a name such as 'lantk-kr-v1', a LabelTerm, a subclass of"
+        " LabelTerm, or None"
+    )

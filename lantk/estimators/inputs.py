@@ -1,0 +1,165 @@
+"""What estimators take as X: images, flattened images, vectors; and their Gram matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_memory
+
+from lantk.errors import LantkError, shorten
+from lantk.kernel.architecture import Architecture, parse_architecture
+from lantk.kernel.gram import gram, gram_diagonal
+from lantk.kernel.images import find_shape_fault
+
+
+class EstimatorError(LantkError):
+    """A parameter or an X that an estimator cannot use; the message says what to change."""
+
+
+def as_images(X: NDArray[Any], image_shape: Sequence[int] | None, name: str = "X") -> NDArray[Any]:
+    """Return X as images, n x channels x height x width.
+
+    Parameters
+    ----------
+    X : (n, channels, height, width) or (n, d) array
+        Images, flattened images where `image_shape` is given, or vectors, each of which becomes an
+        image of one pixel with d channels.
+    image_shape : (channels, height, width), optional
+        Of one image. Of images it says that their channels come first, however they look.
+    name : str
+        What messages call X.
+
+    Raises
+    ------
+    EstimatorError
+        If X has other axes, or does not fit `image_shape`.
+    """
+    shape = None if image_shape is None else tuple(map(int, image_shape))
+    if shape is not None and (len(shape) != 3 or min(shape) < 1):
+        raise EstimatorError(f"image_shape is {image_shape!r}: wanted (channels, height, width)")
+    if X.ndim == 2:
+        if shape is None:
+            return X[:, :, None, None]
+        if X.shape[1] != np.prod(shape):
+            raise EstimatorError(
+                f"{name} has shape {X.shape}: wanted {np.prod(shape)} columns, as image_shape is"
+                f" {shape}"
+            )
+        return X.reshape(len(X), *shape)
+    layout = "channels_first" if shape is not None and X.shape[1:] == shape else None
+    overruling = "give image_shape=(channels, height, width)"
+    fault = find_shape_fault(name, X.shape, layout, overruling)
+    if fault is None and shape is not None and X.shape[1:] != shape:
+        fault = f"{name} has images of shape {X.shape[1:]}, and image_shape is {shape}"
+    if fault is not None:
+        raise EstimatorError(fault)
+    return X
+
+
+def network_of(architecture: Any, X: NDArray[Any], image_shape: Any) -> Architecture:
+    """Return the network for X: of vectors, the fully connected one of the same depth.
+
+    Each convolution of an image of one pixel is a dense layer: a filter of size 1.
+    """
+    network = parse_architecture(architecture)
+    if X.ndim != 2 or image_shape is not None:
+        return network
+    return replace(network, convs=tuple(replace(conv, size=1, stride=1) for conv in network.convs))
+
+
+class GramMaker:
+    """Gram matrices with the options of an estimator; none of the same images is computed twice.
+
+    `memory` is a folder or joblib.Memory to keep them in, or None to keep none.
+    """
+
+    def __init__(
+        self,
+        network: Architecture,
+        *,
+        kernel: str,
+        flips: bool,
+        dtype: str,
+        device: str,
+        threads: int | None,
+        memory: Any,
+    ) -> None:
+        layers = network.to_list()
+        self._of_values = {"architecture": layers, "kernel": kernel, "flips": flips, "dtype": dtype}
+        # Of what the values do not depend on, nothing enters the key.
+        self._of_cost = {"device": device, "threads": threads}
+        cache = check_memory(memory)
+        self._gram = cache.cache(_gram, ignore=["options"])
+        self._diagonal = cache.cache(_diagonal, ignore=["options"])
+
+    def gram(self, x1: NDArray[Any], x2: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return the Gram matrix of images, as `lantk.gram`."""
+        k: NDArray[Any] = self._gram(x1, x2, **self._of_values, options=self._of_cost)
+        return k
+
+    def diagonal(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return K(x, x) of each image, (n,)."""
+        k: NDArray[Any] = self._diagonal(x, **self._of_values, options=self._of_cost)
+        return k
+
+
+def _gram(
+    x1: NDArray[Any],
+    x2: NDArray[Any] | None,
+    architecture: Any,
+    kernel: str,
+    flips: bool,
+    dtype: str,
+    options: dict[str, Any],
+) -> NDArray[Any]:
+    return gram(
+        architecture, x1, x2, kernel=kernel, flips=flips, dtype=dtype,
+        layout="channels_first", **options,
+    )  # fmt: skip
+
+
+def _diagonal(
+    x: NDArray[Any],
+    architecture: Any,
+    kernel: str,
+    flips: bool,
+    dtype: str,
+    options: dict[str, Any],
+) -> NDArray[Any]:
+    return gram_diagonal(
+        architecture, x, kernel=kernel, flips=flips, dtype=dtype,
+        layout="channels_first", **options,
+    )  # fmt: skip
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Refuse a value of a parameter that is none of the choices."""
+    if value not in choices:
+        wanted = ", ".join(map(repr, choices[:-1]))
+        raise EstimatorError(f"{name} is {value!r}: wanted {wanted} or {choices[-1]!r}")
+
+
+def grid_of(name: str, value: Any, default: Sequence[float]) -> tuple[NDArray, bool]:
+    """Return the values of a parameter, (p,), and whether one is to be chosen among them.
+
+    Raises
+    ------
+    EstimatorError
+        If it is neither ``"cv"``, nor a number, nor a list of numbers, each 0 or more.
+    """
+    if isinstance(value, str) and value == "cv":
+        return np.array(default, np.float64), True
+    try:
+        numbers = np.unique(np.asarray(value, np.float64))
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if not numbers.size or not np.isfinite(numbers).all() or numbers[0] < 0:
+        raise EstimatorError(
+            f"{name} is {shorten(repr(value))}: wanted 'cv', a number of 0 or more, or a list of"
+            " such numbers to choose among"
+        )
+    return numbers, np.ndim(value) > 0
