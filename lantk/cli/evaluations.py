@@ -52,9 +52,10 @@ def evaluate(args: argparse.Namespace) -> None:
     the factor of the kernel and the features of pairs.
     """
     from lantk.experiment.variants import families
-    from lantk.regression.fits import find_solver, pair_vectors
+    from lantk.regression.fits import pair_vectors
     from lantk.regression.paths import predict
     from lantk.regression.protocols import assess, oracle_label_path
+    from lantk.solvers.factors import find_solver
 
     if len(families(args.variants)) > 1:
         raise LantkError(

@@ -31,23 +31,20 @@ from lantk.label_terms.registry import label_term as named_term
 from lantk.label_terms.trial import load_term_class
 from lantk.regression import LABEL_WEIGHTS, RIDGES
 from lantk.regression.fits import (
-    Factor,
     FittedPath,
     Folds,
     Judge,
     Member,
     SolvedPath,
-    factorize_kernel,
-    find_solver,
     fit_paths,
     pair_vectors,
     score_together,
     validate,
-    with_ridge,
 )
 from lantk.regression.protocols import choose_weight
 from lantk.scaling import SCALINGS, Scaling, channel_statistics
 from lantk.solvers.direct import SingularError
+from lantk.solvers.factors import Factor, factorize_kernel, find_solver, with_ridge
 
 # Fitted numbers and flags that a model holds.
 _KEPT = (

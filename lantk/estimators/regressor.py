@@ -11,8 +11,8 @@ from sklearn.model_selection import KFold
 
 from lantk.estimators.base import KernelEstimator
 from lantk.estimators.inputs import EstimatorError
-from lantk.regression.fits import Factor, factorize_kernel, with_ridge
 from lantk.solvers.direct import CholeskyFactor
+from lantk.solvers.factors import Factor, factorize_kernel, with_ridge
 
 
 class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator):

@@ -10,7 +10,6 @@ Chen, He and Su (2020), for the label weight ``r`` in ``lambda = r mean|K| / mea
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,8 @@ from lantk.label_terms.feature_sets import PairedVectors, Vectors
 from lantk.label_terms.least_squares import LeastSquares
 from lantk.labels import as_labels, decide
 from lantk.solvers.additions import Addition, Dense, Diagonal, Nothing
-from lantk.solvers.direct import CholeskyFactor, IndefiniteError, SingularError
+from lantk.solvers.direct import CholeskyFactor
+from lantk.solvers.factors import Factor, factorize_kernel, with_ridge
 from lantk.solvers.intercept import eliminate_constant, with_ones
 from lantk.solvers.path import PathSolution, solve_path
 from lantk.solvers.products import mean_abs, multiply
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 # Relative residual of the solves on all of train, and in validation, where 1e-5 moves scores by
 # some 1e-4 of their own size (measured at n = 8,000) and costs a tenth fewer steps.
 TOLERANCE, _VALIDATION_TOLERANCE = 1e-11, 1e-6
-Factor = Any
-"""What solves with K: a `CholeskyFactor`, a `gpu.DeviceSolver`, or None for a K that has none."""
 Judge = Callable[[NDArray, NDArray], NDArray]
 """Returns, for the scores (p, m[, c]) of held-out rows and their numbers (m,), a sum over the rows
 of how good they are, (p,)."""
@@ -119,41 +117,6 @@ class SolvedPath(FittedPath):
     solution: PathSolution
 
 
-def factorize_kernel(k: NDArray, device: str | None = None) -> Factor:
-    """Return what solves with K: on a CPU its Cholesky factor, or None if it has none.
-
-    K, then singular or indefinite, is no preconditioner: each weight is solved by an LU
-    factorization of its own, which the record counts.
-    """
-    if device is not None:
-        # Imported here: PyTorch takes a second to load, and only GPUs need it.
-        from lantk.solvers.gpu import DeviceSolver
-
-        return DeviceSolver(k, device)
-    try:
-        return CholeskyFactor(k)
-    except (IndefiniteError, SingularError):
-        return None
-
-
-def find_solver(device: str) -> str | None:
-    """Return the GPU that solves, as PyTorch names it, or None for the CPU.
-
-    `device` is ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-    """
-    if device == "auto":
-        try:
-            # Loading PyTorch takes a second: not where there is no driver to use.
-            ctypes.CDLL("libcuda.so.1")
-        except OSError:
-            return None
-    if device == "cpu":
-        return None
-    from lantk.solvers.gpu import find_device
-
-    return find_device(device)
-
-
 def pair_vectors(
     term: LabelTerm, x_train: NDArray, x_rows: NDArray | None = None
 ) -> tuple[Vectors, Vectors]:
@@ -166,16 +129,6 @@ def pair_vectors(
         return x_train, rows
     store, n = PairedVectors(x_train, rows), len(x_train)
     return store[:n], store[n:]
-
-
-def with_ridge(k: NDArray, ridge: float) -> NDArray:
-    """Return K with `ridge` times its mean diagonal added to the diagonal; K itself for 0."""
-    if not ridge:
-        return k
-    ridged = np.array(k)
-    diagonal = np.einsum("ii->i", ridged)
-    diagonal += ridge * float(np.mean(diagonal, dtype=np.float64))
-    return ridged
 
 
 def fit_paths(

@@ -16,10 +16,8 @@ from lantk.label_terms.feature_sets import Vectors
 from lantk.labels import to_targets
 from lantk.regression.diagnostics import describe
 from lantk.regression.fits import (
-    Factor,
     Member,
     count_right,
-    factorize_kernel,
     fit_paths,
     score_together,
     validate,
@@ -28,6 +26,7 @@ from lantk.regression.folds import permutation_parts, permuted, validation_folds
 from lantk.regression.protocols import WeightPath
 from lantk.solvers.additions import Addition, Dense, add_label_term
 from lantk.solvers.direct import CholeskyFactor, SingularError, count_negative_eigenvalues
+from lantk.solvers.factors import Factor, factorize_kernel
 
 Progress = Callable[[int, int], None]
 
