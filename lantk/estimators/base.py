@@ -99,6 +99,8 @@ class KernelEstimator(BaseEstimator):
 
         `folds` makes validation folds out of a seed; `judge` is as for `regression.fits.validate`.
         """
+        for name in ("X_train_", "dual_", "cv_results_", "label_weight_"):
+            vars(self).pop(name, None)
         ridges, chooses_ridge = grid_of("ridge", self.ridge, RIDGES)
         weights, chooses_weight = grid_of("label_weight", label_weight, LABEL_WEIGHTS)
         make = None if label_term is None else _maker_of(label_term)
@@ -174,7 +176,7 @@ class KernelEstimator(BaseEstimator):
             If the name does not end in .npz, or a label term of your own does not name what it
             learned.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_")
         save_model(path, self._to_model())
 
     def _to_model(self) -> Model:
@@ -254,7 +256,7 @@ class KernelEstimator(BaseEstimator):
         check_choice("dtype", self.dtype, (None, *DTYPES))
         check_choice("device", self.device, DEVICES)
         if options.get("reset") is False:
-            check_is_fitted(self)
+            check_is_fitted(self, "dual_")
         return validate_data(self, X, allow_nd=True, dtype="numeric", **options)
 
     def _train_gram(self, X: NDArray) -> NDArray:

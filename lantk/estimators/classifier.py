@@ -159,7 +159,7 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
         classes = Classes(named)
         if len(classes.names) < 2:
             raise EstimatorError(
-                f"y holds one class, {classes.names[0]!r}: wanted two classes or more"
+                f"y holds one class, {classes.names[0].item()!r}: wanted two classes or more"
             )
         self.classes_ = classes.names
         n_outputs = count_outputs(len(classes.names))

@@ -14,6 +14,7 @@ import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -177,6 +178,17 @@ def test_every_label_term_alone(bare):
     found = json.loads(done.stdout)
     matrices = [name for name in TERMS if name != "cntk-ridge"]
     assert found == {name: [[12, 12, True], [6, 12, True]] for name in matrices}
+
+
+def test_a_model_alone(bare, tmp_path):
+    """A saved model predicts there as it does here."""
+    x = np.random.default_rng(0).normal(size=(20, 1, 6, 6))
+    model = lantk.KernelClassifier(label_term="lantk-fjlt-v1", label_weight=0.1)
+    model.fit(x, x[:, 0, 2, 2] > 0).save(tmp_path / "model.npz")
+    np.save(tmp_path / "x.npy", x)
+    code = "import numpy, lantk; print(*lantk.load('model.npz').predict(numpy.load('x.npy')))"
+    done = call(bare, "-c", code, cwd=tmp_path)
+    assert done.stdout.split() == [str(found) for found in model.predict(x)], done.stderr
 
 
 def test_the_example_alone(bare):

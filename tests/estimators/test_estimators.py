@@ -1,0 +1,375 @@
+"""Estimators: scikit-learn's contract, the workflow's numbers, inputs, choices, messages."""
+
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError, SkipTestWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import WhiteKernel
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import check_estimator
+
+import lantk
+from lantk.data.splits import describe, split_classes, split_pair
+from lantk.data.tasks import resolve_classes, resolve_pair
+from lantk.errors import LantkError
+from lantk.estimators import inputs
+from lantk.label_terms.base import image_vectors
+from lantk.label_terms.plug_in import PlugIn
+from lantk.labels import as_targets, decide
+from lantk.regression import LABEL_WEIGHTS, RIDGES
+from lantk.regression.fits import Member, pair_vectors
+from lantk.regression.paths import predict
+from lantk.regression.protocols import choose_weight
+
+SHALLOW = [{"conv": {"size": 3}}, "relu", "flatten", "dense"]
+
+
+def images(n, k=2, seed=0, side=6):
+    """Return noisy grey images whose class is the place of a bright pixel, and class numbers."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % k
+    x = rng.normal(size=(n, 1, side, side))
+    x[np.arange(n), 0, 2, y + 1] += 2
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Return a split of digits 3 and 8."""
+    task = resolve_pair(describe("digits"), [3, 8])
+    return split_pair("digits", None, task, 40, 60, 66)
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Return a split of digits 3, 5 and 8."""
+    task = resolve_classes(describe("digits"), [3, 5, 8])
+    return split_classes("digits", None, task, 45, 60)
+
+
+def evaluated(split, name, *, architecture="chen2020", flips=False, intercept=False):
+    """Return the workflow's scores under its honest choice, the weight, and accuracies."""
+    y = as_targets(split.y_train, 1 if split.is_binary else len(split.names))
+    grid = RIDGES if name == "cntk-ridge" else LABEL_WEIGHTS
+    make = None if name == "cntk" else lambda: lantk.label_term(name)
+    x = {}
+    if make is not None and make().needs_x:
+        vectors = [
+            image_vectors(rows, append_one=split.is_binary)
+            for rows in (split.x_train, split.x_test)
+        ]
+        x = dict(zip(("x_train", "x_test"), pair_vectors(make(), *vectors), strict=True))
+    k = lantk.gram(architecture, split.x_train, flips=flips)
+    k_test = lantk.gram(architecture, split.x_test, split.x_train, flips=flips)
+    member = Member(name, grid, grid, make, has_intercept=intercept)
+    (path,) = predict(k, k_test, y, [member], **x)
+    i = choose_weight(path.weights, path.validation_accuracy)
+    return path.scores[i], path.weights[i], path.validation_accuracy
+
+
+@pytest.mark.parametrize("kind", [lantk.KernelClassifier, lantk.KernelRegressor])
+def test_scikit_learns_checks_pass(kind):
+    """With its defaults an estimator keeps scikit-learn's contract."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkipTestWarning)
+        results = check_estimator(kind(), on_fail=None)
+    assert len(results) > 40
+    assert [r["check_name"] for r in results if r["status"] == "failed"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cntk", {}),
+        ("cntk-ridge", {}),
+        ("lantk-kr-v1", {}),
+        ("lantk-kr-v2", {"intercept": True}),
+        ("lantk-fjlt-v1", {"flips": True}),
+        ("lantk-plugin", {}),
+        ("cntk-rbf", {}),
+    ],
+)
+def test_scores_are_the_workflows_to_the_last_digit(pair, name, options):
+    """On the same split an estimator chooses and scores as the workflow's evaluation does."""
+    scores, weight, accuracies = evaluated(pair, name, **options)
+    if name in ("cntk", "cntk-ridge"):
+        chosen = {"ridge": 0 if name == "cntk" else "cv"}
+    else:
+        chosen = {"label_term": name, "ridge": 0}
+    model = lantk.KernelClassifier(**chosen, **options).fit(pair.x_train, pair.y_train)
+    np.testing.assert_array_equal(model.decision_function(pair.x_test), scores)
+    np.testing.assert_array_equal(model.predict(pair.x_test), decide(scores))
+    if name != "cntk":
+        assert weight == (model.ridge_ if name == "cntk-ridge" else model.label_weight_)
+        np.testing.assert_array_equal(model.cv_results_["mean_test_score"], accuracies)
+
+
+def test_scores_of_three_classes_are_the_workflows(three):
+    """Of several classes too, on 0 and 1 as targets."""
+    scores, weight, _ = evaluated(three, "lantk-fjlt-v1")
+    model = lantk.KernelClassifier(label_term="lantk-fjlt-v1", ridge=0)
+    model.fit(three.x_train, three.y_train)
+    assert model.label_weight_ == weight
+    np.testing.assert_array_equal(model.decision_function(three.x_test), scores)
+
+
+def test_targets_change_scores_and_no_prediction(three):
+    """Regressed on other targets, low and high, the scores are those that such targets give."""
+    other = lantk.KernelClassifier(targets=(-1, 1)).fit(three.x_train, three.y_train)
+    k = lantk.gram("chen2020", three.x_train)
+    rows = lantk.gram("chen2020", three.x_test, three.x_train)
+    ridged = k + 1e-6 * np.mean(np.diag(k)) * np.eye(len(k))
+    wanted = rows @ np.linalg.solve(ridged.astype(float), 2 * np.eye(3)[three.y_train] - 1)
+    np.testing.assert_allclose(other.decision_function(three.x_test), wanted, atol=1e-3)
+    same = lantk.KernelClassifier().fit(three.x_train, three.y_train)
+    np.testing.assert_array_equal(other.predict(three.x_test), same.predict(three.x_test))
+
+
+@pytest.mark.parametrize(
+    "names", [["dog", "deer"], [False, True], [7, 3], ["a", "b", "c"], [2.0, 4.0, 9.0]]
+)
+def test_any_labels_are_classes(names):
+    """Text, truth values and numbers are classes, of unequal sizes too, in ascending order."""
+    x, y = images(41, len(names))
+    labels = np.array(names)[y]
+    model = lantk.KernelClassifier(architecture=SHALLOW).fit(x, labels)
+    assert model.classes_.tolist() == sorted(names)
+    assert model.predict(x).tolist() == labels.tolist()
+    assert model.score(x, labels) == 1.0
+
+
+def test_flattened_images_are_images():
+    """With image_shape the rows of a table are images, to the same scores."""
+    x, y = images(24)
+    wide = lantk.KernelClassifier(architecture=SHALLOW).fit(x, y)
+    flat = lantk.KernelClassifier(architecture=SHALLOW, image_shape=(1, 6, 6))
+    flat.fit(x.reshape(24, -1), y)
+    np.testing.assert_array_equal(flat.dual_, wide.dual_)
+    np.testing.assert_array_equal(
+        flat.decision_function(x.reshape(24, -1)), wide.decision_function(x)
+    )
+
+
+def test_vectors_take_the_fully_connected_network():
+    """Vectors are images of one pixel, the network's filters of size 1, and the kernel float64."""
+    x = np.random.default_rng(0).normal(size=(20, 5))
+    model = lantk.KernelRegressor(architecture="arora2019-vanilla-3", ridge=1e-3)
+    model.fit(x, x[:, 0])
+    dense = [{"conv": {"size": 1}}, "relu"] * 2 + ["flatten", "dense"]
+    k = lantk.gram(dense, x[:, :, None, None], dtype="float64")
+    wanted = np.linalg.solve(k + 1e-3 * np.mean(np.diag(k)) * np.eye(20), x[:, 0])
+    np.testing.assert_allclose(model.dual_, wanted, rtol=1e-8)
+
+
+def test_bytes_are_scaled_as_in_the_workflow(pair):
+    """Bytes become floats from -1 to 1, or standardised by the channels of the train images."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 3, 6, 6), dtype=np.uint8)
+    y = np.arange(30) % 2
+    ranged = lantk.KernelClassifier(architecture=SHALLOW, scaling="range").fit(pixels, y)
+    floats = pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    direct = lantk.KernelClassifier(architecture=SHALLOW).fit(floats, y)
+    np.testing.assert_array_equal(ranged.dual_, direct.dual_)
+    standard = lantk.KernelClassifier(architecture=SHALLOW, scaling="standard").fit(pixels, y)
+    moved = standard.scaling_.apply(pixels)
+    np.testing.assert_allclose(moved.mean(axis=(0, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(moved.std(axis=(0, 2, 3)), 1, atol=1e-5)
+
+
+def test_precomputed_matrices_are_cut_by_scikit_learn():
+    """A grid search over one precomputed matrix, in two processes, fits as on the images."""
+    x, y = images(60)
+    k = lantk.gram(SHALLOW, x, dtype="float64")
+    grid = {"ridge": [1e-6, 1e-2, 1.0]}
+    search = GridSearchCV(lantk.KernelClassifier(kernel="precomputed"), grid, cv=3, n_jobs=2)
+    search.fit(k, y)
+    on_images = lantk.KernelClassifier(architecture=SHALLOW, dtype="float64")
+    fold = GridSearchCV(on_images, grid, cv=3).fit(x, y)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], fold.cv_results_["mean_test_score"]
+    )
+    np.testing.assert_allclose(search.best_estimator_.dual_, fold.best_estimator_.dual_)
+
+
+def test_scikit_learns_tools_take_it(tmp_path):
+    """Pipelines, cross-validation, clones and joblib's files work."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(5, 3, (50, 4))
+    y = np.where(x[:, 0] > 5, "high", "low")
+    pipeline = make_pipeline(StandardScaler(), lantk.KernelClassifier(architecture=SHALLOW))
+    assert cross_val_score(pipeline, x, y, cv=3).mean() > 0.8
+    model = clone(pipeline).fit(x, y)
+    joblib.dump(model, tmp_path / "model.joblib")
+    again = joblib.load(tmp_path / "model.joblib")
+    np.testing.assert_array_equal(again[-1].decision_function(x), model[-1].decision_function(x))
+
+
+def test_no_gram_matrix_of_the_same_images_is_computed_twice(tmp_path, monkeypatch):
+    """With `memory`, other ridges and label terms read the Gram matrix that the first computed."""
+    x, y = images(30)
+    calls, compute = [], inputs.gram
+    monkeypatch.setattr(inputs, "gram", lambda *a, **o: calls.append(1) or compute(*a, **o))
+    model = lantk.KernelClassifier(architecture=SHALLOW, memory=str(tmp_path))
+    first = model.fit(x, y).decision_function(x[:4])
+    n_calls = len(calls)
+    assert n_calls == 2
+    again = clone(model).fit(x, y).decision_function(x[:4])
+    clone(model).set_params(ridge="cv", threads=1).fit(x, y)
+    clone(model).set_params(label_term="lantk-kr-v1").fit(x, y).predict(x[:4])
+    assert len(calls) == n_calls
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_label_term_may_be_a_name_an_estimator_or_a_class():
+    """All three fit the same Z, and the estimator that was given stays unfitted."""
+    x, y = images(30)
+    term, before = PlugIn(), vars(PlugIn())
+    fitted = [
+        lantk.KernelClassifier(architecture=SHALLOW, label_term=given, label_weight=0.1).fit(x, y)
+        for given in ("lantk-plugin", term, PlugIn)
+    ]
+    for model in fitted[1:]:
+        np.testing.assert_array_equal(model.dual_, fitted[0].dual_)
+    assert vars(term) == before
+
+
+def test_a_ridge_is_chosen_beside_a_fixed_label_weight():
+    """Then each ridge is validated with its own K + lambda Z, and what was chosen is fitted."""
+    x, y = images(40)
+    options = {"architecture": SHALLOW, "label_term": "lantk-kr-v1", "label_weight": 0.1}
+    model = lantk.KernelClassifier(ridge=[1e-6, 1e-2, 1.0], **options).fit(x, y)
+    scores = model.cv_results_["mean_test_score"]
+    assert model.ridge_ == model.cv_results_["param_ridge"][np.argmax(scores)]
+    fixed = lantk.KernelClassifier(ridge=model.ridge_, **options).fit(x, y)
+    np.testing.assert_array_equal(model.dual_, fixed.dual_)
+
+
+def test_the_nngp_is_a_gaussian_process():
+    """Mean, deviation and evidence are those of scikit-learn's Gaussian process with our kernel."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(25, 3)), rng.normal(size=25)
+    model = lantk.KernelRegressor(architecture=SHALLOW, kernel="nngp", ridge=0.1).fit(x, y)
+    kernel = lantk.CNTK(SHALLOW, kernel="nngp")
+    noise = 0.1 * np.mean(kernel.diag(x))
+    process = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(x, y)
+    rows = rng.normal(size=(7, 3))
+    mean, deviation = model.predict(rows, return_std=True)
+    wanted_mean, wanted_deviation = process.predict(rows, return_std=True)
+    np.testing.assert_allclose(mean, wanted_mean, rtol=1e-6)
+    np.testing.assert_allclose(deviation, wanted_deviation, rtol=1e-6)
+    np.testing.assert_allclose(
+        model.log_marginal_likelihood_, process.log_marginal_likelihood(), rtol=1e-6
+    )
+
+
+def test_a_regressor_has_several_outputs_and_chooses_its_ridge():
+    """Columns are fitted side by side; the ridge has the least error over shuffled folds."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 2))
+    y = np.column_stack([x[:, 0], np.abs(x[:, 1])]) + 0.3 * rng.normal(size=(60, 2))
+    both = lantk.KernelRegressor(architecture=SHALLOW, ridge=1e-2).fit(x, y)
+    one = lantk.KernelRegressor(architecture=SHALLOW, ridge=1e-2).fit(x, y[:, 1])
+    np.testing.assert_allclose(both.predict(x)[:, 1], one.predict(x))
+    chosen = lantk.KernelRegressor(architecture=SHALLOW, ridge="cv").fit(x, y)
+    assert 1e-3 < chosen.ridge_ < 100
+    assert chosen.cv_results_["mean_test_score"].max() > -1.0
+    column = lantk.KernelRegressor(architecture=SHALLOW, ridge=1e-2).fit(x, y[:, 1:])
+    np.testing.assert_array_equal(column.predict(x), one.predict(x)[:, None])
+
+
+def test_the_kernel_object_serves_scikit_learn():
+    """Support vector machines take it, and sums with others; normalised, its diagonal is 1."""
+    x, y = images(40)
+    rows = x.reshape(40, -1)
+    kernel = lantk.CNTK(SHALLOW, image_shape=(1, 6, 6), normalize=True)
+    assert SVC(kernel=kernel).fit(rows, y).score(rows, y) > 0.9
+    k, gradient = kernel(rows, eval_gradient=True)
+    assert k.dtype == np.float64
+    assert gradient.shape == (40, 40, 0)
+    np.testing.assert_allclose(np.diag(k), kernel.diag(rows))
+    np.testing.assert_allclose(kernel(rows[:3], rows), k[:3])
+    both = kernel + WhiteKernel(0.5)
+    np.testing.assert_allclose(np.diag(both(rows)), 1.5)
+    assert clone(kernel).get_params()["normalize"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": "rbf"}, "kernel is 'rbf': wanted 'ntk', 'nngp' or 'precomputed'"),
+        ({"ridge": "auto"}, "ridge is 'auto': wanted 'cv', a number of 0 or more"),
+        ({"ridge": -1}, "ridge is -1: wanted 'cv', a number of 0 or more"),
+        ({"scaling": "whiten"}, "scaling is 'whiten': wanted None, 'range' or 'standard'"),
+        ({"dtype": "float16"}, "dtype is 'float16': wanted None, 'float32' or 'float64'"),
+        ({"label_term": 3}, "label_term is 3: wanted a name such as 'lantk-kr-v1'"),
+        ({"label_term": "lantk-kr-v9"}, "unknown label term 'lantk-kr-v9'"),
+        ({"label_term": "lantk-kr-v1", "ridge": "cv"}, "one is chosen at a time"),
+        ({"targets": (1, 0)}, r"targets is \(1, 0\): wanted a low and a high number"),
+        ({"image_shape": (6, 6)}, r"image_shape is \(6, 6\): wanted \(channels, height, width\)"),
+        ({"folds": 30, "ridge": "cv"}, "30 folds need at least 30 train images of each class"),
+        ({"architecture": "resnet"}, "unknown architecture 'resnet'"),
+    ],
+)
+def test_parameters_that_cannot_be_used_are_named(options, message):
+    """A message says what was found and what is wanted."""
+    x, y = images(20)
+    with pytest.raises(LantkError, match=message):
+        lantk.KernelClassifier(**{"architecture": SHALLOW, **options}).fit(x, y)
+
+
+def test_images_that_cannot_be_used_are_named():
+    """Channels that come last, bytes, other sizes, duplicates at ridge 0, and one class alone."""
+    x, y = images(20)
+    model = lantk.KernelClassifier(architecture=SHALLOW)
+    with pytest.raises(LantkError, match=r"write X\.transpose\(0, 3, 1, 2\)"):
+        model.fit(np.zeros((20, 6, 6, 3)), y)
+    with pytest.raises(LantkError, match=r"X holds uint8: wanted floats, or scaling='range'"):
+        model.fit(np.zeros((20, 1, 6, 6), np.uint8), y)
+    with pytest.raises(NotFittedError):
+        model.predict(x)
+    with pytest.raises(LantkError, match=r"X has images of shape \(1, 5, 6\).*wanted \(1, 6, 6\)"):
+        model.fit(x, y).predict(x[:, :, :5])
+    x[7] = x[3]
+    with pytest.raises(LantkError, match="images 3 and 7 have equal rows"):
+        clone(model).set_params(ridge=0).fit(x, y)
+    assert clone(model).fit(x, y).ridge_ == 1e-6
+    with pytest.raises(LantkError, match="y holds one class, 1: wanted two classes or more"):
+        model.fit(x, np.ones(20, int))
+
+
+def test_a_precomputed_kernel_has_no_images():
+    """Label terms that read pixels are refused there, and so is a deviation."""
+    x, y = images(20)
+    k = lantk.gram(SHALLOW, x, dtype="float64")
+    with pytest.raises(LantkError, match="reads the images, and kernel is 'precomputed'"):
+        lantk.KernelClassifier(kernel="precomputed", label_term="lantk-fjlt-v1").fit(k, y)
+    with pytest.raises(LantkError, match=r"X has shape \(20, 19\): wanted a square"):
+        lantk.KernelClassifier(kernel="precomputed").fit(k[:, :19], y)
+    model = lantk.KernelRegressor(kernel="precomputed").fit(k, y.astype(float))
+    with pytest.raises(LantkError, match=r"no deviation.*K\(x, x\) is not known"):
+        model.predict(k, return_std=True)
+
+
+def test_a_second_fit_forgets_the_first():
+    """Images of another size are taken, and nothing is left that the first fit chose."""
+    x, y = images(20)
+    model = lantk.KernelClassifier(architecture=SHALLOW, ridge="cv").fit(x, y)
+    model.set_params(ridge=1e-3).fit(x[:, :, :5, :5], y)
+    assert not hasattr(model, "cv_results_")
+    with pytest.raises(LantkError):
+        model.set_params(ridge=-1).fit(x, y)
+    with pytest.raises(NotFittedError):
+        model.predict(x)
+
+
+def test_sample_weights_are_refused():
+    """No fit takes them."""
+    x, y = images(20)
+    with pytest.raises(TypeError, match="sample_weight"):
+        lantk.KernelClassifier(architecture=SHALLOW).fit(x, y, sample_weight=np.ones(20))
