@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk import __version__
-from lantk.cli import evaluations, kernels, store, tables
+from lantk.cli import evaluations, kernels, models, store, tables
 from lantk.cli.files import in_source
 from lantk.cli.options import EXAMPLES, OPTIONS
 from lantk.errors import LantkError
@@ -84,9 +84,12 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
             *("split", "gram", *_FAMILY, *_CHOOSING, *_COMPUTING),
             "out-folder",
         ),
+        models.models: (
+            *("split", "case-n-train", "family", "evaluations", "models", "out-folder"),
+        ),
         evaluations.cnn: (
             *("split", "case", "case-n-train", "architecture", *_TRAINING, *_COMPUTING),
-            *("protocols", "variant", "out-json"),
+            *("protocols", "variant", "kept-models", "weights", "out-json"),
         ),
         evaluations.after_kernels: (
             *("split", "case", "case-n-train", "architecture", "network-kernels", "taps"),

@@ -199,6 +199,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         nargs="+",
         required=True,
     ),
+    "models": _setting("models", "best or all", choices=["best", "all"]),
+    "kept-models": _setting("models", "none keeps no weights", flag="--models"),
+    "evaluations": _option(
+        "folder that evaluate wrote to, with a fit beside each record", type=_path, required=True
+    ),
+    "weights": _option(
+        "file to write the weights after the last epoch to, X.pt (default: none)", type=_path
+    ),
     "label-term": _option(
         "file written by the verb label-term, so that the term is not fitted again", type=_path
     ),
@@ -329,6 +337,7 @@ EXAMPLES = {
     "label-term": "--split s.npz --gram g/*-of-3.json --variant lantk-kr-v1 --out z.npz",
     "evaluate": "--split s.npz --gram g/*-of-3.json --case 3-8"
     " --variants lantk-kr-v1 lantk-kr-v1-shuffled --label-term z.npz --out e",
+    "models": "--split s.npz --variants cntk lantk-kr-v1 --evaluations e --out m",
     "cnn": "--split s.npz --case 3-8 --epochs 20 --variant cnn --out e/cnn-seed66.json",
     "after-kernels": "--split s.npz --case 3-8 --variants after-kernel after-kernel-shuffled"
     " --taps 0 3 --out e",
