@@ -101,7 +101,8 @@ class KernelEstimator(BaseEstimator):
         `folds` makes validation folds out of a seed; `judge` is as for `regression.fits.validate`.
         """
         for name in ("X_train_", "dual_", "cv_results_", "label_weight_"):
-            vars(self).pop(name, None)
+            if hasattr(self, name):
+                delattr(self, name)
         ridges, chooses_ridge = grid_of("ridge", self.ridge, RIDGES)
         weights, chooses_weight = grid_of("label_weight", label_weight, LABEL_WEIGHTS)
         make = None if label_term is None else _maker_of(label_term)

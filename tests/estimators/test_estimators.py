@@ -196,8 +196,8 @@ def test_bytes_and_floats_are_not_taken_for_each_other(scaling):
         of_floats.predict(pixels)
     np.testing.assert_array_equal(of_bytes.predict(pixels.astype(int)), of_bytes.predict(pixels))
     if scaling == "range":
+        of_bytes.scaling_ = Scaling(pixel_max=16)
         with pytest.raises(LantkError, match=r"pixels up to 2\d\d, and .* go from 0 to 16: wanted"):
-            of_bytes.scaling_ = Scaling(pixel_max=16)
             of_bytes.predict(pixels)
     vectors = clone(model).fit(floats[:, 0, 0], y)
     assert len(vectors.predict(np.ones((3, 6), int))) == 3
