@@ -347,7 +347,8 @@ EXAMPLES = {
     "figure": f"{_DIGITS} --kind gap --out gap.png",
     "report": "--results results/digits --out report.html",
     "failures": "--results results/digits",
-    "predict": "--model model.npz --images photos --out predictions.csv",
+    "predict": "--model results/digits/models/1-8/lantk-kr-v1.npz --images new.npz"
+    " --out predictions.csv",
     "mlflow sync": "--results results/digits",
     "mlflow verify": "--results results/digits",
     "mlflow rebuild": "--results results/digits",

@@ -59,18 +59,16 @@ def predict(args: argparse.Namespace) -> None:
             start += len(x)
             progress(start, n)
     told = _tell_classes(model, classes, images.labels) if has_classes else ""
-    print(f"{n:,} images{told}: {args.out}")
+    print(f"{args.out}: {n:,} images{told}")
 
 
 def _table_head(model: Any) -> list[str]:
-    n_outputs = 1 if model.dual_.ndim == 1 else model.dual_.shape[1]
-    if not hasattr(model, "classes_"):
-        return [
-            "image",
-            *(["value"] if n_outputs == 1 else map("value_{}".format, range(n_outputs))),
-        ]
-    scores = ["score"] if n_outputs == 1 else [f"score_{name}" for name in model.classes_]
-    return ["image", "class", *scores]
+    has_several = model.dual_.ndim == 2
+    if hasattr(model, "classes_"):
+        scores = [f"score_{name}" for name in model.classes_] if has_several else ["score"]
+        return ["image", "class", *scores]
+    n_outputs = model.dual_.shape[-1]
+    return ["image", *([f"value_{i}" for i in range(n_outputs)] if has_several else ["value"])]
 
 
 def _predict_block(model: Any, x: Any) -> list[Any]:
@@ -90,7 +88,7 @@ def _tell_classes(model: Any, found: list[Any], labels: Any) -> str:
 
     classes, predicted = model.classes_, np.concatenate(found)
     names, counts = np.unique(predicted, return_counts=True)
-    listed = ", ".join(f"{n:,} {name}" for n, name in zip(counts, names, strict=True))
+    listed = ", ".join(f"{name}: {n:,}" for name, n in zip(names, counts, strict=True))
     text = f" ({shorten(listed)})"
     if labels is None:
         return text

@@ -101,7 +101,7 @@ def test_files_of_a_folder_are_predicted_in_the_order_of_their_names(folder, tmp
     np.testing.assert_allclose(scores, model.decision_function(x), rtol=1e-9)
     assert list(rows[0]) == ["image", "class", "score"]
     n_deer = sum(row["class"] == "deer" for row in rows)
-    assert capsys.readouterr().out == f"5 images ({n_deer} deer, {5 - n_deer} dog): {out}\n"
+    assert capsys.readouterr().out == f"{out}: 5 images (deer: {n_deer}, dog: {5 - n_deer})\n"
 
 
 def test_grey_files_are_colour_for_a_model_of_colour(tmp_path):
@@ -138,7 +138,7 @@ def test_an_array_has_its_labels_beside_it(folder, tmp_path, capsys, arrays, sai
     np.testing.assert_allclose(found, model.decision_function(x), rtol=1e-9)
     printed = capsys.readouterr().out
     assert said in printed
-    accuracy = f", accuracy {100 * np.mean(predicted == given['y']):.2f} %: "
+    accuracy = f", accuracy {100 * np.mean(predicted == given['y']):.2f} %\n"
     assert (accuracy in printed) == (said == "accuracy ")
 
 
@@ -148,9 +148,9 @@ def test_labels_may_be_of_other_types_and_classes(folder, tmp_path, capsys):
     x, y = pixels(9, seed=1)
     right = lantk.load(tmp_path / "model.npz").predict(x).astype(int)
     for labels, said in (
-        (right, ", accuracy 100.00 %: "),
+        (right, ", accuracy 100.00 %\n"),
         (np.where(y == 0, 7, right), ", accuracy 100.00 % of 4 (5 are labelled as other classes)"),
-        (y + 20, ", of which no label is a class of the model, such as 20: "),
+        (y + 20, ", of which no label is a class of the model, such as 20\n"),
     ):
         np.savez(tmp_path / "new.npz", x=x, y=labels)
         assert predict(tmp_path / "model.npz", tmp_path / "new.npz", tmp_path / "out.csv") == 0
@@ -186,7 +186,7 @@ def test_a_regressor_gives_values(tmp_path, capsys):
         assert list(rows[0]) == ["image", *columns]
         found = [[float(row[name]) for name in columns] for row in rows]
         np.testing.assert_allclose(found, model.predict(floats[:3]).reshape(3, -1), rtol=1e-9)
-        assert capsys.readouterr().out == f"3 images: {tmp_path / 'out.csv'}\n"
+        assert capsys.readouterr().out == f"{tmp_path / 'out.csv'}: 3 images\n"
 
 
 def test_a_model_of_flattened_images_takes_images(tmp_path):
