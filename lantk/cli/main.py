@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk import __version__
-from lantk.cli import evaluations, kernels, models, store, tables
+from lantk.cli import evaluations, kernels, models, predictions, store, tables
 from lantk.cli.files import in_source
 from lantk.cli.options import EXAMPLES, OPTIONS
 from lantk.errors import LantkError
@@ -105,6 +105,9 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
         tables.figure: (*_LISTING, "kind", "out-figure"),
         tables.report: (*_LISTING, "out-html"),
         tables.failures: (*_LISTING, "resume"),
+    },
+    "New images": {
+        predictions.predict: ("model", "images", "layout", "own-term", *_COMPUTING, "out-csv"),
     },
 }
 # The same of the verbs behind `mlflow`.

@@ -210,6 +210,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "label-term": _option(
         "file written by the verb label-term, so that the term is not fitted again", type=_path
     ),
+    "model": _option("file that an estimator's save wrote, X.npz", type=_path, required=True),
+    "images": _option("folder of PNG and JPEG files, or X.npz", type=_path, required=True),
+    "own-term": _option(
+        "class of the label term of your own that the model was fitted with, which is imported",
+        flag="--label-term",
+        metavar="MODULE:CLASS",
+    ),
     "case": _option("name of the results, such as deer-dog", required=True),
     "evaluation": _option(
         "record that evaluate wrote, which names the label weight", type=_path, required=True
@@ -303,6 +310,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "threads": _option("threads to use (default: what the libraries choose)", type=int),
     "out": _option("file to write", type=_path, required=True),
+    "out-csv": _file("file to write, X.csv", ".csv"),
     "out-npz": _file("file to write, X.npz", ".npz"),
     "out-json": _file("file to write, X.json; predictions go to X.csv beside it", ".json"),
     "out-html": _file("file to write, X.html", ".html"),
@@ -348,6 +356,8 @@ EXAMPLES = {
     "figure": f"{_DIGITS} --kind gap --out gap.png",
     "report": "--results results/digits --out report.html",
     "failures": "--results results/digits",
+    "predict": "--model results/digits/models/1-8/lantk-kr-v1.npz --images new.npz"
+    " --out predictions.csv",
     "mlflow sync": "--results results/digits",
     "mlflow verify": "--results results/digits",
     "mlflow rebuild": "--results results/digits",

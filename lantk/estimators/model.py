@@ -222,6 +222,7 @@ def _make_term(file: Path, about: Mapping[str, Any], given: type[LabelTerm] | No
     elif given is None:
         raise ModelError(
             f"{file} was fitted with a label term of your own, {name}: give its class as label_term"
+            f" (of the verb predict: --label-term {name})"
         )
     if not (isinstance(kind, type) and issubclass(kind, LabelTerm)):
         raise ModelError(f"{file}: {name} is no label term")
