@@ -10,17 +10,27 @@ if TYPE_CHECKING:
     from lantk.kernel.architecture import parse_architecture
     from lantk.kernel.gram import gram, gram_taps
     from lantk.label_terms import image_vectors, label_term
+    from lantk.regression.forecast import forecast
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "forecast": "lantk.regression.forecast",
     "parse_architecture": "lantk.kernel.architecture",
     "gram": "lantk.kernel.gram",
     "gram_taps": "lantk.kernel.gram",
     "image_vectors": "lantk.label_terms.base",
     "label_term": "lantk.label_terms.registry",
 }
-__all__ = ["__version__", "gram", "gram_taps", "image_vectors", "label_term", "parse_architecture"]
+__all__ = [
+    "__version__",
+    "forecast",
+    "gram",
+    "gram_taps",
+    "image_vectors",
+    "label_term",
+    "parse_architecture",
+]
 
 
 def __getattr__(name: str) -> Any:
