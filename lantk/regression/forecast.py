@@ -35,7 +35,7 @@ class Forecast(NamedTuple):
     gram_seconds: float
     """To compute both Gram blocks."""
     gram_bytes: int
-    """Meanwhile: images, scratch, and the result in float32."""
+    """At most, meanwhile: images, scratch, and the result in float32."""
     fit_seconds: float
     """To fit all of train at every label weight, score the test images and describe the fit."""
     validation_seconds: float
@@ -98,9 +98,16 @@ def forecast(
     Notes
     -----
     All rates are those of the moment, so other programs count. The fit is a Cholesky factor of K
-    (n^3 / 3 operations), the same for each fold, and products with K. Of K + lambda Z that are so
-    far from K that an LU factorization is cheaper than Lanczos' method it knows nothing: each takes
-    2 n^3 / 3 more. Terms on features of pairs (``lantk-fjlt-*``) take longer.
+    (n^3 / 3 operations), another for each fold, and products with K. It is not known here which
+    K + lambda Z are so far from K that an LU factorization is cheaper than Lanczos' method: each
+    takes 2 n^3 / 3 more. Terms on features of pairs (``lantk-fjlt-*``) take longer. Above n =
+    1,500, and with more than two classes, nothing was compared.
+
+    Forecast over measured, chen2020, 32 x 32 x 3 images of noise, 300 of test, 5 folds, 11 weights,
+    processor time of one thread on a machine that other programs used: Gram matrices 0.49 to 1.08
+    at n = 500 (eight times) and 0.71 to 1.20 at n = 1,500 (five), fits 0.71 to 0.98 and 0.60 to
+    1.28. Memory is a bound: 315 and 403 MiB for fits that took 189 and 230, 569 and 593 for
+    processes that computed the matrices and fitted in 279 and 292.
 
     Examples
     --------
