@@ -121,7 +121,10 @@ def runnable(arguments):
         if is_preset or "--config" in arguments:
             return [program, "-n", *arguments[1:]]
         # Up to the table: figures and runs are made as those of the default experiment.
-        return [program, *["table"] * ("--configfile" in arguments), *arguments[1:]]
+        targets = ["table"] if "--configfile" in arguments else []
+        if "shapes.yaml" in arguments:
+            targets.append("results/shapes/models/disk-ring/models.json")
+        return [program, *targets, *arguments[1:]]
     if arguments[:3] == ["python", "-m", "lantk"]:
         check_options(arguments[3:])
         if arguments[3:5] == ["mlflow", "dashboard"]:
