@@ -186,5 +186,9 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted classes (m,)."""
-        labels = decide(self._scores(self._check(X, reset=False))[None])[0]
+        return self._named(self._scores(self._check(X, reset=False)))
+
+    def _named(self, scores: NDArray[np.float64]) -> NDArray[Any]:
+        """Return the classes that scores (m,) or (m, k) predict."""
+        labels = decide(scores[None])[0]
         return self.classes_[(labels > 0).astype(int) if len(self.classes_) == 2 else labels]
