@@ -38,22 +38,23 @@ def model_files(path: Path, versions: Mapping[str, str]) -> dict[str, str | Path
     versions : mapping
         Of ``python`` and of packages, where the model was fitted; what is missing is of here.
     """
+    import mlflow
+
     summary = summarize(path)
     if summary is None:
         return {f"{FOLDER}.npz": path}
-    data = f"data/{path.name}"
     needs = [f"{name}=={versions.get(name) or version(name)}" for name in _NEEDS]
     python = versions.get("python") or platform.python_version()
     rows = summary.examples.tolist()
     files: dict[str, str | Path] = {
-        "MLmodel": _mlmodel(summary, data, python),
-        _REQUIREMENTS: "\n".join([f"mlflow=={version('mlflow')}", *needs, ""]),
+        "MLmodel": _mlmodel(summary, path.name, python),
+        _REQUIREMENTS: "\n".join([f"mlflow=={mlflow.__version__}", *needs, ""]),
         _ENVIRONMENT: yaml.safe_dump(
             {"python": python, "dependencies": [f"-r {_REQUIREMENTS}"]}, sort_keys=False
         ),
         _EXAMPLE: json.dumps(rows),
         _POSTED_EXAMPLE: json.dumps({"inputs": rows}),
-        data: path,
+        path.name: path,
     }
     return {f"{FOLDER}/{name}": content for name, content in files.items()}
 
