@@ -172,6 +172,11 @@ def test_models_agree_with_the_results(results, to, model):
     (folder / "lantk-kr-v1.npz").unlink()
     missing = "changed: file model/lantk-kr-v1.npz is not there"
     assert verify(where) == (2, {"3-8 lantk-kr-v1": missing})
+    shutil.rmtree(folder)
+    assert verify(where) == (
+        2,
+        {"3-8 lantk-kr-v1": "changed: file model/MLmodel is not there and 5 more"},
+    )
     mended = sync(where)
     assert (mended.created, mended.updated) == (0, 1)
     assert verify(where) == (2, {})
