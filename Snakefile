@@ -18,6 +18,7 @@ include: "rules/split.smk"
 include: "rules/gram.smk"
 include: "rules/label_term.smk"
 include: "rules/evaluate.smk"
+include: "rules/models.smk"
 include: "rules/cnn.smk"
 
 
@@ -35,6 +36,7 @@ localrules:
     all,
     fetch,
     split,
+    models,
     table,
     figure,
     overview,
@@ -62,6 +64,7 @@ rule all:
         figures=expand(FIGURE, case=CASES),
         overviews=expand(OVERVIEW, kind=KINDS),
         heat_maps=expand(HEAT_MAP, case=CASES, term=SHOWN_TERMS),
+        models=expand(MODEL, case=KEPT_MODELS),
         tracking=rules.track.output,
         report=rules.html_report.output,
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lantk.kernel.architecture import parse_architecture
     from lantk.kernel.gram import gram, gram_taps
     from lantk.label_terms import image_vectors, label_term
+    from lantk.regression.forecast import forecast
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ _HOMES = {
     "CNTK": "lantk.estimators.kernel",
     "KernelClassifier": "lantk.estimators.classifier",
     "KernelRegressor": "lantk.estimators.regressor",
+    "forecast": "lantk.regression.forecast",
     "parse_architecture": "lantk.kernel.architecture",
     "gram": "lantk.kernel.gram",
     "gram_taps": "lantk.kernel.gram",
@@ -33,6 +35,7 @@ __all__ = [
     "KernelClassifier",
     "KernelRegressor",
     "__version__",
+    "forecast",
     "gram",
     "gram_taps",
     "image_vectors",

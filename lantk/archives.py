@@ -33,6 +33,27 @@ class NpzArchive:
         with self._file.open(f"{name}.npy") as member:
             return np.lib.format.read_array(member, allow_pickle=False)
 
+    def blocks(self, name: str, n: int) -> Iterator[NDArray[Any]]:
+        """Yield the rows of an array, `n` at a time; not all are held, if they are stored in order.
+
+        Raises
+        ------
+        ValueError
+            As `header` does, and if the array has no axes.
+        """
+        (n_rows, *row), dtype = self.header(name)
+        with self._file.open(f"{name}.npy") as member:
+            np.lib.format.read_magic(member)
+            _, is_by_columns, _ = np.lib.format.read_array_header_1_0(member)
+            whole = self[name] if is_by_columns else None
+            for start in range(0, n_rows, n):
+                if whole is not None:
+                    yield whole[start : start + n]
+                    continue
+                shape = (min(n, n_rows - start), *row)
+                content = member.read(math.prod(shape) * dtype.itemsize)
+                yield np.frombuffer(content, dtype).reshape(shape)
+
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Return shape and type of an array without reading it.
 

@@ -155,6 +155,12 @@ class Variant:
         """Whether it has one result a seed: networks, and shuffled labels."""
         return self.is_network or self.is_shuffled
 
+    @property
+    def makes_model(self) -> bool:
+        """Whether its fit can be kept as a model: an exact kernel, with true labels."""
+        is_exact = self.kernel in ("cntk", "cntk-flips") and self.text != "oracle-label"
+        return is_exact and self.control is None
+
     def numbers(self, permutations: int, seeds: Sequence[int]) -> Sequence[int | None]:
         """Return the seeds of its results: of networks, or of permutations; [None] without any."""
         if not self.is_seeded:

@@ -8,6 +8,11 @@ for network in NETWORKS:
             split=case_split,
             code=code_of("cnn"),
         output:
+            **(
+                {"weights": f"{RESULTS}/models/{{case}}/{network}-seed{{seed}}.pt"}
+                if MODELS != "none"
+                else {}
+            ),
             record=f"{RESULTS}/evaluations/{{case}}/{network}-seed{{seed}}.json",
             predictions=f"{RESULTS}/evaluations/{{case}}/{network}-seed{{seed}}.csv",
             protocols=touch(protocol_marks(f"{network}-seed{{seed}}")),
@@ -23,6 +28,7 @@ for network in NETWORKS:
             mem_mb=growing(lambda wildcards: network_mb(CASES[wildcards.case].n_train)),
             runtime=growing(480),
             protocols=ASKED_PROTOCOLS,
+            models=MODELS,
         params:
             variant=network,
             n_train=lambda wildcards: CASES[wildcards.case].n_train,
@@ -37,10 +43,11 @@ for network in NETWORKS:
             channels=json.dumps(config["cnn"]["channels"]),
             device=config["device"],
             marks=old_marks(f"{network}-seed{{seed}}"),
+            weights=f"{RESULTS}/models/{{case}}/{network}-seed{{seed}}.pt",
         shell:
             "rm -f {params.marks:q}; python -m lantk cnn --split {input.split:q} --case {wildcards.case}"
             " --n-train {params.n_train} --architecture {params.architecture:q}"
             " --epochs {params.epochs} --batch-size {params.batch_size}"
             " --learning-rate {params.learning_rate} --loss {params.loss} {params.targets}"
             " --channels {params.channels:q} --seed {wildcards.seed} --device {params.device}"
-            " --protocols {resources.protocols} --variant {params.variant} --threads {threads} --out {output.record:q} > {log:q} 2>&1"
+            " --protocols {resources.protocols} --variant {params.variant} --models {resources.models} --weights {params.weights:q} --threads {threads} --out {output.record:q} > {log:q} 2>&1"

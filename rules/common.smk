@@ -19,7 +19,13 @@ from lantk.experiment.job_options import (
     evaluate_options,
     target_option,
 )
-from lantk.experiment.records import MARK, Listing, keep_listing, mark_protocols
+from lantk.experiment.records import (
+    MARK,
+    Listing,
+    keep_listing,
+    mark_protocols,
+    warn_of_other_images,
+)
 from lantk.experiment.overviews import CASE_FIGURES, OVERVIEWS, overview_kinds
 from lantk.experiment.settings import PROTOCOLS, expand_paths
 from lantk.workflow.code import code_of
@@ -61,7 +67,8 @@ except (LantkError, OSError) as error:
     raise WorkflowError(str(error))
 
 if workflow.is_main_process:
-    for warning in EXPERIMENT.warnings:
+    other = warn_of_other_images(Path(config["results"]), config["data"])
+    for warning in [*EXPERIMENT.warnings, *[other] * bool(other)]:
         print(f"warning: {warning}", file=sys.stderr)
 
 RESULTS = config["results"]
@@ -205,6 +212,12 @@ def job_stems(shown, members, first):
     return [stem.replace(Variant.of(members[0]).name, shown, 1) for stem in found]
 
 
+def job_fits(shown, members, first):
+    """Return the stems of the fits that a job keeps: of unshuffled variants, so in its first job."""
+    names = [FITTED[v] for v in FAMILIES[members[0]] if v in FITTED] * (first == 0)
+    return [name.replace(Variant.of(members[0]).name, shown, 1) for name in names]
+
+
 def of_family(shown, function):
     """Return an input or parameter function: that of the family, which may be a wildcard."""
     return lambda wildcards: function(NAMED[wildcards.get("family", shown)])
@@ -217,6 +230,18 @@ def job_variants(first):
         for variant in FAMILIES[family]
         if first == 0 or Variant.of(variant).is_shuffled
     ]
+
+
+# Variants whose fits are kept beside their records, under the honest choice, and then as models.
+MODELS = config["models"] if "honest" in config["protocols"] else "none"
+FITTED = {
+    variant: Variant.of(variant).name
+    for variants in FAMILIES.values()
+    for variant in variants
+    if Variant.of(variant).makes_model and "honest" in config["protocols"]
+}
+MODEL = f"{RESULTS}/models/{{case}}/models.json"
+KEPT_MODELS = CASES if FITTED and MODELS != "none" else []
 
 
 NETWORK_KERNELS = FAMILIES.get(NETWORK_FAMILY, [])

@@ -24,6 +24,10 @@ for (name, (shown, members)), first in itertools.product(
             predictions=[
                 f"{RESULTS}/evaluations/{{case}}/{stem}.csv" for stem in outputs
             ],
+            fits=[
+                f"{RESULTS}/evaluations/{{case}}/{stem}.npz"
+                for stem in job_fits(shown, members, first)
+            ],
             protocols=touch(protocol_marks(evaluation_job(shown, first))),
         log:
             f"{RESULTS}/logs/evaluate/{{case}}/{evaluation_job(shown, first)}.log",

@@ -4,6 +4,7 @@ rule track:
         table=rules.table.output.csv,
         markdown=rules.table.output.markdown,
         figures=expand(FIGURE, case=CASES),
+        models=expand(MODEL, case=KEPT_MODELS),
         code=code_of("sync"),
     output:
         f"{RESULTS}/tracking.json",

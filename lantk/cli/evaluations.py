@@ -20,6 +20,7 @@ from lantk.cli.files import (
 from lantk.cli.progress import showing_progress, showing_work
 from lantk.errors import LantkError
 from lantk.experiment.records import read_record, write_record
+from lantk.files import writing
 from lantk.variant import PLAIN_KERNELS, Variant
 
 _SHOWN_IMAGES = 500  # of a heat map: more would be points smaller than a pixel
@@ -28,8 +29,6 @@ _SHOWN_IMAGES = 500  # of a heat map: more would be points smaller than a pixel
 def label_term(args: argparse.Namespace) -> None:
     """Fit a label term on all of train and write what it learned."""
     import numpy as np
-
-    from lantk.files import writing
 
     drawn, k_train_train, _, record = load_gram(args)
     term = find_term(args.variant, args.estimator)()
@@ -51,6 +50,8 @@ def evaluate(args: argparse.Namespace) -> None:
     The variants are a family: a label term and its controls, or the kernel and its own, which share
     the factor of the kernel and the features of pairs.
     """
+    from lantk.cli.models import fitted_model
+    from lantk.estimators.model import write_arrays
     from lantk.experiment.variants import families
     from lantk.regression.fits import pair_vectors
     from lantk.regression.paths import predict
@@ -118,6 +119,9 @@ def evaluate(args: argparse.Namespace) -> None:
             head["architecture"] = with_name(record["architecture"])
             file = args.out / f"{v.stem(permutation)}.json"
             write_record(file, head, drawn, settings, results, scores, files)
+            if v.makes_model and "honest" in args.protocols:
+                temporary = files.enter_context(writing(file.with_suffix(".npz")))
+                write_arrays(temporary, fitted_model(v, path))
 
 
 def cnn(args: argparse.Namespace) -> None:
@@ -187,6 +191,13 @@ def cnn(args: argparse.Namespace) -> None:
     settings = drawing | schedule | choice
     with contextlib.ExitStack() as files:
         write_record(args.out, head, drawn, settings, results, predictions, files)
+        if args.weights is not None and args.models != "none":
+            import torch
+
+            kept: dict[str, Any] = {"architecture": architecture.to_list(), "seed": args.seed}
+            kept |= {"image_shape": shape, "n_outputs": n_outputs, **drawing}
+            kept["state_dict"] = done.network.state_dict()
+            torch.save(kept, files.enter_context(writing(args.weights)))
     checkpoint.remove()
 
 

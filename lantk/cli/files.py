@@ -96,7 +96,7 @@ def load_gram(
 
 def in_source(args: argparse.Namespace, error: Exception) -> str:
     """Return the message of an error, with the source's own rows or file names in it."""
-    if not isinstance(error, LantkError) or not error.rows:
+    if not isinstance(error, LantkError) or not error.rows or "split" not in args:
         return str(error)
     from lantk.data.split_files import load_split
 

@@ -153,9 +153,8 @@ def gram(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     """Show the jobs of a Gram matrix beforehand: memory, and time at the rate measured here."""
     from lantk.kernel.architecture import parse_architecture
-    from lantk.kernel.bands import count_bands, count_visits, name_bands, plan_bands
-    from lantk.kernel.forecast import forecast, measure_rate
-    from lantk.kernel.gram import SCRATCH_BYTES
+    from lantk.kernel.bands import name_bands
+    from lantk.kernel.forecast import forecast_gram
     from lantk.kernel.images import looks_channels_last
 
     architecture, shape = parse_architecture(args.architecture), tuple(args.image)
@@ -166,35 +165,36 @@ def plan(args: argparse.Namespace) -> None:
             f" wanted --image {channels} {height} {width}, or --layout channels_first where an"
             f" image has {height} channels"
         )
-    sizes = args.n_train, args.n_test
-    visits = count_visits([architecture], *shape[1:])
-    n_bands = args.bands or count_bands(*sizes, visits, args.device)
-    bands = plan_bands(*sizes, n_bands)
     with showing_work("measuring the rate"):
-        rate = args.rate or measure_rate(
-            architecture, shape, device=args.device, threads=args.threads
+        found = forecast_gram(
+            architecture,
+            args.n_train,
+            args.n_test,
+            shape,
+            n_bands=args.bands,
+            flips=args.flips,
+            device=args.device,
+            threads=args.threads,
+            rate=args.rate,
+            scratch_bytes=args.memory_mb * 2**20,
         )
-    # What a GPU works in is its own memory.
-    scratch_bytes = args.memory_mb * 2**20 or SCRATCH_BYTES["cpu"]
-    scratch_bytes *= args.device != "cuda"
-    options = {"rate": rate, "scratch_bytes": scratch_bytes, "flips": args.flips}
-    jobs = forecast(bands, *sizes, shape, **options)
+    jobs = found.jobs
     print(
         f"{'band':>10} {'rows':>17} {'entries':>15} {'minutes':>9} {'memory MB':>10} {'file MB':>9}"
     )
-    for name, job in zip(name_bands(n_bands), jobs, strict=True):
+    for name, job in zip(name_bands(len(jobs)), jobs, strict=True):
         rows = f"{job.band.start:,} - {job.band.stop:,}"
         print(
             f"{name:>10} {rows:>17} {job.entries:>15,} {job.seconds / 60:>9,.1f}"
             f" {job.memory_bytes / 1e6:>10,.0f} {job.file_bytes / 1e6:>9,.0f}"
         )
-    entries, seconds = sum(job.entries for job in jobs), sum(job.seconds for job in jobs)
+    entries, seconds = sum(job.entries for job in jobs), found.seconds
     n_bytes = sum(job.file_bytes for job in jobs)
     print(
         f"{'all':>10} {'':>17} {entries:>15,} {seconds / 60:>9,.1f} {'':>10} {n_bytes / 1e6:>9,.0f}"
     )
     source = "as given" if args.rate else "measured here just now; --rate gives another machine's"
-    print(f"one job after another, at {rate:,.4g} different entries/s ({source})")
+    print(f"one job after another, at {found.rate:,.4g} different entries/s ({source})")
 
 
 def _is_written(path: Path, record: dict[str, Any], shape: tuple[int, int]) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lantk import __version__
-from lantk.cli import evaluations, kernels, store, tables
+from lantk.cli import evaluations, kernels, models, predictions, store, tables
 from lantk.cli.files import in_source
 from lantk.cli.options import EXAMPLES, OPTIONS
 from lantk.errors import LantkError
@@ -84,9 +84,12 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
             *("split", "gram", *_FAMILY, *_CHOOSING, *_COMPUTING),
             "out-folder",
         ),
+        models.models: (
+            *("split", "case-n-train", "family", "evaluations", "models", "out-folder"),
+        ),
         evaluations.cnn: (
             *("split", "case", "case-n-train", "architecture", *_TRAINING, *_COMPUTING),
-            *("protocols", "variant", "out-json"),
+            *("protocols", "variant", "kept-models", "weights", "out-json"),
         ),
         evaluations.after_kernels: (
             *("split", "case", "case-n-train", "architecture", "network-kernels", "taps"),
@@ -102,6 +105,9 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
         tables.figure: (*_LISTING, "kind", "out-figure"),
         tables.report: (*_LISTING, "out-html"),
         tables.failures: (*_LISTING, "resume"),
+    },
+    "New images": {
+        predictions.predict: ("model", "images", "layout", "own-term", *_COMPUTING, "out-csv"),
     },
 }
 # The same of the verbs behind `mlflow`.

@@ -199,8 +199,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
         nargs="+",
         required=True,
     ),
+    "models": _setting("models", "best or all", choices=["best", "all"]),
+    "kept-models": _setting("models", "none keeps no weights", flag="--models"),
+    "evaluations": _option(
+        "folder that evaluate wrote to, with a fit beside each record", type=_path, required=True
+    ),
+    "weights": _option(
+        "file to write the weights after the last epoch to, X.pt (default: none)", type=_path
+    ),
     "label-term": _option(
         "file written by the verb label-term, so that the term is not fitted again", type=_path
+    ),
+    "model": _option("file that an estimator's save wrote, X.npz", type=_path, required=True),
+    "images": _option("folder of PNG and JPEG files, or X.npz", type=_path, required=True),
+    "own-term": _option(
+        "class of the label term of your own that the model was fitted with, which is imported",
+        flag="--label-term",
+        metavar="MODULE:CLASS",
     ),
     "case": _option("name of the results, such as deer-dog", required=True),
     "evaluation": _option(
@@ -295,6 +310,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "threads": _option("threads to use (default: what the libraries choose)", type=int),
     "out": _option("file to write", type=_path, required=True),
+    "out-csv": _file("file to write, X.csv", ".csv"),
     "out-npz": _file("file to write, X.npz", ".npz"),
     "out-json": _file("file to write, X.json; predictions go to X.csv beside it", ".json"),
     "out-html": _file("file to write, X.html", ".html"),
@@ -329,6 +345,7 @@ EXAMPLES = {
     "label-term": "--split s.npz --gram g/*-of-3.json --variant lantk-kr-v1 --out z.npz",
     "evaluate": "--split s.npz --gram g/*-of-3.json --case 3-8"
     " --variants lantk-kr-v1 lantk-kr-v1-shuffled --label-term z.npz --out e",
+    "models": "--split s.npz --variants cntk lantk-kr-v1 --evaluations e --out m",
     "cnn": "--split s.npz --case 3-8 --epochs 20 --variant cnn --out e/cnn-seed66.json",
     "after-kernels": "--split s.npz --case 3-8 --variants after-kernel after-kernel-shuffled"
     " --taps 0 3 --out e",
@@ -339,6 +356,8 @@ EXAMPLES = {
     "figure": f"{_DIGITS} --kind gap --out gap.png",
     "report": "--results results/digits --out report.html",
     "failures": "--results results/digits",
+    "predict": "--model results/digits/models/1-8/lantk-kr-v1.npz --images new.npz"
+    " --out predictions.csv",
     "mlflow sync": "--results results/digits",
     "mlflow verify": "--results results/digits",
     "mlflow rebuild": "--results results/digits",

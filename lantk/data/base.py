@@ -41,6 +41,10 @@ def same_names(given: Collection[str], names: Collection[str]) -> dict[str, str]
     }
 
 
+# Floats beyond it look like bytes that were not scaled.
+_LARGE_FLOAT = 16
+
+
 @dataclass(frozen=True)
 class OpenSource:
     """An open source: labels in memory, pixels behind `read(part, rows)`."""
@@ -58,11 +62,23 @@ class OpenSource:
 def check_range(pixels: Sequence[NDArray[Any]], pixel_max: int | None) -> None:
     """Refuse bytes of 0 and 1, which are no range of bytes; warn of others below 1/16 of it.
 
+    Warn of floats beyond 16 as well, which are taken as they are.
+
     Raises
     ------
     DataError
         If some pixel is 1 and none is larger, where pixels go up to 255.
     """
+    if pixel_max is None:
+        largest = max(float(np.abs(part).max()) for part in pixels)
+        if largest > _LARGE_FLOAT:
+            warnings.warn(
+                f"the largest pixel is {largest:g}: floats are taken as they are, and networks"
+                " train badly far from 1. Store bytes, divide (by 127.5, less 1), or set"
+                " data.scaling to standard",
+                stacklevel=2,
+            )
+        return
     most = max(int(part.max()) for part in pixels) if pixel_max == 255 else 0
     if not 1 <= most <= 16:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,46 +46,80 @@ def open_images(path: Path) -> OpenSource:
     firsts = [of_class[name][0] for of_class in files.values() for name in names]
     height, width = _decode(firsts[0]).shape[:2]
 
-    def read_one(file: Path) -> NDArray[np.uint8]:
-        pixels = _decode(file)
-        if pixels.shape[:2] != (height, width):
-            raise DataError(
-                f"images of unequal size: {file} is {pixels.shape[1]} x {pixels.shape[0]} (width x"
-                f" height), {firsts[0]} is {width} x {height}. Crop or resize them"
-            )
-        return pixels
-
-    is_grey = all([read_one(file).ndim == 2 for file in firsts])
-
-    def read(part: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        images = np.empty((len(rows), 1 if is_grey else 3, height, width), np.uint8)
-        for image, row in zip(images, rows, strict=True):
-            pixels = np.atleast_3d(read_one(flat[part][row]))
-            if is_grey and not _has_equal_channels(pixels):
-                raise DataError(
-                    f"{flat[part][row]} is a colour image, but the first image of every class is"
-                    f" grey, such as {firsts[0]}: convert all to grey, or all to colour"
-                )
-            image[:] = np.moveaxis(pixels[:, :, : len(image)], 2, 0)
-        return images
-
+    is_grey = all([_read_one(f, (height, width), f"{firsts[0]} is").ndim == 2 for f in firsts])
+    shape = (1 if is_grey else 3, height, width)
+    grey_like = f"the first image of every class is grey, such as {firsts[0]}"
     return OpenSource(
         class_names=tuple(names),
         labels={
             part: np.repeat(np.arange(len(names)), [len(of_class[name]) for name in names])
             for part, of_class in files.items()
         },
-        image_shape=(1 if is_grey else 3, height, width),
+        image_shape=shape,
         pixel_max=255,
-        read=read,
-        files=lambda part, rows: np.array([_text(flat[part][i].relative_to(path)) for i in rows]),
+        read=lambda part, rows: read_files(
+            [flat[part][row] for row in rows], shape, f"{firsts[0]} is", grey_like
+        ),
+        files=lambda part, rows: np.array([name_of(flat[part][i], path) for i in rows]),
     )
 
 
-def _text(file: Path) -> str:
-    """Return a file's name as text that can be shown, which names need not be."""
-    name = os.fsencode(file.as_posix()).decode(errors="backslashreplace")
-    return name if name.isprintable() else name.encode("unicode_escape").decode()
+def read_files(
+    files: Sequence[Path], shape: tuple[int, int, int], sized_like: str, grey_like: str
+) -> NDArray[np.uint8]:
+    """Return image files as images of a (channels, height, width), of 1 or 3 channels.
+
+    A grey image is repeated in every channel. Where one is of another size or colour, the message
+    says what is of `shape`, as in ``"a.png is"`` and ``"all others are grey"``.
+    """
+    images = np.empty((len(files), *shape), np.uint8)
+    for image, file in zip(images, files, strict=True):
+        pixels = np.atleast_3d(_read_one(file, shape[1:], sized_like))
+        if shape[0] == 1 and not _has_equal_channels(pixels):
+            raise DataError(
+                f"{file} is a colour image, but {grey_like}: convert all to grey, or all to colour"
+            )
+        image[:] = np.moveaxis(pixels[:, :, : shape[0]], 2, 0)
+    return images
+
+
+def _read_one(file: Path, size: tuple[int, ...], sized_like: str) -> NDArray[np.uint8]:
+    pixels = _decode(file)
+    if pixels.shape[:2] != size:
+        raise DataError(
+            f"images of unequal size: {file} is {pixels.shape[1]} x {pixels.shape[0]} (width x"
+            f" height), {sized_like} {size[1]} x {size[0]}. Crop or resize them"
+        )
+    return pixels
+
+
+def name_of(file: Path, folder: Path) -> str:
+    """Return a file's name below a folder as text that can be shown, which names need not be."""
+    text = os.fsencode(file.relative_to(folder).as_posix()).decode(errors="backslashreplace")
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def files_below(folder: Path, _above: tuple[Path, ...] = ()) -> list[Path]:
+    """Return the image files of a folder and of all folders in it, sorted; hidden are ignored."""
+    wanted = "wanted .png, .jpg or .jpeg files and folders of them"
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder: {wanted}")
+    above = (*_above, folder.resolve())
+    if above[-1] in _above:
+        raise DataError(f"{folder} is a symbolic link to a folder that it lies in: delete it")
+    files: list[Path] = []
+    for path in _visible(folder):
+        if path.is_dir():
+            files += files_below(path, above)
+        elif path.suffix.lower() in _IMAGE_SUFFIXES:
+            files.append(path)
+        else:
+            raise DataError(f"{path}: {wanted}, no other files")
+    return sorted(files)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def image_files(folder: Path) -> dict[str, list[Path]]:
@@ -97,9 +131,7 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: {layout}")
     files: dict[str, list[Path]] = {}
-    for class_folder in sorted(folder.iterdir()):
-        if class_folder.name.startswith("."):
-            continue
+    for class_folder in _visible(folder):
         if class_folder.is_symlink() and not class_folder.exists():
             raise DataError(f"{class_folder} is a symbolic link to nothing: mend or delete it")
         if not class_folder.is_dir():
@@ -109,7 +141,7 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
                 f"the class folder {str(class_folder)!a} has signs in its name that cannot be"
                 " shown: rename it"
             )
-        found = sorted(f for f in class_folder.iterdir() if not f.name.startswith("."))
+        found = _visible(class_folder)
         other = [f for f in found if f.suffix.lower() not in _IMAGE_SUFFIXES]
         if other or not found:
             raise DataError(

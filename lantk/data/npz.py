@@ -26,11 +26,9 @@ def open_npz(path: Path, layout: str | None = None) -> OpenSource:
     with opening_npz(path, wanted, DataError) as archive:
         shapes, dtypes, y = {}, {}, {}
         for part in ("train", "test"):
-            shapes[part], dtypes[part] = archive.header(f"x_{part}")
-            # Checked before they are read: labels may claim any size.
-            _check_headers(path, archive, part, layout)
-            y[part] = archive[f"y_{part}"]
-            _check_text_labels(path, part, y[part])
+            x_name, y_name = f"x_{part}", f"y_{part}"
+            shapes[part], dtypes[part] = check_header(path, archive, x_name, layout, _OVERRULING)
+            y[part] = read_labels(path, archive, y_name, x_name)
     if shapes["train"][1:] != shapes["test"][1:] or dtypes["train"] != dtypes["test"]:
         raise DataError(
             f"{path}: x_train is {dtypes['train']} {shapes['train']} and x_test is"
@@ -52,7 +50,7 @@ def open_npz(path: Path, layout: str | None = None) -> OpenSource:
     def read(part: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         with opening_npz(path, wanted, DataError) as archive:
             x = archive[f"x_{part}"]
-        _check_finite(path, f"x_{part}", x)
+        check_finite(path, f"x_{part}", x)
         return np.ascontiguousarray(x[rows], x.dtype.newbyteorder("="))
 
     channels, height, width = shapes["train"][1:]
@@ -65,34 +63,49 @@ def open_npz(path: Path, layout: str | None = None) -> OpenSource:
     )
 
 
-def _check_headers(path: Path, archive: NpzArchive, part: str, layout: str | None) -> None:
-    (shape, dtype), (shape_y, dtype_y) = (archive.header(f"{name}_{part}") for name in "xy")
+def check_header(
+    path: Path, archive: NpzArchive, name: str, layout: str | None, overruling: str
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and type of an array of images, which is not read, or say what is wrong.
+
+    `layout` and `overruling` are as for `find_shape_fault`.
+    """
+    shape, dtype = archive.header(name)
     if dtype != np.uint8 and dtype.kind != "f":
         raise DataError(
-            f"{path}: x_{part} is {dtype}, wanted uint8 (0 to 255) or floating point (scaled"
-            " already)"
+            f"{path}: {name} is {dtype}, wanted uint8 (0 to 255) or floating point (scaled already)"
         )
-    fault = find_shape_fault(f"x_{part}", shape, layout, _OVERRULING)
+    fault = find_shape_fault(name, shape, layout, overruling)
     if fault is not None:
         raise DataError(f"{path}: {fault}")
-    if dtype_y.hasobject:
+    return shape, dtype
+
+
+def read_labels(path: Path, archive: NpzArchive, name: str, images: str) -> NDArray[Any]:
+    """Return the labels of an array of images, or say what is wrong with them."""
+    # Checked before they are read: labels may claim any size.
+    (n, *_), _ = archive.header(images)
+    shape, dtype = archive.header(name)
+    if dtype.hasobject:
         raise DataError(
-            f"{path} cannot be read: y_{part} holds pickled objects, which could run code; wanted"
+            f"{path} cannot be read: {name} holds pickled objects, which could run code; wanted"
             " whole numbers or text, stored by numpy.savez"
         )
-    if len(shape_y) != 1 or dtype_y.kind not in "iuU" or dtype_y.itemsize > _LONGEST_LABEL:
+    if len(shape) != 1 or dtype.kind not in "iuU" or dtype.itemsize > _LONGEST_LABEL:
         raise DataError(
-            f"{path}: y_{part} is {dtype_y} of shape {shape_y}, wanted one whole number or text for"
+            f"{path}: {name} is {dtype} of shape {shape}, wanted one whole number or text for"
             " each image"
         )
-    if shape_y[0] != shape[0]:
+    if shape[0] != n:
         raise DataError(
-            f"{path}: x_{part} has {shape[0]} images and y_{part} {shape_y[0]} labels,"
-            " wanted as many"
+            f"{path}: {images} has {n} images and {name} {shape[0]} labels, wanted as many"
         )
+    y = archive[name]
+    _check_text_labels(path, name, y)
+    return y
 
 
-def _check_text_labels(path: Path, part: str, y: NDArray[Any]) -> None:
+def _check_text_labels(path: Path, name: str, y: NDArray[Any]) -> None:
     """Refuse numbers that stand for no character, which nothing could print or write."""
     if y.dtype.kind != "U" or not y.dtype.itemsize:
         return
@@ -100,14 +113,16 @@ def _check_text_labels(path: Path, part: str, y: NDArray[Any]) -> None:
     is_bad = (codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))
     if is_bad.any():
         row = is_bad.reshape(len(y), -1).any(axis=1).argmax()
-        raise DataError(f"{path}: y_{part}[{row}] is no text: wanted characters of Unicode")
+        raise DataError(f"{path}: {name}[{row}] is no text: wanted characters of Unicode")
 
 
-def _check_finite(path: Path, name: str, x: NDArray[Any]) -> None:
+def check_finite(path: Path, name: str, x: NDArray[Any], start: int = 0) -> None:
+    """Refuse NaN and infinity in images that an array holds from `start` on."""
     with np.errstate(over="ignore"):
         is_finite = np.isfinite(x.astype(np.float32, copy=False)).all(axis=(1, 2, 3))
     if not is_finite.all():
         raise DataError(
-            f"{path}: {name}[{is_finite.argmin()}] has NaN or infinite pixels (in float32), as have"
-            f" {np.count_nonzero(~is_finite)} of {len(x)} images: repair them or leave them out"
+            f"{path}: {name}[{start + is_finite.argmin()}] has NaN or infinite pixels (in"
+            f" float32), as have {np.count_nonzero(~is_finite)} of {len(x)} images: repair them or"
+            " leave them out"
         )

@@ -19,6 +19,7 @@ from lantk.estimators.inputs import (
     GramMaker,
     as_images,
     check_choice,
+    check_values,
     grid_of,
     network_of,
 )
@@ -100,7 +101,8 @@ class KernelEstimator(BaseEstimator):
         `folds` makes validation folds out of a seed; `judge` is as for `regression.fits.validate`.
         """
         for name in ("X_train_", "dual_", "cv_results_", "label_weight_"):
-            vars(self).pop(name, None)
+            if hasattr(self, name):
+                delattr(self, name)
         ridges, chooses_ridge = grid_of("ridge", self.ridge, RIDGES)
         weights, chooses_weight = grid_of("label_weight", label_weight, LABEL_WEIGHTS)
         make = None if label_term is None else _maker_of(label_term)
@@ -228,13 +230,16 @@ class KernelEstimator(BaseEstimator):
         """Return the scores of checked X, (m,) or (m, c)."""
         if not len(X):
             return np.empty((0, *self.dual_.shape[1:]))
-        blocks = [self._scores_of(rows) for rows in self._row_blocks(X)]
+        blocks = []
+        for rows in self._row_blocks(len(X)):
+            with numbering({name: ("X", range(len(X))[rows]) for name in ("x1", "k")}):
+                blocks.append(self._scores_of(X[rows]))
         return np.concatenate(blocks)
 
-    def _row_blocks(self, X: NDArray) -> Iterator[NDArray]:
+    def _row_blocks(self, n: int) -> Iterator[slice]:
         step = max(2, _BLOCK_ENTRIES // len(self.dual_) // 2 * 2)
-        for start in range(0, len(X), step):
-            yield X[start : start + step]
+        for start in range(0, n, step):
+            yield slice(start, start + step)
 
     def _scores_of(self, X: NDArray) -> NDArray[np.float64]:
         x = None
@@ -242,8 +247,7 @@ class KernelEstimator(BaseEstimator):
             k = X
         else:
             images = self._images(self._pixels(X))
-            with numbering({"x1": ("X", range(len(X)))}):
-                k = self._gram_maker().gram(images, self._images(self.X_train_))
+            k = self._gram_maker().gram(images, self._images(self.X_train_))
             if self.label_term_ is not None and self.label_term_.needs_x:
                 x = self._vectors(images)
         ((scores, _),) = score_together([self._path], k, x)
@@ -278,15 +282,20 @@ class KernelEstimator(BaseEstimator):
             return self._gram_maker().gram(self._images(self.X_train_))
 
     def _pixels(self, X: NDArray) -> NDArray:
-        """Return X as unscaled images, of the shape of the train images."""
-        pixels = as_images(X, self.image_shape)
-        if getattr(self, "X_train_", None) is not None:
-            train: Any = self.X_train_
-            if pixels.shape[1:] != train.shape[1:]:
-                raise EstimatorError(
-                    f"X has images of shape {pixels.shape[1:]} (channels, height, width): wanted"
-                    f" {train.shape[1:]}, as of the train images"
-                )
+        """Return X as unscaled images: of the shape, type and range of the train images."""
+        train: Any = getattr(self, "X_train_", None)
+        # Of their shape, channels come first however they look.
+        is_alike = train is not None and X.shape[1:] == train.shape[1:]
+        pixels = as_images(X, train.shape[1:] if is_alike else self.image_shape)
+        if train is None:
+            return pixels
+        if pixels.shape[1:] != train.shape[1:]:
+            raise EstimatorError(
+                f"X has images of shape {pixels.shape[1:]} (channels, height, width): wanted"
+                f" {train.shape[1:]}, as of the train images"
+            )
+        if not self._has_vectors:
+            check_values(pixels, train.dtype, self.scaling_.pixel_max)
         return pixels
 
     def _find_scaling(self, pixels: NDArray) -> Scaling:

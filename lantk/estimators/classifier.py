@@ -186,9 +186,9 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the predicted classes (m,)."""
-        return self._named(self._scores(self._check(X, reset=False)))
+        return self.classes_of(self._scores(self._check(X, reset=False)))
 
-    def _named(self, scores: NDArray[np.float64]) -> NDArray[Any]:
-        """Return the classes that scores (m,) or (m, k) predict."""
+    def classes_of(self, scores: NDArray[np.float64]) -> NDArray[Any]:
+        """Return the classes (m,) that scores decide, which `decision_function` returned."""
         labels = decide(scores[None])[0]
         return self.classes_[(labels > 0).astype(int) if len(self.classes_) == 2 else labels]

@@ -60,6 +60,27 @@ def as_images(X: NDArray[Any], image_shape: Sequence[int] | None, name: str = "X
     return X
 
 
+def check_values(pixels: NDArray[Any], train_dtype: np.dtype[Any], pixel_max: int | None) -> None:
+    """Refuse images that the scaling of the train images would take for others.
+
+    Raises
+    ------
+    EstimatorError
+        If one holds floats and the other whole numbers, or a pixel is above `pixel_max`.
+    """
+    is_float = train_dtype.kind == "f"
+    if (pixels.dtype.kind == "f") != is_float:
+        wanted = "floats scaled as those are" if is_float else "bytes that are not scaled"
+        raise EstimatorError(
+            f"the images hold {pixels.dtype}, and the train images {train_dtype}: wanted {wanted}"
+        )
+    if pixel_max is not None and pixels.max(initial=0) > pixel_max:
+        raise EstimatorError(
+            f"the images have pixels up to {pixels.max()}, and those of the train images go from 0"
+            f" to {pixel_max}: wanted the same range"
+        )
+
+
 def network_of(architecture: Any, X: NDArray[Any], image_shape: Any) -> Architecture:
     """Return the network for X: of vectors, the fully connected one of the same depth.
 

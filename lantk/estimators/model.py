@@ -35,7 +35,7 @@ class Model:
     """Dual coefficients and the fitted label term, at one weight."""
     images: NDArray[Any] | None
     """Unscaled train images (n, channels, height, width); None of a precomputed kernel."""
-    scaling: Scaling
+    scaling: Scaling = field(default_factory=Scaling)
     classes: NDArray[Any] | None = None
     """Names of the classes, ascending; None of a regressor."""
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -56,6 +56,12 @@ def save_model(path: str | os.PathLike[str], model: Model) -> None:
     file = Path(expand_path(os.fspath(path)))
     if file.suffix != ".npz":
         raise ModelError(f"{file}: a model is stored in a file whose name ends in .npz")
+    with writing(file) as temporary:
+        write_arrays(temporary, model)
+
+
+def write_arrays(file: Path, model: Model) -> None:
+    """Write a model to an ``.npz`` file; errors are those of `save_model`."""
     term = model.path.term
     about = {
         "format": FORMAT,
@@ -84,7 +90,7 @@ def save_model(path: str | os.PathLike[str], model: Model) -> None:
             f"a parameter cannot be written ({error}): wanted numbers, text and lists of them"
         ) from error
     kept = {name: value for name, value in arrays.items() if value is not None}
-    with writing(file) as temporary, temporary.open("wb") as out:
+    with file.open("wb") as out:
         np.savez(out, allow_pickle=False, about=np.array(text), **kept)  # type: ignore[arg-type]
 
 
@@ -202,6 +208,7 @@ def _make_term(file: Path, about: Mapping[str, Any], given: type[LabelTerm] | No
     elif given is None:
         raise ModelError(
             f"{file} was fitted with a label term of your own, {name}: give its class as label_term"
+            f" (of the verb predict: --label-term {name})"
         )
     if not (isinstance(kind, type) and issubclass(kind, LabelTerm)):
         raise ModelError(f"{file}: {name} is no label term")

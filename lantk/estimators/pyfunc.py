@@ -47,4 +47,4 @@ class PyfuncModel:
             return {"values": self.estimator.predict(x)}
         # Kernels are computed once, and both are read off them.
         scores = self.estimator.decision_function(x)
-        return {"classes": self.estimator._named(scores), "scores": scores}
+        return {"classes": self.estimator.classes_of(scores), "scores": scores}

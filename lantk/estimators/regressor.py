@@ -156,8 +156,8 @@ random_state
         k = maker.gram(train)
         factor = CholeskyFactor(with_ridge(k, self.ridge_))
         found = []
-        for rows in self._row_blocks(X):
-            images = self._images(self._pixels(rows))
+        for rows in self._row_blocks(len(X)):
+            images = self._images(self._pixels(X[rows]))
             explained = factor.whiten(maker.gram(images, train).T.astype(np.float64))
             variance = maker.diagonal(images) - (explained**2).sum(axis=0)
             found.append(np.sqrt(np.maximum(variance, 0)))

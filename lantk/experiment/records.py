@@ -97,6 +97,26 @@ def keep_listing(results: Path, listing: Listing, config: Mapping[str, Any]) -> 
     write_json(results / "listing.json", {"config": dict(config), "listing": vars(listing)})
 
 
+def warn_of_other_images(results: Path, data: Mapping[str, Any]) -> str | None:
+    """Return a warning where a folder holds an experiment on images from elsewhere; or None.
+
+    `data` is that section of the configuration. Such results would be replaced in table and
+    figures, as where a configuration leaves out `results`.
+    """
+    try:
+        before = json.loads((results / "listing.json").read_text())["config"]["data"]
+        is_same = all(before[name] == data[name] for name in ("source", "path"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if is_same:
+        return None
+    named = before["source"] if before["path"] is None else before["path"]
+    return (
+        f"{results} holds results of other images ({named}), whose table and figures this"
+        " experiment replaces: give it a folder of its own, results: results/NAME"
+    )
+
+
 class Choice(TypedDict):
     """What one protocol chose, and its accuracy on the test images with a 95 % interval."""
 

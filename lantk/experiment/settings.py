@@ -280,6 +280,11 @@ class Settings(Section):
     """Validation folds; each class needs at least as many train images."""
     cnn: Cnn = setting(Cnn())
     after_kernels: AfterKernels = setting(AfterKernels())
+    models: Literal["best", "all", "none"] = setting("best", "none")
+    """Models to keep, with their train images, in models/CASE/VARIANT.npz, so that lantk predict
+    and lantk.load predict other images: best, of each case the exact kernel with the highest
+    validation accuracy inside train; or all, or none. Networks keep their weights beside them
+    (VARIANT-seedN.pt) unless it is none. Needs the protocol honest."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "cpu")
     """Where kernels and networks are computed and systems solved; auto, a GPU where there is one
     (for kernels it takes CuPy: pip install '.[cuda]' in a checkout of this project)."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lantk.kernel.bands import Band
+from lantk.kernel.bands import Band, count_bands, count_visits, plan_bands
 from lantk.kernel.cpu_loops import LANES
-from lantk.kernel.gram import gram
+from lantk.kernel.gram import SCRATCH_BYTES, gram
 
 # An interpreter with NumPy, Numba and the compiled loops.
-_INTERPRETER_BYTES = 300 * 2**20
+INTERPRETER_BYTES = 300 * 2**20
 
 
 class Job(NamedTuple):
@@ -29,6 +28,19 @@ class Job(NamedTuple):
     file_bytes: int
     """Size of the band's file."""
     seconds: float
+
+
+class GramForecast(NamedTuple):
+    """The jobs of a split's Gram matrices."""
+
+    rate: float
+    """Different entries a second, those of flips counted apart."""
+    jobs: list[Job]
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of all jobs, one after another."""
+        return sum(job.seconds for job in self.jobs)
 
 
 def measure_rate(
@@ -61,26 +73,37 @@ def measure_rate(
         n_rows, n = 2 * n_rows, max(-(-2 * n_rows // LANES) * LANES, n)
 
 
-def forecast(
-    bands: Sequence[Band],
+def forecast_gram(
+    architecture: Any,
     n_train: int,
     n_test: int,
     shape: tuple[int, int, int],
     *,
-    rate: float,
-    scratch_bytes: int,
+    n_bands: int | None = None,
     flips: bool = False,
-) -> list[Job]:
-    """Return each band's cost.
+    device: str = "auto",
+    threads: int | None = None,
+    rate: float | None = None,
+    scratch_bytes: int | None = None,
+) -> GramForecast:
+    """Return what the bands of a split's Gram matrices will take, each as a job.
 
-    `shape` is (channels, height, width) of an image, `rate` the different entries per second, from
-    `measure_rate`; `scratch_bytes` and `flips` are as for `lantk.gram`.
+    `shape` is (channels, height, width) of an image. Without `n_bands` there are as many as
+    ``bands: auto`` means, without `rate` it is measured; the rest is as for `lantk.gram`.
     """
+    if n_bands is None:
+        visits = count_visits([architecture], *shape[1:])
+        n_bands = count_bands(n_train, n_test, visits, device)
+    bands = plan_bands(n_train, n_test, n_bands)
+    if rate is None:
+        rate = measure_rate(architecture, shape, device=device, threads=threads)
+    # What a GPU works in is its own memory.
+    scratch = (scratch_bytes or SCRATCH_BYTES["cpu"]) * (device != "cuda")
     # Bytes as they are stored, and float32 as they are computed with.
     images = (n_train + n_test) * math.prod(shape) * (1 + 4)
     jobs = []
     for band in bands:
         entries, size = band.n_entries(n_train), 4 * math.prod(band.shape(n_train))
-        memory = _INTERPRETER_BYTES + images + scratch_bytes + flips * size
+        memory = INTERPRETER_BYTES + images + scratch + flips * size
         jobs.append(Job(band, entries, memory, size, entries / rate * (4 if flips else 1)))
-    return jobs
+    return GramForecast(rate, jobs)

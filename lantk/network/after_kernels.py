@@ -339,6 +339,8 @@ def _to_tensors(path: WeightPath) -> dict[str, Any]:
     """Return a path as a checkpoint holds it."""
     found: dict[str, Any] = {}
     for entry in fields(path):
+        if entry.name == "fitted":
+            continue  # nothing predicts with it later
         value = getattr(path, entry.name)
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(value.copy())

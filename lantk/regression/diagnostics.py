@@ -16,7 +16,7 @@ from lantk.solvers.path import PathSolution, count_negative_along
 from lantk.solvers.products import mean_abs, multiply
 
 # The eigenvalues of a matrix cost more than a solve; up to this n the smallest is reported.
-_EIGENVALUE_MAX_N = 1000
+EIGENVALUE_MAX_N = 1000
 
 
 def describe(
@@ -55,7 +55,7 @@ def describe(
         diagnostics |= {"top10_label_share": float(shares.sum())}
     diagnostics |= z.diagnostics
     smallest = np.full(len(factors), np.nan)
-    if len(k) <= _EIGENVALUE_MAX_N:
+    if len(k) <= EIGENVALUE_MAX_N:
         eigenvalues = np.array([np.linalg.eigvalsh(add_label_term(k, z, f)) for f in factors])
         smallest, n_negative = eigenvalues[:, 0], (eigenvalues < 0).sum(axis=1)
     else:

@@ -99,9 +99,9 @@ class FittedPath:
     term: LabelTerm | None
     """The fitted label term, or None where nothing is added between train rows and others."""
 
-    def at(self, i: int) -> FittedPath:
-        """Return it at weight number `i` alone, with no more than predictions take."""
-        only = slice(i, i + 1)
+    def at(self, only: int | slice) -> FittedPath:
+        """Return it at weight number `only`, or several, with no more than predictions take."""
+        only = only if isinstance(only, slice) else slice(only, only + 1)
         constant = None if self.constant is None else self.constant[only]
         return FittedPath(
             self.weights[only], self.factors[only], self.dual[only], constant, self.term

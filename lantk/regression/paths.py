@@ -138,6 +138,10 @@ def _predict(
         )
         for path, (scores, z) in zip(paths, scored, strict=True)
     ]
+    results = [
+        replace(result, fitted=path.at(slice(None)))
+        for result, path in zip(results, paths, strict=True)
+    ]
     del paths, scored, factor
     if n_folds:
         accuracies = validate(

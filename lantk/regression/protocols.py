@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from lantk.errors import LantkError
 from lantk.labels import as_targets, decide
 from lantk.regression.measures import ClassSums
 from lantk.regression.statistics import DEFINITE, PROTOCOLS, accuracy_with_interval
+
+if TYPE_CHECKING:
+    from lantk.regression.fits import FittedPath
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class WeightPath:
     n_negative: NDArray | None = None
     """(p,): how many eigenvalues of K + lambda Z on train are negative; beside an unpenalised
     constant, of it between vectors that sum to 0."""
+    fitted: FittedPath | None = None
+    """What predicts other rows."""
 
 
 def choose_weight(weights: NDArray, validation_accuracy: NDArray) -> int:

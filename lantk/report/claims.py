@@ -38,8 +38,9 @@ CREDIT = (
     "A shuffled twin is the same with its labels shuffled: the difference is what labels are worth,"
     " unless the twin lost by choosing badly. So labels are credited with a gain only where the"
     " variant is also above its base, or its twin's mean accuracy is not below it; else the verdict"
-    " is: twin below base. The base is the kernel without labels, CNTK or, for a network's kernel,"
-    " that of the untrained network."
+    " is: twin below base. Where the twin is below the base, what exceeds the variant's own gain"
+    " over it is the twin's loss. The base is the kernel without labels, CNTK or, for a network's"
+    " kernel, that of the untrained network."
 )
 CAVEAT = (
     "Tasks that share a class share images, and all share seeds and a draw of train images, so they"

@@ -33,9 +33,10 @@ LABELS = (
     " two"
 )
 _LABELS_BY_COLUMN = (
-    "What labels are worth, in points: gain over CNTK and, behind the stroke, the label gain, which"
-    " is that gain minus the same with the labels that Z is fitted to, or the network trained on,"
-    " shuffled"
+    "What labels are worth, in points: gain over CNTK, in brackets that of its twin, with the"
+    " labels that Z is fitted to, or the network trained on, shuffled, and behind the stroke the"
+    " label gain, their difference. Where the twin only lost, as by choosing badly, labels won"
+    " nothing"
 )
 ELASTICITY = (
     "Local elasticity, train-train / test-train: the relative ratio A / (A + B) in percent of what"
@@ -298,13 +299,16 @@ def _label_table_by_column(block: Block) -> Table:
         cells = [text_cell(row_name(variant))]
         for column, gain in gains.items():
             worth, half = (found.loc[variant, column] for found in (label_gain, halves))
-            text = "" if math.isnan(worth) else f" / {with_half_width(worth, half)}"
+            text = ""
+            if not math.isnan(worth):
+                # Beside it, whether the variant won or its twin lost.
+                text = f" (twin {signed(gain - worth)}) / {with_half_width(worth, half)}"
             is_missing = math.isnan(gain)
             cells.append(
                 Cell(block.missing) if is_missing else Cell(signed(gain) + text, float(gain))
             )
         rows.append(cells)
-    return Table(["gain / label gain ± half-width", *block.columns], rows)
+    return Table(["gain (twin's gain) / label gain ± half-width", *block.columns], rows)
 
 
 def elasticity_table(block: Block) -> Table | None:

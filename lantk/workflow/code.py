@@ -41,9 +41,12 @@ def code_of(verb: str) -> list[str]:
     while waiting:
         name = waiting.pop()
         reached.add(name)
-        names = [node for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
+        nodes = list(ast.walk(functions[name]))
+        names = [node for node in nodes if isinstance(node, ast.Name)]
         local = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-        local |= {node.arg for node in ast.walk(functions[name]) if isinstance(node, ast.arg)}
+        local |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+        # What is imported here may have the name of a verb.
+        local |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
         used |= {node.id for node in names} - local
         waiting |= used & set(functions) - reached
     starts = [_imported(functions[name]) for name in reached]

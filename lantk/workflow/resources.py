@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lantk.regression.memory import FIT_MATRICES, gram_blocks_bytes
 from lantk.variant import Variant
 
 _INTERPRETER_MB = 2000
@@ -38,7 +39,7 @@ def growing(amount: Any) -> Callable[[Any, int], int]:
 
 def gram_blocks_mb(n_train: int, n_test: int) -> int:
     """Return the size of both Gram blocks in float64."""
-    return n_train * (n_train + n_test) * 8 // 2**20 + 1
+    return gram_blocks_bytes(n_train, n_test) // 2**20 + 1
 
 
 def gram_mb(
@@ -78,7 +79,7 @@ def evaluation_mb(
     """
     v = Variant.of(variants[0])
     n_shuffled = sum(name.endswith("-shuffled") for name in variants)
-    factor = 5 + 0.5 * n_permutations * n_shuffled
+    factor = FIT_MATRICES + 0.5 * n_permutations * n_shuffled
     factor += 2 * (v.addition or "").startswith(("lantk-fjlt-", "cntk-rbf", "cntk-laplacian"))
     factor += v.has_intercept and v.term is not None
     return _matrices_mb(factor, n_train, n_test, n_largest)

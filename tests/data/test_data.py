@@ -1341,6 +1341,15 @@ def test_bytes_of_a_small_range_are_noticed(tmp_path, most):
         assert set(np.unique(split.x_train)) == {-1, 1}
 
 
+def test_large_floats_are_noticed(tmp_path):
+    """Floats up to 255 are taken as they are, with a warning, unless standard scales them."""
+    x = random().uniform(0, 255, (12, 2, 4, 5)).astype(np.float32)
+    path = write_npz(tmp_path, x_train=x, x_test=x[:9])
+    with pytest.warns(UserWarning, match=r"largest pixel is 25\d.*taken as they are.*divide"):
+        split_of("npz", path, [0, 1])
+    split_of("npz", path, [0, 1], scaling="standard")
+
+
 # images
 
 

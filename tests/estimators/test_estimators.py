@@ -19,7 +19,7 @@ import lantk
 from lantk.data.splits import describe, split_classes, split_pair
 from lantk.data.tasks import resolve_classes, resolve_pair
 from lantk.errors import LantkError
-from lantk.estimators import inputs
+from lantk.estimators import base, inputs
 from lantk.label_terms.base import image_vectors
 from lantk.label_terms.plug_in import PlugIn
 from lantk.labels import as_targets, decide
@@ -27,6 +27,7 @@ from lantk.regression import LABEL_WEIGHTS, RIDGES
 from lantk.regression.fits import Member, pair_vectors
 from lantk.regression.paths import predict
 from lantk.regression.protocols import choose_weight
+from lantk.scaling import Scaling
 
 SHALLOW = [{"conv": {"size": 3}}, "relu", "flatten", "dense"]
 
@@ -180,6 +181,46 @@ def test_bytes_are_scaled_as_in_the_workflow(pair):
     moved = standard.scaling_.apply(pixels)
     np.testing.assert_allclose(moved.mean(axis=(0, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(moved.std(axis=(0, 2, 3)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", ["range", "standard"])
+def test_bytes_and_floats_are_not_taken_for_each_other(scaling):
+    """What was fitted to bytes refuses floats, and the reverse; vectors are numbers."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 1, 6, 6), dtype=np.uint8)
+    floats, y = pixels / 127.5 - 1, np.arange(30) % 2
+    model = lantk.KernelClassifier(architecture=SHALLOW, scaling=scaling)
+    of_bytes, of_floats = clone(model).fit(pixels, y), clone(model).fit(floats, y)
+    with pytest.raises(LantkError, match=r"hold float64, and the train images uint8: wanted bytes"):
+        of_bytes.predict(floats)
+    with pytest.raises(LantkError, match=r"hold uint8, and the train images float64: wanted float"):
+        of_floats.predict(pixels)
+    np.testing.assert_array_equal(of_bytes.predict(pixels.astype(int)), of_bytes.predict(pixels))
+    if scaling == "range":
+        of_bytes.scaling_ = Scaling(pixel_max=16)
+        with pytest.raises(LantkError, match=r"pixels up to 2\d\d, and .* go from 0 to 16: wanted"):
+            of_bytes.predict(pixels)
+    vectors = clone(model).fit(floats[:, 0, 0], y)
+    assert len(vectors.predict(np.ones((3, 6), int))) == 3
+
+
+def test_images_that_look_as_if_channels_came_last_are_settled_at_the_fit():
+    """Rows of the shape of the train images have their channels first, as those have."""
+    x = np.random.default_rng(0).normal(size=(20, 7, 6, 3))
+    model = lantk.KernelClassifier(architecture=SHALLOW, image_shape=(7, 6, 3))
+    model.fit(x, np.arange(20) % 2)
+    again = model.set_params(image_shape=None)
+    assert len(again.predict(x)) == 20
+
+
+def test_rows_are_named_by_their_number_in_x(monkeypatch):
+    """An image that a label term cannot be computed for is the same one in any block."""
+    x, y = images(20)
+    term = {"label_term": "lantk-kr-v1", "label_weight": 0.1}
+    model = lantk.KernelClassifier(architecture=SHALLOW, **term).fit(x, y)
+    monkeypatch.setattr(base, "_BLOCK_ENTRIES", 40)
+    x[13] *= 1e4
+    with pytest.raises(LantkError, match="of image 13 of X with train image"):
+        model.predict(x)
 
 
 def test_precomputed_matrices_are_cut_by_scikit_learn():

@@ -18,7 +18,7 @@ from lantk.experiment.checks import check_settings, fill_in, read_braces
 from lantk.experiment.config import ConfigError, resolve_experiment
 from lantk.experiment.job_options import after_kernel_options, evaluate_options
 from lantk.experiment.overviews import overview_kinds
-from lantk.experiment.records import read_record
+from lantk.experiment.records import Listing, keep_listing, read_record, warn_of_other_images
 from lantk.experiment.settings import FIELDS, Settings, expand_paths, meaning_of
 from lantk.regression import statistics
 
@@ -487,3 +487,16 @@ def test_what_comes_with_the_honest_protocol_is_read_with_it(tmp_path):
         (["oracle"], ["oracle"]),
     ):
         assert list(read_record(path, asked)["protocols"]) == wanted
+
+
+def test_a_folder_with_results_of_other_images_is_noticed(tmp_path):
+    """Results that another experiment left there would be replaced; of the same images they may."""
+    digits = {"source": "digits", "path": None, "layout": None, "scaling": "range"}
+    assert warn_of_other_images(tmp_path, digits) is None
+    keep_listing(tmp_path, Listing(("1-8",), ("cntk",)), {"data": digits})
+    assert warn_of_other_images(tmp_path, digits | {"scaling": "standard"}) is None
+    own = digits | {"source": "npz", "path": "mine.npz"}
+    warning = warn_of_other_images(tmp_path, own)
+    assert f"{tmp_path} holds results of other images (digits)" in warning
+    keep_listing(tmp_path, Listing(("a-b",), ("cntk",)), {"data": own})
+    assert "(mine.npz)" in warn_of_other_images(tmp_path, digits)

@@ -15,7 +15,7 @@ from lantk.kernel.bands import (
     name_bands,
     plan_bands,
 )
-from lantk.kernel.forecast import forecast
+from lantk.kernel.forecast import forecast_gram
 from lantk.kernel.gram import gram, gram_band
 
 LAYERS = [{"conv": {"size": 3}}, "relu", "flatten", "dense"]
@@ -125,8 +125,12 @@ def test_what_is_no_set_of_bands_is_refused(call, message):
 
 def test_flips_take_four_times_as_long_and_a_band_more():
     """A forecast over flips has four times the seconds, and the memory of the band once more."""
-    bands, options = plan_bands(100, 20, 3), {"rate": 50.0, "scratch_bytes": 1000}
-    plain, flips = (forecast(bands, 100, 20, (3, 8, 8), flips=f, **options) for f in (False, True))
+    options = {"n_bands": 3, "rate": 50.0, "scratch_bytes": 1000}
+    plain, flips = (
+        forecast_gram("chen2020", 100, 20, (3, 8, 8), flips=f, **options).jobs
+        for f in (False, True)
+    )
+    assert [job.band for job in plain] == plan_bands(100, 20, 3)
     for one, other in zip(plain, flips, strict=True):
         assert other.seconds == 4 * one.seconds == 4 * one.entries / 50
         assert other.memory_bytes - one.memory_bytes == one.file_bytes == other.file_bytes

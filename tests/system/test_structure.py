@@ -166,6 +166,8 @@ def test_code_of_a_verb_is_what_it_loads(tmp_path):
     assert "lantk/network/training.py" not in code_of("evaluate")
     assert "lantk/experiment/records.py" in code_of("evaluate"), "imported above the functions"
     assert "lantk/experiment/config.py" not in code_of("figure"), "for type checkers only"
+    assert "lantk/estimators/model.py" in code_of("predict")
+    assert "lantk/data/unlabelled.py" not in code_of("evaluate"), "its predict is a function"
 
 
 def test_no_logic_in_rules():

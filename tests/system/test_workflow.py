@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from work_tree import copy_project
 
 import lantk
@@ -48,9 +49,11 @@ TINY = {
     },
     "results": "out/tiny",
 }
-# Jobs of TINY: fetch; 2 pairs x (split, gram, 2 label terms, 3 families, 2 networks, 2 figures);
-# table, 2 figures of all pairs, track, report, all.
-N_JOBS = 1 + 2 * (1 + 1 + 2 + 3 + 2 + 2) + 6
+# Jobs of TINY: fetch; 2 pairs x (split, gram, 2 label terms, 3 families, 2 networks, models, 2
+# figures); table, 2 figures of all pairs, track, report, all.
+N_JOBS = 1 + 2 * (1 + 1 + 2 + 3 + 2 + 1 + 2) + 6
+# Variants of which models can be made.
+FITTED = ("cntk", "cntk-ridge", "lantk-kr-v1", "lantk-fjlt-v1")
 N_COMPUTING = 1 + 2 * (1 + 1 + 2 + 3 + 2)
 # Files of evaluations of a pair: cntk-ridge and oracle-label, seeds of what is shuffled, networks.
 STEMS = {
@@ -171,7 +174,7 @@ def test_every_evaluation_has_its_files(finished):
         folder = finished[0] / "out/tiny/evaluations" / pair
         assert {path.name for path in folder.iterdir() if path.is_file()} == {
             f"{stem}.{ending}" for stem in STEMS for ending in ("json", "csv")
-        }
+        } | {f"{variant}.npz" for variant in FITTED}
         for path in folder.glob("*.json"):
             record = json.loads(path.read_text())
             seed = "" if record["seed"] is None else f"-seed{record['seed']}"
@@ -244,6 +247,39 @@ def test_label_term_predictions_equal_the_package(finished, variant):
     assert validated == set(weights["honest"])
 
 
+def test_the_best_model_predicts_what_was_recorded(finished):
+    """It is the kernel with the best validation accuracy, and predicts raw test images."""
+    folder = finished[0] / "out/tiny"
+    for pair in ("3-8", "1-8"):
+        records = {
+            v: json.loads((folder / f"evaluations/{pair}/{v}.json").read_text()) for v in FITTED
+        }
+        accuracy = {v: r["protocols"]["honest"]["validation_accuracy"] for v, r in records.items()}
+        (path,) = (folder / "models" / pair).glob("*.npz")
+        assert accuracy[path.stem] == max(accuracy.values())
+        model, split = lantk.load(path), load_split(folder / f"splits/{pair}.npz")
+        found = pd.read_csv(folder / f"evaluations/{pair}/{path.stem}.csv")["honest"]
+        np.testing.assert_array_equal(model.decision_function(split.pixels_test), found)
+        names = np.where(found >= 0, split.names[1], split.names[0])
+        assert model.predict(split.pixels_test).tolist() == names.tolist()
+
+
+def test_weights_of_networks_are_kept(finished):
+    """A network that takes them predicts as recorded, in float32."""
+    folder = finished[0] / "out/tiny"
+    split = load_split(folder / "splits/3-8.npz")
+    kept = torch.load(folder / "models/3-8/cnn-seed1.pt", weights_only=True)
+    network = Network(
+        kept["architecture"], kept["image_shape"], channels=kept["channels"],
+        parameterization=kept["parameterization"], n_outputs=kept["n_outputs"], seed=kept["seed"],
+    )  # fmt: skip
+    network.load_state_dict(kept["state_dict"])
+    with torch.no_grad():
+        scores = network(torch.from_numpy(split.x_test)).numpy().squeeze()
+    found = pd.read_csv(folder / "evaluations/3-8/cnn-seed1.csv")["honest"]
+    np.testing.assert_array_equal(scores >= 0.5, found >= 0)  # targets are 0 and 1
+
+
 def test_ridges_are_those_of_the_configuration(finished):
     """cntk-ridge is validated on its own grid and has no label weight; cntk stays without."""
     folder = finished[0] / "out/tiny/evaluations/1-8"
@@ -313,20 +349,23 @@ def test_second_run_does_nothing(finished):
 
 
 FIGURES = {"figure": 2, "overview": 2}
+MODELS = {"models": 2}
 TRACK = {"track": 1, "html_report": 1, "all": 1}
 LAST = {"table": 1} | TRACK | FIGURES
 CNTK = {"evaluate_cntk": 2}
 KR, FJLT = {"evaluate_lantk_kr_v1": 2}, {"evaluate_lantk_fjlt_v1": 2}
 # The heat map is of the first label term, and is drawn anew with its fit or its record.
-EVALUATE = CNTK | KR | FJLT | {"heat_map": 2}
+EVALUATE = CNTK | KR | FJLT | MODELS | {"heat_map": 2}
 FROM_GRAM = {"gram": 2, "label_term": 4, "cnn": 4} | EVALUATE
 # Twins beyond the third permutation have jobs of three: 3 to 5, and 6.
 FROM_THIRD = {"evaluate_lantk_kr_v1_from3": 2, "evaluate_lantk_kr_v1_from6": 2}
 WEIGHTS = {"honest": [0, 0.3], "oracle": [0.03, 1]}
-# What is edited -> (the new value, jobs that depend on it; None where only MLflow hears of it).
+# What is edited -> (the new value, jobs that depend on it, and the last ones unless it says which).
 EDITS = {
     "a label weight": ({"label_weights": WEIGHTS}, EVALUATE),
-    "a ridge": ({"ridges": WEIGHTS}, CNTK),
+    "a ridge": ({"ridges": WEIGHTS}, CNTK | MODELS),
+    "no models": ({"models": "none"}, TRACK),
+    "every model": ({"models": "all"}, MODELS | TRACK),
     "a protocol less": ({"protocols": ["oracle"]}, {"heat_map": 2}),
     "permutations less": ({"permutations": 1}, {}),
     "permutations more": ({"permutations": 7}, FROM_THIRD),
@@ -342,9 +381,9 @@ EDITS = {
     "no networks": ({"cnn": TINY["cnn"] | {"seeds": []}}, {}),
     "folds": ({"folds": 3}, EVALUATE),
     "bands": ({"kernel": {"bands": 3}}, {"gram": 6, "label_term": 4} | EVALUATE),
-    "memory": ({"kernel": {"memory_mb": 64}}, None),
+    "memory": ({"kernel": {"memory_mb": 64}}, TRACK),
     "n_test": ({"task": TINY["task"] | {"n_test": 40}}, {"split": 2} | FROM_GRAM),
-    "families less": ({"variants": TINY["variants"][:5]}, {}),
+    "families less": ({"variants": TINY["variants"][:5]}, MODELS),
 }
 
 
@@ -352,14 +391,18 @@ EDITS = {
 def test_an_edited_key_reruns_what_depends_on_it(finished, edit):
     """Editing one key of the configuration re-runs exactly the jobs that depend on it."""
     change, jobs = EDITS[edit]
-    assert planned(finished[0], TINY | change) == (TRACK if jobs is None else jobs | LAST)
+    assert planned(finished[0], TINY | change) == (
+        jobs if TRACK.items() <= jobs.items() else jobs | LAST
+    )
 
 
 def test_another_pair_draws_no_figure_of_those_that_are_there(finished):
     """One class pair more computes and draws what is its own, and what is of all pairs."""
     pairs = [*TINY["task"]["pairs"], [8, 9]]
     own = {"split": 1, "gram": 1, "label_term": 2, "cnn": 2, "heat_map": 1, "figure": 1}
-    own |= dict.fromkeys(("evaluate_cntk", "evaluate_lantk_kr_v1", "evaluate_lantk_fjlt_v1"), 1)
+    own |= dict.fromkeys(
+        ("models", "evaluate_cntk", "evaluate_lantk_kr_v1", "evaluate_lantk_fjlt_v1"), 1
+    )
     jobs = planned(finished[0], TINY | {"task": TINY["task"] | {"pairs": pairs}})
     assert jobs == LAST | own
 
