@@ -17,10 +17,11 @@ import yaml
 
 from lantk.estimators.summary import ModelSummary, summarize
 
-FOLDER = "model"
-"""Where a run has its model: ``runs:/RUN_ID/model``."""
+# Of a run: its model is ``runs:/RUN_ID/model``.
+_FOLDER = "model"
 _LOADER = "lantk.estimators.pyfunc"
 _NEEDS = ("numpy", "scipy", "numba", "scikit-learn")
+_FILE = "model.npz"
 _REQUIREMENTS, _ENVIRONMENT = "requirements.txt", "python_env.yaml"
 _EXAMPLE, _POSTED_EXAMPLE = "input_example.json", "serving_input_example.json"
 
@@ -42,24 +43,24 @@ def model_files(path: Path, versions: Mapping[str, str]) -> dict[str, str | Path
 
     summary = summarize(path)
     if summary is None:
-        return {f"{FOLDER}.npz": path}
+        return {_FILE: path}
     needs = [f"{name}=={versions.get(name) or version(name)}" for name in _NEEDS]
     python = versions.get("python") or platform.python_version()
     rows = summary.examples.tolist()
     files: dict[str, str | Path] = {
-        "MLmodel": _mlmodel(summary, path.name, python),
+        "MLmodel": _mlmodel(summary, python),
         _REQUIREMENTS: "\n".join([f"mlflow=={mlflow.__version__}", *needs, ""]),
         _ENVIRONMENT: yaml.safe_dump(
             {"python": python, "dependencies": [f"-r {_REQUIREMENTS}"]}, sort_keys=False
         ),
         _EXAMPLE: json.dumps(rows),
         _POSTED_EXAMPLE: json.dumps({"inputs": rows}),
-        path.name: path,
+        _FILE: path,
     }
-    return {f"{FOLDER}/{name}": content for name, content in files.items()}
+    return {f"{_FOLDER}/{name}": content for name, content in files.items()}
 
 
-def _mlmodel(summary: ModelSummary, data: str, python: str) -> str:
+def _mlmodel(summary: ModelSummary, python: str) -> str:
     """Return the file that says of a folder that it is a model, without the time."""
     from mlflow.models import Model
 
@@ -75,7 +76,7 @@ def _mlmodel(summary: ModelSummary, data: str, python: str) -> str:
     model.add_flavor(
         "python_function",
         loader_module=_LOADER,
-        data=data,
+        data=_FILE,
         env={"virtualenv": _ENVIRONMENT},
         python_version=python,
     )

@@ -32,7 +32,7 @@ VARIANTS = ("cntk", "lantk-kr-v1")
 SHALLOW = [{"conv": {"size": 3}}, "relu", "flatten", "dense"]
 FILES = {
     *("MLmodel", "requirements.txt", "python_env.yaml", "input_example.json"),
-    *("serving_input_example.json", "lantk-kr-v1.npz"),
+    *("serving_input_example.json", "model.npz"),
 }
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(256, size=(12, 1, 6, 6), dtype=np.uint8)
@@ -169,8 +169,8 @@ def test_models_agree_with_the_results(results, to, model):
     assert verify(where) == (2, {})
     # The store's own, not a copy.
     folder = Path(client.download_artifacts(run.info.run_id, "")) / "model"
-    (folder / "lantk-kr-v1.npz").unlink()
-    missing = "changed: file model/lantk-kr-v1.npz is not there"
+    (folder / "model.npz").unlink()
+    missing = "changed: file model/model.npz is not there"
     assert verify(where) == (2, {"3-8 lantk-kr-v1": missing})
     shutil.rmtree(folder)
     assert verify(where) == (
@@ -185,7 +185,7 @@ def test_models_agree_with_the_results(results, to, model):
     path = save(lantk.KernelClassifier(**OPTIONS).fit(IMAGES, NAMES), results)
     changed = sync(where)
     assert (changed.created, changed.updated) == (0, 1)
-    assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert (folder / "model.npz").read_bytes() == path.read_bytes()
 
 
 def test_a_run_whose_model_is_gone_is_logged_anew(results, to):
