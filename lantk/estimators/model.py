@@ -14,20 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.archives import NpzArchive, opening_npz
-from lantk.errors import LantkError, shorten
+from lantk.errors import shorten
+from lantk.estimators.summary import FORMAT, ModelError, is_ours, read_about
 from lantk.files import expand_path, writing
 from lantk.kernel.architecture import Architecture
 from lantk.label_terms.base import LabelTerm
 from lantk.regression.fits import FittedPath
 from lantk.scaling import Scaling
-
-FORMAT = 1
-"""Version of the format, raised by every change that an older reader would misread."""
-_OURS = "lantk.label_terms."
-
-
-class ModelError(LantkError):
-    """A model that cannot be written or read; the message says why."""
 
 
 @dataclass
@@ -119,14 +112,7 @@ def read_model(path: str | os.PathLike[str], label_term: type[LabelTerm] | None 
     """
     file = Path(expand_path(os.fspath(path)))
     with opening_npz(file, "save the model again", ModelError) as archive:
-        if "about" not in list(archive):
-            raise ModelError(f"{file} holds no model: wanted what `save` of an estimator wrote")
-        about = json.loads(str(archive["about"]))
-        if about["format"] > FORMAT:
-            raise ModelError(
-                f"{file} is of format {about['format']}, and this version reads {FORMAT}: take a"
-                " newer lantk"
-            )
+        about = read_about(file, archive)
         images = archive.get("images")
         term = None
         if about["term"] is not None:
@@ -199,7 +185,7 @@ def _describe_term(term: LabelTerm) -> dict[str, Any]:
     """Return class and parameters of a label term, or say what of it could not be read again."""
     kind = type(term)
     name = f"{kind.__module__}:{kind.__qualname__}"
-    if not kind.__module__.startswith(_OURS):
+    if not is_ours(kind.__module__):
         has_own = kind.fitted is not LabelTerm.fitted
         learned = {key for key in vars(term) if key.endswith("_")} - {"x_train_", "n_train_"}
         unnamed = learned - set(term.fitted_names)
@@ -216,7 +202,7 @@ def _make_term(file: Path, about: Mapping[str, Any], given: type[LabelTerm] | No
     name = about["class"]
     module, _, class_name = name.partition(":")
     kind: Any = given
-    if module.startswith(_OURS):
+    if is_ours(name):
         # Of ours only: a file that names code to import could run any.
         kind = getattr(import_module(module), class_name, None)
     elif given is None:

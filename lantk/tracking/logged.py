@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lantk.tracking.models import model_files
 from lantk.tracking.run import Run, text_digest
 
 # Limits of MLflow: a batch holds 1,000 metrics, or 100 parameters, which no run has; lengths in
@@ -49,8 +52,8 @@ class LoggedRun:
         return {key: _param_text(value) for key, value in self.run.params.items()}
 
     @property
-    def contents(self) -> dict[str, bytes]:
-        """Name of an artifact -> its content, read anew."""
+    def contents(self) -> dict[str, bytes | Path]:
+        """Name of an artifact -> its content, or the file that has it."""
         run = self.run
         provenance = json.dumps(run.provenance, indent=2, sort_keys=True, default=str)
         texts = {"config.json": self.config_text, "provenance.json": provenance}
@@ -60,10 +63,15 @@ class LoggedRun:
             if "table.md" in run.artifacts:
                 texts["table.md"] = f"Large, and kept with the run {self.kept_with!r} only."
         texts = {name: f"{text}\n" for name, text in texts.items()} | dict(run.texts)
-        copied = {name: path for name, path in run.artifacts.items() if name not in texts}
-        return {name: path.read_bytes() for name, path in copied.items()} | {
-            name: text.encode() for name, text in texts.items()
-        }
+        found = {**run.artifacts, **texts, **self._model_files}
+        return {k: v.encode() if isinstance(v, str) else v for k, v in found.items()}
+
+    @cached_property
+    def _model_files(self) -> dict[str, str | Path]:
+        run = self.run
+        if run.model is None:
+            return {}
+        return model_files(run.model, run.provenance.get("versions") or {})
 
     @property
     def tags(self) -> dict[str, str]:
@@ -178,13 +186,17 @@ def damaged_files(client: Any, run_id: str, wanted: LoggedRun) -> dict[str, str]
 
     Its content is not read back, which would fetch every file from a server.
     """
-    there = {file.path: file.file_size for file in client.list_artifacts(run_id)}
+    contents = wanted.contents
+    folders = {str(PurePosixPath(name).parent) for name in contents} - {"."}
+    listed = [file for path in (None, *folders) for file in client.list_artifacts(run_id, path)]
+    there = {file.path: file.file_size for file in listed}
     damaged = {}
-    for name, content in wanted.contents.items():
+    for name, content in contents.items():
+        n_bytes = content.stat().st_size if isinstance(content, Path) else len(content)
         if name not in there:
             damaged[name] = "is not there"
-        elif there[name] not in (None, len(content)):  # some stores do not tell
-            damaged[name] = f"has {there[name]} bytes, wanted {len(content)}"
+        elif there[name] not in (None, n_bytes):  # some stores do not tell
+            damaged[name] = f"has {there[name]} bytes, wanted {n_bytes}"
     return damaged
 
 
@@ -217,12 +229,20 @@ def _dataset_input(run: Run) -> Any:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "train and test")])
 
 
-def _log_files(client: Any, run_id: str, contents: Mapping[str, bytes]) -> None:
+def _log_files(client: Any, run_id: str, contents: Mapping[str, bytes | Path]) -> None:
     with tempfile.TemporaryDirectory(prefix="lantk-") as folder:
         for name, content in contents.items():
-            Path(folder, name).write_bytes(content)
+            file = Path(folder, name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, file)
+            else:
+                file.write_bytes(content)
         client.log_artifacts(run_id, folder)
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:8]
+def _digest(content: bytes | Path) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()[:8]
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]

@@ -140,6 +140,7 @@ def _finished_run(
         "figure.png": results / "figures" / f"{case}.png",
         "table.md": results / "table.md",
     }
+    model = results / "models" / case / f"{variant}.npz"
     return Run(
         case=case,
         variant=variant,
@@ -152,6 +153,7 @@ def _finished_run(
         metrics=metrics | cost_metrics(job, gram),
         curves=curves(record.get("curve") or []),
         artifacts={name: file for name, file in files.items() if file.exists()},
+        model=model if seed is None and model.exists() else None,
         provenance=provenance,
         seconds=job.seconds if job else metrics.get("seconds", 0.0),
     )

@@ -41,6 +41,8 @@ class Run:
     """Metric name -> (step, value) pairs."""
     artifacts: Mapping[str, Path] = field(default_factory=dict)
     """Name in the run -> file."""
+    model: Path | None = None
+    """The fitted estimator, as ``lantk.load`` reads it."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     status: str = "FINISHED"
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +73,9 @@ class Run:
             "data": self.data,
             "code": self.provenance.get("code"),
         }
+        if self.model is not None:
+            # Its files follow the results in place, but none is ever removed from a run.
+            content["has_model"] = True
         return text_digest(content, 32)
 
 

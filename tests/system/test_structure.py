@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lantk"
 # Third party -> the only modules that import it, or rooms, which end in a point.
 ONLY_IN = {
-    "mlflow": {"lantk.tracking.logged", "lantk.tracking.store", "lantk.tracking.sync"},
+    "mlflow": {
+        "lantk.tracking.logged",
+        "lantk.tracking.models",
+        "lantk.tracking.store",
+        "lantk.tracking.sync",
+    },
     "matplotlib": {
         "lantk.report.case_figures",
         "lantk.report.figure_style",

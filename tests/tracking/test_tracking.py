@@ -83,22 +83,6 @@ def fail_job(results: Path, name: str = "evaluate/3-8/lantk-kr-v1") -> None:
     log.write_text("Traceback\nlantk evaluate: it broke\n")
 
 
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch):
-    """No setting of the user's shell decides where a test writes."""
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-
-
-@pytest.fixture(scope="session")
-def shared_store(tmp_path_factory):
-    """Return a store for all tests: making one costs seconds."""
-    results = write_results(tmp_path_factory.mktemp("store") / "results")
-    sync(results, experiment="first of all")
-    return results.with_name("mlflow.db")
-
-
 @pytest.fixture
 def own_store(tmp_path, shared_store):
     """Return a function that copies the shared store, still without "digits", to a place."""
@@ -114,15 +98,6 @@ def own_store(tmp_path, shared_store):
 def results(tmp_path):
     """Return a results folder."""
     return write_results(tmp_path / "all" / "digits")
-
-
-@pytest.fixture
-def to(shared_store, request):
-    """Return the arguments that lead `sync` to an experiment of this test's own."""
-    return {
-        "uri": f"sqlite:///{shared_store}",
-        "experiment": request.node.name,
-    }
 
 
 def client_of(report):
