@@ -133,7 +133,7 @@ def cnn(args: argparse.Namespace) -> None:
 
     from lantk.data.split_files import load_split
     from lantk.kernel.architecture import parse_architecture
-    from lantk.network.checkpoint import Checkpoint
+    from lantk.network.checkpoint import Checkpoint, save_weights
     from lantk.network.layers import Network, default_channels, default_parameterization
     from lantk.network.learning_rate import train_at_best_rate
     from lantk.network.training import find_device
@@ -192,12 +192,9 @@ def cnn(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as files:
         write_record(args.out, head, drawn, settings, results, predictions, files)
         if args.weights is not None and args.models != "none":
-            import torch
-
-            kept: dict[str, Any] = {"architecture": architecture.to_list(), "seed": args.seed}
-            kept |= {"image_shape": shape, "n_outputs": n_outputs, **drawing}
-            kept["state_dict"] = done.network.state_dict()
-            torch.save(kept, files.enter_context(writing(args.weights)))
+            about = {"architecture": architecture.to_list(), "image_shape": shape, **drawing}
+            about |= {"n_outputs": n_outputs, "seed": args.seed}
+            save_weights(files.enter_context(writing(args.weights)), done.network, about)
     checkpoint.remove()
 
 

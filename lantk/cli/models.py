@@ -31,7 +31,8 @@ def fitted_model(variant: Variant, path: WeightPath) -> Model:
         parameters={"kernel": "precomputed", "intercept": variant.has_intercept, **chosen},
         path=path.fitted.at(i),
         images=None,
-        attributes={f"{name}_": value for name, value in chosen.items()},
+        attributes={f"{name}_": value for name, value in chosen.items()}
+        | {"n_features_in_": path.fitted.dual.shape[1]},
         more={"variant": variant.text},
     )
 

@@ -21,15 +21,14 @@ from lantk.estimators.inputs import (
     check_choice,
     check_values,
     grid_of,
+    maker_of,
     network_of,
 )
 from lantk.estimators.model import Model, save_model
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.gram import DEVICES, DTYPES, KERNELS
-from lantk.label_terms.base import LabelTerm, image_vectors
+from lantk.label_terms.base import image_vectors
 from lantk.label_terms.controls import Ridge
-from lantk.label_terms.registry import label_term as named_term
-from lantk.label_terms.trial import load_term_class
 from lantk.regression import LABEL_WEIGHTS, RIDGES
 from lantk.regression.fits import (
     FittedPath,
@@ -50,8 +49,10 @@ from lantk.solvers.factors import Factor, factorize_kernel, find_solver, with_ri
 # Fitted numbers and flags that a model holds.
 _KEPT = (
     *("ridge_", "label_weight_", "log_marginal_likelihood_", "n_features_in_"),
-    *("_has_vectors", "_appends_one", "_is_column"),
+    *("feature_names_in_", "_has_vectors", "_appends_one", "_is_column"),
 )
+# Parameters that predictions depend on.
+_FITTED = ("kernel", "flips", "dtype", "image_shape", "targets")
 # Entries of a Gram matrix that predictions hold at once, in whole pairs of rows.
 _BLOCK_ENTRIES = 2**25
 
@@ -103,9 +104,11 @@ class KernelEstimator(BaseEstimator):
         for name in ("X_train_", "dual_", "cv_results_", "label_weight_"):
             if hasattr(self, name):
                 delattr(self, name)
+        # What predictions depend on is what was fitted, whatever is set later.
+        self._fitted = {name: value for name, value in vars(self).items() if name in _FITTED}
         ridges, chooses_ridge = grid_of("ridge", self.ridge, RIDGES)
         weights, chooses_weight = grid_of("label_weight", label_weight, LABEL_WEIGHTS)
-        make = None if label_term is None else _maker_of(label_term)
+        make = None if label_term is None else maker_of(label_term)
         chooses_weight = chooses_weight and make is not None
         if chooses_ridge and chooses_weight:
             raise EstimatorError(
@@ -144,7 +147,7 @@ class KernelEstimator(BaseEstimator):
             if chooses_ridge:
                 # The label weight is fixed, so K + lambda Z is validated anew at each ridge.
                 fixed = member_of(weights, make, chooses=True)
-                scores = [float(validated(fixed, value)[0]) for value in ridges]
+                scores = [_score(partial(validated, fixed, value)) for value in ridges]
                 ridge = float(ridges[self._choose("ridge", ridges, np.array(scores))])
         try:
             path, factor = fitted(member, ridge)
@@ -204,6 +207,11 @@ class KernelEstimator(BaseEstimator):
         """Take what a model holds, as if it had been fitted here."""
         for name, value in model.attributes.items():
             setattr(self, name, value)
+        if "feature_names_in_" in model.attributes:
+            self.feature_names_in_ = np.array(model.attributes["feature_names_in_"], object)
+        self._fitted = {name: value for name, value in vars(self).items() if name in _FITTED}
+        if model.path.term is not None:
+            self.label_term = clone(model.path.term)
         self.X_train_, self.scaling_ = model.images, model.scaling
         if model.images is not None:
             self.architecture_ = parse_architecture(self.architecture)
@@ -228,8 +236,6 @@ class KernelEstimator(BaseEstimator):
 
     def _scores(self, X: NDArray) -> NDArray[np.float64]:
         """Return the scores of checked X, (m,) or (m, c)."""
-        if not len(X):
-            return np.empty((0, *self.dual_.shape[1:]))
         blocks = []
         for rows in self._row_blocks(len(X)):
             with numbering({name: ("X", range(len(X))[rows]) for name in ("x1", "k")}):
@@ -244,7 +250,7 @@ class KernelEstimator(BaseEstimator):
     def _scores_of(self, X: NDArray) -> NDArray[np.float64]:
         x = None
         if self.X_train_ is None:
-            k = X
+            k = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
         else:
             images = self._images(self._pixels(X))
             k = self._gram_maker().gram(images, self._images(self.X_train_))
@@ -259,6 +265,12 @@ class KernelEstimator(BaseEstimator):
         check_choice("scaling", self.scaling, (None, *SCALINGS))
         check_choice("dtype", self.dtype, (None, *DTYPES))
         check_choice("device", self.device, DEVICES)
+        for name in ("folds", "threads"):
+            value = getattr(self, name)
+            is_number = isinstance(value, int | np.integer) and value > (name == "folds")
+            if not is_number and not (name == "threads" and value is None):
+                wanted = "2 or more" if name == "folds" else "a number of 1 or more, or None"
+                raise EstimatorError(f"{name} is {value!r}: wanted {wanted}")
         if options.get("reset") is False:
             check_is_fitted(self, "dual_")
         return validate_data(self, X, allow_nd=True, dtype="numeric", **options)
@@ -269,6 +281,13 @@ class KernelEstimator(BaseEstimator):
             if X.ndim != 2 or X.shape[0] != X.shape[1]:
                 raise EstimatorError(
                     f"X has shape {X.shape}: wanted a square train Gram matrix, as kernel is"
+                    " 'precomputed'"
+                )
+            if X.dtype not in (np.float32, np.float64):
+                X = X.astype(np.float64)
+            if not np.allclose(X, X.T, rtol=1e-4, atol=1e-6 * np.abs(X).max()):
+                raise EstimatorError(
+                    "X is not symmetric: wanted the Gram matrix of the train rows, as kernel is"
                     " 'precomputed'"
                 )
             self.X_train_, self.scaling_ = None, Scaling()
@@ -286,7 +305,7 @@ class KernelEstimator(BaseEstimator):
         train: Any = getattr(self, "X_train_", None)
         # Of their shape, channels come first however they look.
         is_alike = train is not None and X.shape[1:] == train.shape[1:]
-        pixels = as_images(X, train.shape[1:] if is_alike else self.image_shape)
+        pixels = as_images(X, train.shape[1:] if is_alike else self._fitted["image_shape"])
         if train is None:
             return pixels
         if pixels.shape[1:] != train.shape[1:]:
@@ -294,7 +313,7 @@ class KernelEstimator(BaseEstimator):
                 f"X has images of shape {pixels.shape[1:]} (channels, height, width): wanted"
                 f" {train.shape[1:]}, as of the train images"
             )
-        if not self._has_vectors:
+        if not self._has_vectors or self.scaling_.pixel_max is not None:
             check_values(pixels, train.dtype, self.scaling_.pixel_max)
         return pixels
 
@@ -304,7 +323,7 @@ class KernelEstimator(BaseEstimator):
             return Scaling(channel_statistics=channel_statistics(pixels))
         if self.scaling == "range" and pixels.dtype == np.uint8:
             return Scaling(pixel_max=255)
-        if not is_float and not self._has_vectors:
+        if not is_float and (not self._has_vectors or self.scaling == "range"):
             wanted = "floats, or uint8" if self.scaling else "floats, or scaling='range' of uint8"
             raise EstimatorError(f"X holds {pixels.dtype}: wanted {wanted}")
         return Scaling()
@@ -314,7 +333,7 @@ class KernelEstimator(BaseEstimator):
         return self.scaling_.apply(pixels, self._dtype())
 
     def _dtype(self) -> str:
-        return self.dtype or ("float64" if self._has_vectors else "float32")
+        return self._fitted["dtype"] or ("float64" if self._has_vectors else "float32")
 
     def _vectors(self, images: NDArray) -> NDArray:
         return image_vectors(images, append_one=self._appends_one, layout="channels_first")
@@ -334,8 +353,8 @@ class KernelEstimator(BaseEstimator):
     def _gram_maker(self) -> GramMaker:
         return GramMaker(
             self.architecture_,
-            kernel=self.kernel,
-            flips=self.flips,
+            kernel=self._fitted["kernel"],
+            flips=self._fitted["flips"],
             dtype=self._dtype(),
             device=self.device,
             threads=self.threads,
@@ -353,15 +372,9 @@ class KernelEstimator(BaseEstimator):
         return int(check_random_state(self.random_state).randint(2**31))
 
 
-def _maker_of(term: Any) -> Callable[[], LabelTerm]:
-    """Return what makes an unfitted label term of a name, an estimator or a class."""
-    if isinstance(term, str):
-        return load_term_class(term) if ":" in term else partial(named_term, term)
-    if isinstance(term, type) and issubclass(term, LabelTerm):
-        return term
-    if isinstance(term, LabelTerm):
-        return partial(clone, term)
-    raise EstimatorError(
-        f"label_term is {term!r}: wanted a name such as 'lantk-kr-v1', a LabelTerm, a subclass of"
-        " LabelTerm, or None"
-    )
+def _score(validated: Callable[[], NDArray]) -> float:
+    """Return what validation finds at one ridge, NaN where K + lambda Z is singular at it."""
+    try:
+        return float(validated()[0])
+    except SingularError:
+        return float("nan")

@@ -153,15 +153,16 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
         checked, y = self._check(X, y=y)
         named = column_or_1d(y, warn=True)
         check_classification_targets(named)
-        low, high = self.targets
-        if not low < high:
+        ends = np.ravel(self.targets)
+        if ends.shape != (2,) or ends.dtype.kind not in "iuf" or not np.isfinite(ends).all():
+            ends = np.zeros(2)
+        if not ends[0] < ends[1]:
             raise EstimatorError(f"targets is {self.targets!r}: wanted a low and a high number")
         classes = Classes(named)
         if len(classes.names) < 2:
             raise EstimatorError(
                 f"y holds one class, {classes.names[0].item()!r}: wanted two classes or more"
             )
-        self.classes_ = classes.names
         n_outputs = count_outputs(len(classes.names))
         self._appends_one = n_outputs == 1
         targets = as_targets(classes.labels(named), n_outputs).astype(np.float64)
@@ -173,6 +174,7 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
             label_term=self.label_term,
             label_weight=self.label_weight,
         )
+        self.classes_ = classes.names
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -180,7 +182,7 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
         scores = self._scores(self._check(X, reset=False))
         if scores.ndim == 1:
             return scores
-        low, high = self.targets
+        low, high = self._fitted["targets"]
         # Scores are linear in the targets.
         return (high - low) * scores + low * scores.sum(axis=1, keepdims=True)
 

@@ -1,19 +1,26 @@
-"""What estimators take as X: images, flattened images, vectors; and their Gram matrices."""
+"""What estimators take: images, flattened images, vectors; grids; label terms. Gram matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.utils.validation import check_memory
 
+from lantk import __version__
 from lantk.errors import LantkError, shorten
 from lantk.kernel.architecture import Architecture, parse_architecture
 from lantk.kernel.gram import gram, gram_diagonal
 from lantk.kernel.images import find_shape_fault
+from lantk.label_terms.base import LabelTerm
+from lantk.label_terms.registry import label_term as named_term
+from lantk.label_terms.trial import load_term_class
 
 
 class EstimatorError(LantkError):
@@ -38,9 +45,14 @@ def as_images(X: NDArray[Any], image_shape: Sequence[int] | None, name: str = "X
     EstimatorError
         If X has other axes, or does not fit `image_shape`.
     """
-    shape = None if image_shape is None else tuple(map(int, image_shape))
-    if shape is not None and (len(shape) != 3 or min(shape) < 1):
-        raise EstimatorError(f"image_shape is {image_shape!r}: wanted (channels, height, width)")
+    shape: tuple[int, ...] | None = None
+    if image_shape is not None:
+        sides = np.ravel(image_shape)
+        if np.shape(image_shape) != (3,) or sides.dtype.kind not in "iu" or sides.min() < 1:
+            raise EstimatorError(
+                f"image_shape is {image_shape!r}: wanted (channels, height, width)"
+            )
+        shape = tuple(map(int, sides))
     if X.ndim == 2:
         if shape is None:
             return X[:, :, None, None]
@@ -111,6 +123,8 @@ class GramMaker:
     ) -> None:
         layers = network.to_list()
         self._of_values = {"architecture": layers, "kernel": kernel, "flips": flips, "dtype": dtype}
+        # What another version computed may differ.
+        self._of_values["version"] = __version__
         # Of what the values do not depend on, nothing enters the key.
         self._of_cost = {"device": device, "threads": threads}
         cache = check_memory(memory)
@@ -135,6 +149,7 @@ def _gram(
     kernel: str,
     flips: bool,
     dtype: str,
+    version: str,
     options: dict[str, Any],
 ) -> NDArray[Any]:
     return gram(
@@ -149,6 +164,7 @@ def _diagonal(
     kernel: str,
     flips: bool,
     dtype: str,
+    version: str,
     options: dict[str, Any],
 ) -> NDArray[Any]:
     return gram_diagonal(
@@ -175,7 +191,8 @@ def grid_of(name: str, value: Any, default: Sequence[float]) -> tuple[NDArray, b
     if isinstance(value, str) and value == "cv":
         return np.array(default, np.float64), True
     try:
-        numbers = np.unique(np.asarray(value, np.float64))
+        # Text such as "0.1" is no number.
+        numbers = np.unique(np.asarray(value) + np.zeros(1))
     except (TypeError, ValueError):
         numbers = np.empty(0)
     if not numbers.size or not np.isfinite(numbers).all() or numbers[0] < 0:
@@ -184,3 +201,23 @@ def grid_of(name: str, value: Any, default: Sequence[float]) -> tuple[NDArray, b
             " such numbers to choose among"
         )
     return numbers, np.ndim(value) > 0
+
+
+def maker_of(term: Any) -> Callable[[], LabelTerm]:
+    """Return what makes an unfitted label term of a name, an estimator or a class."""
+    if isinstance(term, str):
+        return load_term_class(term) if ":" in term else partial(named_term, term)
+    if isinstance(term, type) and issubclass(term, LabelTerm):
+        return term
+    if isinstance(term, LabelTerm):
+        missing = set(signature(type(term)).parameters) - set(term.get_params())
+        if missing:
+            raise EstimatorError(
+                f"{type(term).__name__} does not keep {', '.join(sorted(missing))} under that name,"
+                " so no other can be made like it: store each argument as an attribute of its name"
+            )
+        return partial(clone, term)
+    raise EstimatorError(
+        f"label_term is {term!r}: wanted a name such as 'lantk-kr-v1', a LabelTerm, a subclass of"
+        " LabelTerm, or None"
+    )

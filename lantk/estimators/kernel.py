@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -109,13 +110,20 @@ class CNTK(Kernel):
         return False
 
     def __repr__(self) -> str:
-        return f"CNTK({self.architecture!r})"
+        defaults = {name: p.default for name, p in signature(CNTK).parameters.items()}
+        own = {name: value for name, value in self.get_params().items() if value != defaults[name]}
+        return f"CNTK({', '.join(f'{name}={value!r}' for name, value in own.items())})"
 
     def _images(self, name: str, X: ArrayLike) -> tuple[NDArray[Any], GramMaker]:
         check_choice("kernel", self.kernel, KERNELS)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("device", self.device, DEVICES)
-        rows = np.asarray(X, self.dtype)
+        rows = np.asarray(X)
+        if rows.dtype == np.uint8 and self.image_shape is not None:
+            raise EstimatorError(
+                f"{name} holds uint8: wanted floats, so scale first (by x / 127.5 - 1)"
+            )
+        rows = rows.astype(self.dtype, copy=False)
         maker = GramMaker(
             network_of(self.architecture, rows, self.image_shape),
             kernel=self.kernel,

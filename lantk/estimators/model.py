@@ -19,6 +19,7 @@ from lantk.estimators.summary import FORMAT, ModelError, is_ours, read_about
 from lantk.files import expand_path, writing
 from lantk.kernel.architecture import Architecture
 from lantk.label_terms.base import LabelTerm
+from lantk.labels import count_outputs
 from lantk.regression.fits import FittedPath
 from lantk.scaling import Scaling
 
@@ -72,10 +73,15 @@ def write_arrays(file: Path, model: Model) -> None:
         "term": None if term is None else _describe_term(term),
         "more": model.more,
     }
+    classes = model.classes
+    if classes is not None and classes.dtype.hasobject:
+        classes = np.array(classes.tolist())
+        if classes.dtype.kind not in "biufU":
+            raise ModelError(f"classes {shorten(str(classes))} cannot be written: wanted text")
     arrays: dict[str, NDArray[Any] | None] = {
         "images": model.images,
         "channel_statistics": model.scaling.channel_statistics,
-        "classes": model.classes,
+        "classes": classes,
         "dual": model.path.dual,
         "constant": model.path.constant,
         "weights": model.path.weights,
@@ -125,13 +131,15 @@ def read_model(path: str | os.PathLike[str], label_term: type[LabelTerm] | None 
             archive.get("constant"),
             term,
         )
+        classes = archive.get("classes")
+        _check_shapes(file, fitted, images, classes)
         return Model(
             estimator=about["estimator"],
             parameters=about["parameters"],
             path=fitted,
             images=images,
             scaling=Scaling(about["pixel_max"], archive.get("channel_statistics")),
-            classes=archive.get("classes"),
+            classes=classes,
             attributes=about["attributes"],
             more=about["more"],
         )
@@ -160,11 +168,35 @@ def load(path: str | os.PathLike[str], *, label_term: type[LabelTerm] | None = N
 
     model = read_model(path, label_term)
     kinds = {kind.__name__: kind for kind in (KernelClassifier, KernelRegressor)}
-    if model.estimator not in kinds:
+    kind: Any = kinds.get(str(model.estimator))
+    if kind is None:
         raise ModelError(f"{path} is a {model.estimator}, wanted one of {', '.join(kinds)}")
-    estimator = kinds[model.estimator](**model.parameters)
+    # Values that name code or folders are no part of a model.
+    unknown = set(model.parameters) - set(kind._get_param_names()) | (
+        set(model.parameters) & {"label_term", "memory"}
+    )
+    if unknown:
+        raise ModelError(f"{path} sets {', '.join(sorted(unknown))}, which no model holds")
+    estimator = kind(**model.parameters)
     estimator._take_model(model)
     return estimator
+
+
+def _check_shapes(
+    file: Path, path: FittedPath, images: NDArray[Any] | None, classes: NDArray[Any] | None
+) -> None:
+    """Refuse arrays that do not fit each other: what predicts would read beyond their ends."""
+    n_outputs = path.dual.shape[-1]
+    wanted = (1, path.dual.shape[1] if images is None else len(images), n_outputs)
+    are_alike = (
+        path.dual.shape == wanted
+        and path.weights.shape == path.factors.shape == (1,)
+        and (path.constant is None or path.constant.shape == (1, n_outputs))
+        and (classes is None or (len(classes) > 1 and count_outputs(len(classes)) == n_outputs))
+        and (images is None or images.ndim == 4)
+    )
+    if not are_alike:
+        raise ModelError(f"{file} is broken, its arrays do not fit each other: save it again")
 
 
 def _plain(value: Any) -> Any:

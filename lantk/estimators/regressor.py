@@ -114,6 +114,11 @@ random_state
         self._is_column = targets.shape[1:] == (1,)
 
         def folds(seed: int) -> list[tuple[NDArray, NDArray]]:
+            if len(targets) < self.folds:
+                raise EstimatorError(
+                    f"{self.folds} folds need at least {self.folds} rows, found {len(targets)}:"
+                    " lower `folds`"
+                )
             return list(KFold(self.folds, shuffle=True, random_state=seed).split(targets))
 
         def judge(scores: NDArray, held: NDArray) -> NDArray:
@@ -123,7 +128,9 @@ random_state
             return -np.mean(wrong**2, axis=2).sum(axis=1)
 
         k, factor = self._fit(checked, targets, folds=folds, judge=judge)
-        if hasattr(self, "cv_results_"):
+        is_of_ridge = isinstance(factor, CholeskyFactor) and not hasattr(self, "cv_results_")
+        if not is_of_ridge and not self.intercept:
+            # A GPU's factor has no determinant, and a path's is that of K.
             factor = factorize_kernel(with_ridge(k, self.ridge_))
         self.log_marginal_likelihood_ = self._log_marginal_likelihood(factor, targets)
         return self

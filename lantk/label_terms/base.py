@@ -114,6 +114,18 @@ class LabelTerm:
         names = inspect.signature(type(self)).parameters
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
+    def set_params(self, **params: Any) -> Self:
+        """Set arguments that it was made with, as scikit-learn's tools do; return self."""
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise LabelTermError(
+                    f"{type(self).__name__} has no parameter {name!r}: wanted one of"
+                    f" {', '.join(known) or 'none'}"
+                )
+            setattr(self, name, value)
+        return self
+
     def __repr__(self) -> str:
         arguments = (f"{name}={value!r}" for name, value in self.get_params().items())
         return f"{type(self).__name__}({', '.join(arguments)})"

@@ -19,6 +19,14 @@ _ROOT = Path(__file__).parents[2]
 _SECONDS_BETWEEN = 60.0
 
 
+def save_weights(path: Path, network: torch.nn.Module, about: Mapping[str, Any]) -> None:
+    """Write the weights of a trained network, and what it takes to make another like it.
+
+    ``torch.load(path, weights_only=True)`` returns `about` with ``state_dict``.
+    """
+    torch.save({**about, "state_dict": network.state_dict()}, path)
+
+
 class CheckpointError(LantkError):
     """A file that holds no state to go on from; the message says why."""
 

@@ -180,7 +180,7 @@ def singular_error(rcond: float, kernel: NDArray, has_addition: bool) -> Singula
         f"train Gram {kernel.shape}{added} is singular: its reciprocal condition number is"
         f" {rcond:.1e}, smallest diagonal {least:.1e}."
     )
-    larger = "take a larger ridge or label weight" if has_addition else "add a ridge (cntk-ridge)"
+    larger = "take a larger ridge or label weight" if has_addition else "add a ridge"
     pair = _equal_rows(kernel)
     if least == 0:
         text += " Train image {0.number} is all zero: remove it, or " + larger

@@ -50,10 +50,13 @@ def find_solver(device: str) -> str | None:
 
 
 def with_ridge(k: NDArray, ridge: float) -> NDArray:
-    """Return K with `ridge` times its mean diagonal added to the diagonal; K itself for 0."""
+    """Return K with `ridge` times its mean diagonal added to the diagonal; K itself for 0.
+
+    It is in float64, since float32 would lose a small ridge.
+    """
     if not ridge:
         return k
-    ridged = np.array(k)
+    ridged = np.array(k, np.float64)
     diagonal = np.einsum("ii->i", ridged)
-    diagonal += ridge * float(np.mean(diagonal, dtype=np.float64))
+    diagonal += ridge * float(np.mean(diagonal))
     return ridged

@@ -24,6 +24,9 @@ def mean_abs(matrix: NDArray) -> float:
 
 def multiply(matrix: NDArray, vectors: NDArray) -> NDArray[np.float64]:
     """Return ``matrix @ vectors`` in float64: real (m, n) by (n,) or (n, c)."""
+    if matrix.shape[1] != len(vectors):
+        # Compiled code would read beyond their end.
+        raise ValueError(f"shapes {matrix.shape} and {vectors.shape} have no product")
     if matrix.dtype != np.float32 or not matrix.flags.c_contiguous:
         return np.asarray(matrix, np.float64) @ vectors
     rows = np.ascontiguousarray(np.asarray(vectors, np.float64).reshape(len(vectors), -1).T)

@@ -355,6 +355,11 @@ def test_the_kernel_object_serves_scikit_learn():
         ({"image_shape": (6, 6)}, r"image_shape is \(6, 6\): wanted \(channels, height, width\)"),
         ({"folds": 30, "ridge": "cv"}, "30 folds need at least 30 train images of each class"),
         ({"architecture": "resnet"}, "unknown architecture 'resnet'"),
+        ({"ridge": "0.1"}, "ridge is '0.1': wanted 'cv', a number of 0 or more"),
+        ({"folds": "3"}, "folds is '3': wanted 2 or more"),
+        ({"threads": 0}, "threads is 0: wanted a number of 1 or more, or None"),
+        ({"targets": None}, "targets is None: wanted a low and a high number"),
+        ({"image_shape": 5}, r"image_shape is 5: wanted \(channels, height, width\)"),
     ],
 )
 def test_parameters_that_cannot_be_used_are_named(options, message):
@@ -414,3 +419,54 @@ def test_sample_weights_are_refused():
     x, y = images(20)
     with pytest.raises(TypeError, match="sample_weight"):
         lantk.KernelClassifier(architecture=SHALLOW).fit(x, y, sample_weight=np.ones(20))
+
+
+def test_a_small_ridge_is_added_in_full():
+    """It is added in float64, also to a float32 Gram matrix, and so is the evidence."""
+    x, y = images(30)
+    x[20:23] = x[:3] + 1e-4
+    model = lantk.KernelRegressor(architecture=SHALLOW, ridge=1e-7).fit(x, y.astype(float))
+    k = lantk.gram(SHALLOW, x).astype(np.float64)
+    ridged = k + 1e-7 * np.mean(np.diag(k)) * np.eye(30)
+    np.testing.assert_allclose(model.dual_, np.linalg.solve(ridged, y), rtol=1e-6)
+    evidence = -0.5 * (y @ model.dual_ + np.linalg.slogdet(ridged)[1] + len(y) * np.log(2 * np.pi))
+    assert model.log_marginal_likelihood_ == pytest.approx(evidence, rel=1e-6)
+
+
+def test_predictions_are_those_of_the_fit():
+    """What is set after a fit changes no prediction before the next."""
+    x, y = images(30, k=3)
+    model = lantk.KernelClassifier(architecture=SHALLOW).fit(x, y)
+    before = model.decision_function(x)
+    model.set_params(kernel="nngp", flips=True, targets=(-1, 1), dtype="float64")
+    np.testing.assert_array_equal(model.decision_function(x), before)
+
+
+def test_precomputed_matrices_are_looked_at():
+    """Whole numbers are taken; a matrix that is not symmetric is refused."""
+    y = np.arange(6) % 2
+    model = lantk.KernelClassifier(kernel="precomputed").fit(np.eye(6, dtype=int) * 3, y)
+    assert model.predict(np.eye(6, dtype=bool)).tolist() == y.tolist()
+    k = np.eye(6) + np.triu(np.ones((6, 6)), 1)
+    with pytest.raises(LantkError, match="X is not symmetric"):
+        model.fit(k, y)
+
+
+def test_a_singular_kernel_skips_ridge_0_beside_a_label_term():
+    """As without one, where duplicates make K singular, and no other ridge."""
+    x, y = images(30)
+    x[2] = x[0]
+    options = {"architecture": SHALLOW, "label_term": "lantk-kr-v1", "label_weight": 1e-3}
+    model = lantk.KernelClassifier(ridge=[0, 1e-3], **options).fit(x, y)
+    assert model.ridge_ == 1e-3
+    assert np.isnan(model.cv_results_["mean_test_score"][0])
+
+
+def test_a_grid_may_reach_into_a_label_term():
+    """Parameters of a label term have the names that scikit-learn gives them."""
+    x, y = images(40)
+    model = lantk.KernelClassifier(architecture=SHALLOW, label_term=PlugIn(), label_weight=0.1)
+    search = GridSearchCV(model, {"label_term__folds": [2, 3]}, cv=2).fit(x, y)
+    assert search.best_estimator_.label_term_.folds in (2, 3)
+    with pytest.raises(LantkError, match="PlugIn has no parameter 'depth'"):
+        model.set_params(label_term__depth=3)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from test_estimators import SHALLOW, images
 
 import lantk
@@ -151,3 +152,43 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     np.savez(tmp_path / "later.npz", **(arrays | {"about": np.array(json.dumps(about))}))
     with pytest.raises(ModelError, match="take a newer lantk"):
         lantk.load(tmp_path / "later.npz")
+
+
+def test_a_model_that_is_read_back_can_be_fitted_again(tmp_path):
+    """It has the label term, the names of features, and classes of any text."""
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(24, 3)), columns=["c", "b", "a"])
+    y = pd.Series(["low", "high"] * 12, dtype=object)
+    model = lantk.KernelClassifier(architecture=SHALLOW, label_term="lantk-kr-v1", label_weight=1)
+    model.fit(table, y).save(tmp_path / "model.npz")
+    again = lantk.load(tmp_path / "model.npz")
+    with pytest.raises(ValueError, match="feature names"):
+        again.predict(table[["a", "b", "c"]])
+    assert again.predict(table).tolist() == model.predict(table).tolist()
+    np.testing.assert_array_equal(clone(again).fit(table, y).dual_, model.dual_)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dual": np.zeros((1, 5, 1))}, "its arrays do not fit each other"),
+        ({"classes": np.array(["one"])}, "its arrays do not fit each other"),
+        ({"memory": "/somewhere"}, "sets memory, which no model holds"),
+        ({"label_term": "module:Term"}, "sets label_term, which no model holds"),
+        ({"depth": 3}, "sets depth, which no model holds"),
+    ],
+)
+def test_a_file_that_was_tampered_with_is_refused(tmp_path, change, message):
+    """Arrays that do not fit would be read beyond their end; parameters may name no code."""
+    x, y = images(20)
+    lantk.KernelClassifier(architecture=SHALLOW).fit(x, y).save(tmp_path / "model.npz")
+    arrays = dict(np.load(tmp_path / "model.npz"))
+    about = json.loads(str(arrays["about"]))
+    for name, value in change.items():
+        if isinstance(value, np.ndarray):
+            arrays[name] = value
+        else:
+            about["parameters"][name] = value
+    np.savez(tmp_path / "other.npz", **(arrays | {"about": np.array(json.dumps(about))}))
+    with pytest.raises(ModelError, match=message):
+        lantk.load(tmp_path / "other.npz")
