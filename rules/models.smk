@@ -17,7 +17,7 @@ rule models:
         n_train=lambda wildcards: CASES[wildcards.case].n_train,
         variants=list(FITTED),
         models=MODELS,
-        evaluations=f"{RESULTS}/evaluations/{{case}}",
+        evaluations=lambda wildcards, input: str(Path(input.records[0]).parent),
         folder=f"{RESULTS}/models/{{case}}",
     shell:
         "python -m lantk models --split {input.split:q} --n-train {params.n_train}"
