@@ -121,56 +121,32 @@ class GramMaker:
         threads: int | None,
         memory: Any,
     ) -> None:
-        layers = network.to_list()
-        self._of_values = {"architecture": layers, "kernel": kernel, "flips": flips, "dtype": dtype}
-        # What another version computed may differ.
-        self._of_values["version"] = __version__
+        self._architecture = network.to_list()
+        # With the version: what another computed may differ.
+        self._key = {"kernel": kernel, "flips": flips, "dtype": dtype}, __version__
         # Of what the values do not depend on, nothing enters the key.
-        self._of_cost = {"device": device, "threads": threads}
+        self._cost = {"device": device, "threads": threads, "layout": "channels_first"}
         cache = check_memory(memory)
-        self._gram = cache.cache(_gram, ignore=["options"])
-        self._diagonal = cache.cache(_diagonal, ignore=["options"])
+        self._gram = cache.cache(_gram, ignore=["cost"])
+        self._diagonal = cache.cache(_diagonal, ignore=["cost"])
 
     def gram(self, x1: NDArray[Any], x2: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the Gram matrix of images, as `lantk.gram`."""
-        k: NDArray[Any] = self._gram(x1, x2, **self._of_values, options=self._of_cost)
+        k: NDArray[Any] = self._gram(self._architecture, x1, x2, self._key, self._cost)
         return k
 
     def diagonal(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return K(x, x) of each image, (n,)."""
-        k: NDArray[Any] = self._diagonal(x, **self._of_values, options=self._of_cost)
+        k: NDArray[Any] = self._diagonal(self._architecture, x, self._key, self._cost)
         return k
 
 
-def _gram(
-    x1: NDArray[Any],
-    x2: NDArray[Any] | None,
-    architecture: Any,
-    kernel: str,
-    flips: bool,
-    dtype: str,
-    version: str,
-    options: dict[str, Any],
-) -> NDArray[Any]:
-    return gram(
-        architecture, x1, x2, kernel=kernel, flips=flips, dtype=dtype,
-        layout="channels_first", **options,
-    )  # fmt: skip
+def _gram(architecture: Any, x1: Any, x2: Any, key: Any, cost: dict[str, Any]) -> NDArray[Any]:
+    return gram(architecture, x1, x2, **key[0], **cost)
 
 
-def _diagonal(
-    x: NDArray[Any],
-    architecture: Any,
-    kernel: str,
-    flips: bool,
-    dtype: str,
-    version: str,
-    options: dict[str, Any],
-) -> NDArray[Any]:
-    return gram_diagonal(
-        architecture, x, kernel=kernel, flips=flips, dtype=dtype,
-        layout="channels_first", **options,
-    )  # fmt: skip
+def _diagonal(architecture: Any, x: Any, key: Any, cost: dict[str, Any]) -> NDArray[Any]:
+    return gram_diagonal(architecture, x, **key[0], **cost)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
