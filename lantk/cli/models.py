@@ -32,7 +32,7 @@ def fitted_model(variant: Variant, path: WeightPath) -> Model:
         path=path.fitted.at(i),
         images=None,
         attributes={f"{name}_": value for name, value in chosen.items()}
-        | {"n_features_in_": path.fitted.dual.shape[1]},
+        | {"n_features_in_": path.fitted.dual.shape[1], "_n_axes": 2},
         more={"variant": variant.text},
     )
 
@@ -99,6 +99,7 @@ def _save(out: Path, fitted: Path, v: Variant, drawn: Any, record: Any) -> None:
     }
     flags = {
         "n_features_in_": drawn.pixels_train.shape[1],
+        "_n_axes": 4,
         "_has_vectors": False,
         "_appends_one": drawn.is_binary,
     }

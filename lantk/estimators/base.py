@@ -49,7 +49,7 @@ from lantk.solvers.factors import Factor, factorize_kernel, find_solver, with_ri
 # Fitted numbers and flags that a model holds.
 _KEPT = (
     *("ridge_", "label_weight_", "log_marginal_likelihood_", "n_features_in_"),
-    *("feature_names_in_", "_has_vectors", "_appends_one", "_is_column"),
+    *("feature_names_in_", "_n_axes", "_has_vectors", "_appends_one", "_is_column"),
 )
 # Parameters that predictions depend on.
 _FITTED = ("kernel", "flips", "dtype", "image_shape", "targets")
@@ -79,6 +79,7 @@ class KernelEstimator(BaseEstimator):
     architecture_: Architecture
     scaling_: Scaling
     _path: FittedPath
+    _n_axes: int
     # Whether label terms see a constant 1 behind the pixels.
     _appends_one = True
 
@@ -271,9 +272,18 @@ class KernelEstimator(BaseEstimator):
             if not is_number and not (name == "threads" and value is None):
                 wanted = "2 or more" if name == "folds" else "a number of 1 or more, or None"
                 raise EstimatorError(f"{name} is {value!r}: wanted {wanted}")
-        if options.get("reset") is False:
+        resets = options.get("reset", True)
+        if not resets:
             check_is_fitted(self, "dual_")
-        return validate_data(self, X, allow_nd=True, dtype="numeric", **options)
+            if {getattr(X, "ndim", 0), self._n_axes} == {2, 4}:
+                wanted = "rows of a table" if self._n_axes == 2 else "n x channels x height x width"
+                raise EstimatorError(
+                    f"X has shape {np.shape(X)}: wanted {wanted}, as it was fitted to"  # type: ignore[arg-type]
+                )
+        checked = validate_data(self, X, allow_nd=True, dtype="numeric", **options)
+        if resets:
+            self._n_axes = checked[0].ndim
+        return checked
 
     def _train_gram(self, X: NDArray) -> NDArray:
         """Take the train images and return their Gram matrix."""

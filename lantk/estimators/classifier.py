@@ -37,8 +37,8 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
         r in lambda = r mean|K| / mean|Z|, or what validation chooses among; ``"cv"`` is among
         the workflow's label weights.
     ridge : float, "cv" or list of float
-        Ridge, times the mean diagonal of the train Gram matrix, or what validation chooses among.
-        0 is the paper's, and is refused where K is singular.
+        Ridge, times the mean diagonal of the train Gram matrix, or what validation chooses among;
+        ``"cv"`` is among 0 and 1e-4 to 100. 0 is the paper's, and is refused where K is singular.
     intercept : bool
         Whether an unpenalised constant stands beside the kernel.
     flips : bool
@@ -87,7 +87,8 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
     Notes
     -----
     A fit computes n (n + 1) / 2 kernel entries, once, and factors K (n^3 / 3); validation factors
-    each fold's K anew. The numbers are those of the workflow's evaluations.
+    each fold's K anew. Ties go to the smaller ridge or weight. The numbers are those of the
+    workflow's evaluations. There is no ``predict_proba``: scores are no probabilities.
 
     References
     ----------

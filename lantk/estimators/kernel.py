@@ -21,6 +21,10 @@ class CNTK(Kernel):
     machines take it, alone and in sums and products; `KernelRidge` calls kernels of its own row by
     row, so there give ``kernel="precomputed"`` and what this returns.
 
+    Its scale is that of the network, not 1: K(x, x) of an image in [-1, 1] may be 0.01. So give a
+    support vector machine ``normalize=True`` (or a C to match), and a Gaussian process an amplitude
+    to fit, ``ConstantKernel() * CNTK(...) + WhiteKernel()``.
+
     Parameters
     ----------
     architecture : str, list or Architecture
@@ -48,10 +52,11 @@ class CNTK(Kernel):
     --------
     >>> import numpy as np
     >>> from sklearn.gaussian_process import GaussianProcessRegressor
-    >>> from sklearn.gaussian_process.kernels import WhiteKernel
+    >>> from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
     >>> x = np.linspace(0, 1, 6)[:, None] + [[0, 1]]
-    >>> model = GaussianProcessRegressor(CNTK(kernel="nngp") + WhiteKernel(1e-4), optimizer=None)
-    >>> model.fit(x, x[:, 0]).predict(x[:2]).shape
+    >>> kernel = ConstantKernel() * CNTK(kernel="nngp") + WhiteKernel(1e-4)
+    >>> model = GaussianProcessRegressor(kernel, optimizer=None).fit(x, x[:, 0])
+    >>> model.predict(x[:2]).shape
     (2,)
     """
 

@@ -234,6 +234,8 @@ def _make_term(file: Path, about: Mapping[str, Any], given: type[LabelTerm] | No
     name = about["class"]
     module, _, class_name = name.partition(":")
     kind: Any = given
+    if given is not None and not isinstance(given, type):
+        raise ModelError(f"label_term is {given!r}: wanted the class of the label term")
     if is_ours(name):
         # Of ours only: a file that names code to import could run any.
         kind = getattr(import_module(module), class_name, None)

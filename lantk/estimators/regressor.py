@@ -24,6 +24,10 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator):
     network, whose deviation over them is another than that of a Gaussian process with the NTK for
     its covariance, which is what `predict` returns (Lee et al. 2019, equations 13 to 15).
 
+    The covariance has the scale of the network and the mean 0; deviations mean something where y
+    has both. Where it has not, divide y, or fit an amplitude with `CNTK` and scikit-learn's
+    `GaussianProcessRegressor`.
+
     Parameters
     ----------
     architecture, kernel, intercept, flips, image_shape, scaling, dtype, device, threads, memory, \

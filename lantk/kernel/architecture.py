@@ -138,7 +138,8 @@ def parse_architecture(name_or_list: str | Sequence[Any] | Architecture) -> Arch
     Parameters
     ----------
     name_or_list : str or list
-        ``"chen2020"``, ``"arora2019-vanilla-D"``, ``"arora2019-gap-D"`` (D >= 2), one of these
+        ``"chen2020"``, ``"arora2019-vanilla-D"``, ``"arora2019-gap-D"`` (D >= 2, with
+        pooling D >= 3), one of these
         with ``-nngp`` at its end, which trains the dense layer alone, or a layer list.
 
     Raises

@@ -381,6 +381,8 @@ def test_images_that_cannot_be_used_are_named():
         model.predict(x)
     with pytest.raises(LantkError, match=r"X has images of shape \(1, 5, 6\).*wanted \(1, 6, 6\)"):
         model.fit(x, y).predict(x[:, :, :5])
+    with pytest.raises(LantkError, match=r"X has shape \(20, 36\): wanted n x channels x height"):
+        model.predict(x.reshape(20, -1))
     x[7] = x[3]
     with pytest.raises(LantkError, match="images 3 and 7 have equal rows"):
         clone(model).set_params(ridge=0).fit(x, y)
