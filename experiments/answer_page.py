@@ -50,10 +50,19 @@ _EXPONENTS_OF = (
 )
 
 
+# Of the preset controls: what no label enters, and label terms on the best of it.
+_WITHOUT_LABELS = ("cntk-laplacian", "cntk-intercept", "cntk-flips", "cntk-flips-intercept")
+_ON_FLIPS = [
+    (f"cntk-flips-intercept+{term}", f"cntk-flips-intercept+{term}-shuffled")
+    for term in ("lantk-kr-v1", "lantk-fjlt-v1")
+]
+
+
 def answer_lines(
     networks: pd.DataFrame,
     chen2020: pd.DataFrame,
     *curves: pd.DataFrame,
+    controls: pd.DataFrame | None = None,
     pictures: Mapping[str, str] | None = None,
     derivation: Sequence[str] = ("Not run.",),
 ) -> list[str]:
@@ -66,19 +75,22 @@ def answer_lines(
         no results.
     *curves : DataFrame
         Leaderboards of presets of several n.
+    controls : DataFrame, optional
+        Leaderboard of the preset ``controls``.
     pictures : mapping of str to str, optional
         What a figure shows -> where it is, from the page's own folder.
     derivation : sequence of str
         The table of what the derivation of lantk-nth was held against.
     """
     block, large = network_block(networks), shown_block(chen2020, "honest")
+    without = None if controls is None or controls.empty else shown_block(controls, "honest")
     if block is None:
         return ["## Answers\n", "No results of networks' kernels are there: run the preset.\n"]
     tables = {
         "steps": _step_lines(block) or ["Not all of them were run."],
         "figures": ["\n\n".join(f"![{title}]({at})" for title, at in (pictures or {}).items())],
         "exponents": _exponents(curves) or ["Not run."],
-        **_claims(block, large),
+        **_claims(block, large, without),
         "terms": _terms(large) or ["Not run."],
         "derivation": [*derivation],
     }
@@ -111,20 +123,20 @@ def unfounded_numbers(prose: Iterable[str], tables: Iterable[str]) -> list[str]:
     return [number for text in texts for number in _NUMBER.findall(text) if number not in known]
 
 
-def _claims(block: Block, large: Block | None) -> dict[str, list[str]]:
-    """Return the claims beside each answer, of two presets, and how to read all of them."""
+def _claims(block: Block, large: Block | None, controls: Block | None) -> dict[str, list[str]]:
+    """Return the claims beside each answer, of three presets, and how to read all of them."""
     twin = (BEST, f"{BEST}-shuffled")
     plain = [(name, "cntk") for name in ("cntk-ridge", "cntk-rbf")]
     pairs = {
-        "gap": ([*GAP, *epoch_pairs(block)], plain),
-        "forms": (FORMS, [(BEST, "cntk"), twin, ("lantk-plugin", "cntk")]),
-        "architecture": ([*HIERARCHY, *layer_pairs(block)], []),
+        "gap": ([*GAP, *epoch_pairs(block)], plain, [(name, "cntk") for name in _WITHOUT_LABELS]),
+        "forms": (FORMS, [(BEST, "cntk"), twin, ("lantk-plugin", "cntk")], [twin, *_ON_FLIPS]),
+        "architecture": ([*HIERARCHY, *layer_pairs(block)], [], []),
     }
-    presets = [(block, "after-kernels"), (large, "chen2020")]
+    presets = [(block, "after-kernels"), (large, "chen2020"), (controls, "controls")]
     found = {
         (name, preset): claims_of(of, asked, _COMMAND.format(preset))
-        for name, of_both in pairs.items()
-        for (of, preset), asked in zip(presets, of_both, strict=True)
+        for name, of_each in pairs.items()
+        for (of, preset), asked in zip(presets, of_each, strict=True)
     }
     judged = dict(zip(found, judge(*found.values()), strict=True))
     lines = {}

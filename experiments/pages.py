@@ -144,6 +144,7 @@ def results_pages(
         _INTRODUCTION.format(note=data_note, command=command, links="\n".join(links)),
         *answer_lines(
             *answering,
+            controls=in_order(studies["controls"]),
             pictures=pictures,
             derivation=derivation_table(beside.get("derivation")),
         ),
