@@ -190,7 +190,7 @@ class KernelEstimator(BaseEstimator):
             name: value
             for name, value in self.get_params(deep=False).items()
             if name not in ("label_term", "memory", "random_state")
-        }
+        } | self._fitted
         if self.X_train_ is not None:
             # The network that was fitted: of vectors with filters of size 1.
             parameters["architecture"] = self.architecture_.to_list()
@@ -206,8 +206,8 @@ class KernelEstimator(BaseEstimator):
 
     def _take_model(self, model: Model) -> None:
         """Take what a model holds, as if it had been fitted here."""
-        for name, value in model.attributes.items():
-            setattr(self, name, value)
+        for name in set(_KEPT) & set(model.attributes):
+            setattr(self, name, model.attributes[name])
         if "feature_names_in_" in model.attributes:
             self.feature_names_in_ = np.array(model.attributes["feature_names_in_"], object)
         self._fitted = {name: value for name, value in vars(self).items() if name in _FITTED}

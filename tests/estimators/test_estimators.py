@@ -435,13 +435,15 @@ def test_a_small_ridge_is_added_in_full():
     assert model.log_marginal_likelihood_ == pytest.approx(evidence, rel=1e-6)
 
 
-def test_predictions_are_those_of_the_fit():
-    """What is set after a fit changes no prediction before the next."""
+def test_predictions_are_those_of_the_fit(tmp_path):
+    """What is set after a fit changes no prediction before the next, nor what is saved."""
     x, y = images(30, k=3)
     model = lantk.KernelClassifier(architecture=SHALLOW).fit(x, y)
     before = model.decision_function(x)
     model.set_params(kernel="nngp", flips=True, targets=(-1, 1), dtype="float64")
     np.testing.assert_array_equal(model.decision_function(x), before)
+    model.save(tmp_path / "model.npz")
+    np.testing.assert_array_equal(lantk.load(tmp_path / "model.npz").decision_function(x), before)
 
 
 def test_precomputed_matrices_are_looked_at():
