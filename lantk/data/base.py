@@ -42,7 +42,7 @@ def same_names(given: Collection[str], names: Collection[str]) -> dict[str, str]
 
 
 # Floats beyond it look like bytes that were not scaled.
-_LARGE_FLOAT = 16
+_LARGE_FLOAT = 100
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class OpenSource:
 def check_range(pixels: Sequence[NDArray[Any]], pixel_max: int | None) -> None:
     """Refuse bytes of 0 and 1, which are no range of bytes; warn of others below 1/16 of it.
 
-    Warn of floats beyond 16 as well, which are taken as they are.
+    Warn of floats beyond 100 as well, which are taken as they are.
 
     Raises
     ------

@@ -171,7 +171,7 @@ def test_a_path_knows_its_negative_eigenvalues(variant, device, monkeypatch):
     weights = [0.0, 0.1, 1.0, 30.0, 1000.0]
     found = []
     for most in (1000, 10):
-        monkeypatch.setattr(diagnostics, "_EIGENVALUE_MAX_N", most)
+        monkeypatch.setattr(diagnostics, "EIGENVALUE_MAX_N", most)
         options = {"weights": weights, "validated": [0.0], "device": device}
         found.append(path_of(variant, k, k_test, y, x, x_test, **options))
     few, many = found

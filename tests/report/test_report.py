@@ -304,10 +304,14 @@ def test_several_n_of_one_task_are_columns():
     assert table_of(text, "n = 2,000")[0] == ["n = 2,000", "n = 5,000"]
     assert "45.00" not in text.split("95 % Wilson")[0]
     assert "paired 95 % interval over the test images" in text
-    assert table_of(text, "gain / label gain ± half-width")[1:] == [
-        ["LANTK-KR-V1", "+2.00 / +1.00 ± 0.20", "+2.00 / +1.00 ± 0.50"],
+    assert table_of(text, "gain (twin's gain) / label gain ± half-width")[1:] == [
+        [
+            "LANTK-KR-V1",
+            "+2.00 (twin +1.00) / +1.00 ± 0.20",
+            "+2.00 (twin +1.00) / +1.00 ± 0.50",
+        ],
     ]
-    assert "behind the stroke, the label gain" in text
+    assert "behind the stroke the label gain" in text
     assert "sd 0.20" in text
 
 

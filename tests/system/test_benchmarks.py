@@ -186,10 +186,10 @@ def test_scaling(tmp_path):
     """Plans, results and empty jobs are measured and saved; a label term more is two jobs more."""
     results = scaling.measure_plan("label terms", (1, 2), 1)
     first, again, _ = results
-    assert [cost["jobs"] for cost in first.costs] == [24, 26]
-    # A fit, two files of the term and six of its three shuffled ones, two logs, two benchmarks, and
-    # the marks of two protocols.
-    assert again.costs[1]["files"] - again.costs[0]["files"] == 12
+    assert [cost["jobs"] for cost in first.costs] == [25, 27]
+    # A fit, three files of the term and six of its three shuffled ones, two logs, two benchmarks,
+    # and the marks of two protocols.
+    assert again.costs[1]["files"] - again.costs[0]["files"] == 13
     verbs = ("collect", "sync", "report")
     results += scaling.measure_results("runs", (2, 4), verbs) + scaling.measure_jobs((1, 2))
     assert all(cost["cpu"] > 0 and cost["memory"] > 0 for g in results for cost in g.costs)

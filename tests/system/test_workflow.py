@@ -711,7 +711,7 @@ def test_a_failed_run_goes_on_by_the_same_command(failed):
     tree, output = failed
     (tree / "tired").unlink()
     assert set(planned(tree, FAILING)) == {
-        *("label_term", "evaluate_own_term", "heat_map", "figure", "table", "overview"),
+        *("label_term", "evaluate_own_term", "heat_map", "figure", "models", "table", "overview"),
         *TRACK,
     }
     status, output = snakemake(tree, "--cores", "2", config=FAILING)
@@ -799,7 +799,7 @@ def test_kernels_of_networks_are_run_again_for_what_they_depend_on(networks):
     assert planned(networks, NETWORK) == {}
     assert planned(networks, NETWORK | {"after_kernels": {"taps": [0, 1, 2]}}) == AFTER
     ridges = {"ridges": {"honest": [0, 0.1], "oracle": [0.01]}}
-    assert planned(networks, NETWORK | ridges) == AFTER | {"evaluate_cntk": 1}
+    assert planned(networks, NETWORK | ridges) == AFTER | {"evaluate_cntk": 1, "models": 1}
     schedule = {"cnn": NETWORK["cnn"] | {"learning_rate": 0.001}}
     assert planned(networks, NETWORK | schedule) == AFTER | {"cnn": 1}
     weights = {"label_weights": {"honest": [0, 1], "oracle": [1]}}
