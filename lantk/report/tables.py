@@ -30,7 +30,7 @@ _GAIN = (
 LABELS = (
     "What labels are worth, in points: gain over CNTK; the same with the labels that Z is fitted"
     " to, or the network trained on, shuffled; and the label gain, which is the difference of the"
-    " two"
+    " two: of a twin below CNTK, its loss is part of it and worth of no label"
 )
 _LABELS_BY_COLUMN = (
     "What labels are worth, in points: gain over CNTK, in brackets that of its twin, with the"
