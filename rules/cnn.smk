@@ -1,5 +1,6 @@
 # Networks that are trained alike but for flips of the train images.
 for network in NETWORKS:
+    weights = f"{RESULTS}/models/{{case}}/{network}-seed{{seed}}.pt"
 
     rule:
         name:
@@ -8,11 +9,7 @@ for network in NETWORKS:
             split=case_split,
             code=code_of("cnn"),
         output:
-            **(
-                {"weights": f"{RESULTS}/models/{{case}}/{network}-seed{{seed}}.pt"}
-                if MODELS != "none"
-                else {}
-            ),
+            **{"weights": weights} if MODELS != "none" else {},
             record=f"{RESULTS}/evaluations/{{case}}/{network}-seed{{seed}}.json",
             predictions=f"{RESULTS}/evaluations/{{case}}/{network}-seed{{seed}}.csv",
             protocols=touch(protocol_marks(f"{network}-seed{{seed}}")),
@@ -43,7 +40,7 @@ for network in NETWORKS:
             channels=json.dumps(config["cnn"]["channels"]),
             device=config["device"],
             marks=old_marks(f"{network}-seed{{seed}}"),
-            weights=f"{RESULTS}/models/{{case}}/{network}-seed{{seed}}.pt",
+            weights=weights,
         shell:
             "rm -f {params.marks:q}; python -m lantk cnn --split {input.split:q} --case {wildcards.case}"
             " --n-train {params.n_train} --architecture {params.architecture:q}"

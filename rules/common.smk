@@ -233,12 +233,12 @@ def job_variants(first):
 
 
 # Variants whose fits are kept beside their records, under the honest choice, and then as models.
-MODELS = config["models"] if "honest" in config["protocols"] else "none"
+IS_HONEST = "honest" in config["protocols"]
+MODELS = config["models"] if IS_HONEST else "none"
 FITTED = {
     variant: Variant.of(variant).name
-    for variants in FAMILIES.values()
-    for variant in variants
-    if Variant.of(variant).makes_model and "honest" in config["protocols"]
+    for variant in itertools.chain(*FAMILIES.values())
+    if Variant.of(variant).makes_model and IS_HONEST
 }
 MODEL = f"{RESULTS}/models/{{case}}/models.json"
 KEPT_MODELS = CASES if FITTED and MODELS != "none" else []

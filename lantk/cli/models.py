@@ -57,11 +57,12 @@ def models(args: argparse.Namespace) -> None:
     accuracies = {v: _validation_accuracy(record) for v, record in records.items()}
     if args.models == "best":
         variants = [max(variants, key=accuracies.__getitem__)]
-    for old in args.out.glob("*.npz"):
-        old.unlink()
     for v in variants:
         _save(args.out / f"{v.name}.npz", args.evaluations / f"{v.name}.npz", v, drawn, records[v])
     kept = {v.name: {"validation_accuracy": accuracies[v]} for v in variants}
+    # Old ones go once the new ones are there.
+    for old in set(args.out.glob("*.npz")) - {args.out / f"{name}.npz" for name in kept}:
+        old.unlink()
     write_json(args.out / "models.json", {"models": kept})
 
 

@@ -52,10 +52,11 @@ def summarize(path: str | os.PathLike[str], n_examples: int = 2) -> ModelSummary
     file = Path(path)
     with opening_npz(file, "save the model again", ModelError) as archive:
         about = read_about(file, archive)
-        images, term = archive.get("images"), about["term"]
-        if images is None or (term is not None and not is_ours(term["class"])):
+        term, attributes = about["term"], about["attributes"]
+        if "images" not in list(archive) or (term is not None and not is_ours(term["class"])):
             return None
-        examples, attributes = images[:n_examples], about["attributes"]
+        # No more of them is read.
+        examples = next(archive.blocks("images", n_examples))
         n_features = attributes["n_features_in_"]
         # Of vectors and flattened images, each value is a feature; of images, each channel.
         if math.prod(examples.shape[1:]) == n_features:

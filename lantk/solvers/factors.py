@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,11 @@ def factorize_kernel(k: NDArray, device: str | None = None) -> Factor:
 def find_solver(device: str) -> str | None:
     """Return the GPU that solves, as PyTorch names it, or None for the CPU.
 
-    `device` is ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+    `device` is ``auto`` (a GPU where there are one and PyTorch), ``cpu`` or ``cuda``.
     """
     if device == "auto":
+        if find_spec("torch") is None:
+            return None
         try:
             # Loading PyTorch takes a second: not where there is no driver to use.
             ctypes.CDLL("libcuda.so.1")

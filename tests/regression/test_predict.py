@@ -16,6 +16,7 @@ from lantk.regression import paths as predict
 from lantk.regression.fits import Member
 from lantk.regression.folds import ValidationError, permutation_parts, permuted, validation_folds
 from lantk.regression.protocols import assess, choose_weight, oracle_label_path
+from lantk.solvers import factors
 from lantk.solvers.additions import Dense, Diagonal, Nothing, add_label_term
 from lantk.solvers.direct import (
     CholeskyFactor,
@@ -664,3 +665,11 @@ class KernelOf(LabelTerm):
 
     def train_block(self, k_train_train, x=None):
         return self.z[: self.n, : self.n]
+
+
+def test_a_gpu_solves_only_where_pytorch_is_installed(monkeypatch):
+    """A driver alone, as beside the library without its extras, leaves solves to the CPU."""
+    monkeypatch.setattr(factors.ctypes, "CDLL", lambda name: None)
+    monkeypatch.setattr(factors, "find_spec", lambda name: None)
+    assert factors.find_solver("auto") is None
+    assert factors.find_solver("cpu") is None
