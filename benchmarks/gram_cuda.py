@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lantk.kernel import cuda, cuda_launcher, cuda_layout
-from lantk.kernel.architecture import parse_architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.images import survey
 from lantk.kernel.plan import Plan, make_plans
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lantk.estimators.kernel import CNTK
     from lantk.estimators.model import load
     from lantk.estimators.regressor import KernelRegressor
-    from lantk.kernel.architecture import parse_architecture
+    from lantk.kernel.grammar import parse_architecture
     from lantk.kernel.gram import gram, gram_taps
     from lantk.label_terms import image_vectors, label_term
     from lantk.regression.forecast import forecast

@@ -132,7 +132,7 @@ def cnn(args: argparse.Namespace) -> None:
     import functools
 
     from lantk.data.split_files import load_split
-    from lantk.kernel.architecture import parse_architecture
+    from lantk.kernel.grammar import parse_architecture
     from lantk.network.checkpoint import Checkpoint, save_weights
     from lantk.network.layers import Network, default_channels, default_parameterization
     from lantk.network.learning_rate import train_at_best_rate
@@ -207,7 +207,7 @@ def after_kernels(args: argparse.Namespace) -> None:
 
     from lantk.data.split_files import load_split
     from lantk.experiment.variants import NETWORK_FAMILY, at_taps, families
-    from lantk.kernel.architecture import parse_architecture
+    from lantk.kernel.grammar import parse_architecture
     from lantk.network.after_kernels import predict_after_kernels
     from lantk.network.checkpoint import Checkpoint
     from lantk.network.layers import Network, default_channels, default_parameterization

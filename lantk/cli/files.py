@@ -26,7 +26,7 @@ def spell_out(architecture: Any) -> dict[str, Any]:
 
 def with_name(architecture: dict[str, Any]) -> dict[str, Any]:
     """Return an architecture spelt out, with its name in front, null if it has none."""
-    from lantk.kernel.architecture import find_name
+    from lantk.kernel.grammar import find_name
 
     return {"name": find_name(architecture["layers"])} | architecture
 

@@ -25,7 +25,8 @@ from lantk.estimators.inputs import (
     network_of,
 )
 from lantk.estimators.model import Model, save_model
-from lantk.kernel.architecture import Architecture, parse_architecture
+from lantk.kernel.architecture import Architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.gram import DEVICES, DTYPES, KERNELS
 from lantk.label_terms.base import image_vectors
 from lantk.label_terms.controls import Ridge

@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_memory
 
 from lantk import __version__
 from lantk.errors import LantkError, shorten
-from lantk.kernel.architecture import Architecture, parse_architecture
+from lantk.kernel.architecture import Architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.gram import gram, gram_diagonal
 from lantk.kernel.images import find_shape_fault
 from lantk.label_terms.base import LabelTerm

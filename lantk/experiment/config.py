@@ -37,7 +37,8 @@ from lantk.experiment.variants import (
     families,
     family_of,
 )
-from lantk.kernel.architecture import Architecture, parse_architecture
+from lantk.kernel.architecture import Architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.bands import count_bands, count_visits, name_bands
 from lantk.variant import NETWORKS, Variant
 

@@ -1,39 +1,22 @@
 """Architectures: one description, read by the exact kernel and by the finite network.
 
-An architecture is a list of layers::
-
-    [{"conv": {"size": 3, "stride": 1, "trained": true}}, "relu", ..., "flatten", "dense"]
-
-Grammar: one or more convolutions, each followed by at most one ``relu``; then one readout
-(``flatten`` or ``global_average_pool``); then one ``dense``. Filter sizes are odd. A layer with
-``trained: false`` keeps its weights at their initial values and adds nothing to the neural
-tangent kernel.
-
-References
-----------
-Chen, He and Su, "Label-Aware Neural Tangent Kernel", NeurIPS 2020 (``chen2020``).
-Arora et al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS 2019
-(``arora2019-vanilla-D``, ``arora2019-gap-D``; D counts the convolutions and the dense layer).
+An `Architecture` is made of a list of layers by `parse_architecture` (`lantk.kernel.grammar`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from lantk.errors import LantkError, shorten
+from lantk.errors import LantkError
 
 READOUTS = ("flatten", "global_average_pool")
-# Ends the name of an architecture whose dense layer alone is trained.
-_NNGP = "-nngp"
-
-# The network of Chen et al. (2020): the strides of the authors' release (their text puts the
-# second stride on the last convolution).
-_CHEN2020_STRIDES = (1, 1, 1, 2, 1, 2, 1)
+ACTIVATIONS = ("relu", "leaky_relu", "erf", "gelu")
+# Activations f with f(c x) = c f(x) for c > 0.
+_HOMOGENEOUS = ("relu", "leaky_relu")
 
 
 class ArchitectureError(LantkError):
@@ -42,45 +25,141 @@ class ArchitectureError(LantkError):
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution without bias, ``size`` x ``size``, padded by `same_padding`."""
+    """A convolution, ``size`` x ``size``, padded by `same_padding`."""
 
     size: int
     stride: int = 1
+    bias: float = 0.0
+    """Standard deviation of the biases; trained with the weights."""
     trained: bool = True
-    relu: bool = False
-    """Whether a ReLU follows."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A nonlinearity, one of `ACTIVATIONS`."""
+
+    kind: str
+    slope: float = 0.0
+    """Of ``leaky_relu`` below 0."""
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """The mean over ``size`` x ``size`` positions, padded by `same_padding`; zeros count."""
+
+    size: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Input + branch; the branch ends in a convolution and keeps the shape."""
+
+    layers: tuple[Conv | Activation | Residual, ...]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A fully connected layer behind the readout."""
+
+    bias: float = 0.0
+    """Standard deviation of the biases; trained with the weights."""
+    trained: bool = True
+
+
+Layer = Conv | Activation | AveragePool | Residual
+
+
+class Shaped(NamedTuple):
+    """A convolution or a pool, and the height and width of what it reads."""
+
+    layer: Conv | AveragePool
+    height: int
+    width: int
+
+    @property
+    def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Zeros above and below, left and right."""
+        above, left = (
+            same_padding(side, self.layer.size, self.layer.stride)
+            for side in (self.height, self.width)
+        )
+        return above, left
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A parsed architecture: convolutions (each with or without a ReLU), readout, dense layer."""
+    """A parsed architecture."""
 
-    convs: tuple[Conv, ...]
+    body: tuple[Layer, ...]
+    """What comes before the readout: on positions."""
     readout: str
-    dense_trained: bool = True
+    """One of `READOUTS`."""
+    head: tuple[Dense | Activation, ...] = (Dense(),)
+    """What comes behind it, ending in a dense layer."""
 
     def to_list(self) -> list[Any]:
-        """Return the layer list that `parse_architecture` reads, with every default spelt out."""
-        layers: list[Any] = []
-        for conv in self.convs:
-            layers.append(
-                {"conv": {"size": conv.size, "stride": conv.stride, "trained": conv.trained}}
-            )
-            if conv.relu:
-                layers.append("relu")
-        return [*layers, self.readout, {"dense": {"trained": self.dense_trained}}]
+        """Return the layer list that `parse_architecture` reads, with defaults spelt out."""
+        return [*map(_spell, self.body), self.readout, *map(_spell, self.head)]
+
+    @property
+    def convs(self) -> tuple[Conv, ...]:
+        """All convolutions, those of branches too, in the order in which they come."""
+        return tuple(layer for layer in _walk(self.body) if isinstance(layer, Conv))
+
+    @property
+    def denses(self) -> tuple[Dense, ...]:
+        """The dense layers, from the readout on."""
+        return tuple(layer for layer in self.head if isinstance(layer, Dense))
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the layers with weights, from the input on: ``conv1`` ..., ``dense``.
+
+        Several dense layers are ``dense1`` ... .
+        """
+        n = len(self.denses)
+        denses = ["dense"] if n == 1 else [f"dense{i}" for i in range(1, n + 1)]
+        return [f"conv{i}" for i in range(1, len(self.convs) + 1)] + denses
 
     @property
     def trained_layers(self) -> list[str]:
-        """Names of the trained layers, from the input on: ``conv1`` ..., ``dense``.
+        """Names of the trained layers, from the input on.
 
         Examples
         --------
+        >>> from lantk import parse_architecture
         >>> parse_architecture("arora2019-gap-4").trained_layers
         ['conv2', 'conv3']
         """
-        names = [f"conv{i}" for i, conv in enumerate(self.convs, 1) if conv.trained]
-        return names + ["dense"] * self.dense_trained
+        layers = (*self.convs, *self.denses)
+        pairs = zip(self.layer_names, layers, strict=True)
+        return [name for name, layer in pairs if layer.trained]
+
+    @property
+    def activations(self) -> tuple[Activation, ...]:
+        """All activations, in the order in which they come."""
+        layers = (*_walk(self.body), *self.head)
+        return tuple(layer for layer in layers if isinstance(layer, Activation))
+
+    @property
+    def is_homogeneous(self) -> bool:
+        """Whether the kernel of x and c x' is c times that of x and x', for every c > 0."""
+        has_bias = any(layer.bias for layer in (*self.convs, *self.denses))
+        return not has_bias and all(one.kind in _HOMOGENEOUS for one in self.activations)
+
+    @property
+    def nngp(self) -> Architecture:
+        """The same with its last layer alone trained: its tangent kernel is the NNGP kernel."""
+        head = [replace(x, trained=False) if isinstance(x, Dense) else x for x in self.head[:-1]]
+        last = replace(self.denses[-1], trained=True)
+        return Architecture(_freeze(self.body), self.readout, (*head, last))
+
+    @property
+    def pointwise(self) -> Architecture:
+        """The same with filters of one pixel and no pools: on vectors, the fully connected one."""
+        layers = (x for x in self.body if not isinstance(x, AveragePool))
+        return replace(self, body=_map_convs(tuple(layers), size=1, stride=1))
 
     @property
     def digest(self) -> str:
@@ -88,13 +167,20 @@ class Architecture:
         text = json.dumps(self.to_list(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def sides(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Return (height, width) of the input and after each convolution."""
-        shapes = [(height, width)]
-        for conv in self.convs:
-            height, width = output_side(height, conv.stride), output_side(width, conv.stride)
-            shapes.append((height, width))
-        return shapes
+    def shapes(self, height: int, width: int) -> list[Shaped]:
+        """Return each convolution and pool with what it reads of an image, in their order."""
+        found = []
+        for layer in _walk(self.body):
+            if isinstance(layer, Conv | AveragePool):
+                found.append(Shaped(layer, height, width))
+                height, width = output_side(height, layer.stride), output_side(width, layer.stride)
+        return found
+
+    def final_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of what the readout reads of an image."""
+        for layer, *_ in self.shapes(height, width):
+            height, width = output_side(height, layer.stride), output_side(width, layer.stride)
+        return height, width
 
 
 def output_side(side: int, stride: int) -> int:
@@ -112,149 +198,43 @@ def same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def find_name(architecture: str | Sequence[Any] | Architecture) -> str | None:
-    """Return the name of an architecture, or None if it has none.
-
-    Examples
-    --------
-    >>> find_name(parse_architecture("arora2019-gap-4"))
-    'arora2019-gap-4'
-    """
-    wanted = parse_architecture(architecture)
-    depth = len(wanted.convs) + 1
-    bases = ("chen2020", f"arora2019-vanilla-{depth}", f"arora2019-gap-{depth}")
-    for name in (f"{base}{ending}" for base in bases for ending in ("", _NNGP)):
-        try:
-            if parse_architecture(name).digest == wanted.digest:
-                return name
-        except ArchitectureError:
-            continue
-    return None
+def _walk(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """Yield layers, and after a residual those of its branch."""
+    for layer in layers:
+        yield layer
+        if isinstance(layer, Residual):
+            yield from _walk(layer.layers)
 
 
-def parse_architecture(name_or_list: str | Sequence[Any] | Architecture) -> Architecture:
-    """Return the `Architecture` that a name or a layer list describes.
-
-    Parameters
-    ----------
-    name_or_list : str or list
-        ``"chen2020"``, ``"arora2019-vanilla-D"``, ``"arora2019-gap-D"`` (D >= 2, with
-        pooling D >= 3), one of these
-        with ``-nngp`` at its end, which trains the dense layer alone, or a layer list.
-
-    Raises
-    ------
-    ArchitectureError
-        If the name is unknown or the list does not follow the grammar.
-
-    Examples
-    --------
-    >>> parse_architecture([{"conv": {"size": 3}}, "relu", "flatten", "dense"]).readout
-    'flatten'
-    >>> len(parse_architecture("chen2020").convs)
-    7
-    """
-    if isinstance(name_or_list, Architecture):
-        return name_or_list
-    if isinstance(name_or_list, str):
-        return _named(name_or_list)
-    if not isinstance(name_or_list, Sequence):
-        raise ArchitectureError(
-            f"an architecture is a name or a list of layers, found {name_or_list!r}"
-        )
-    return _parse_layers(list(name_or_list))
+def _freeze(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    return _map_convs(layers, trained=False)
 
 
-def _named(name: str) -> Architecture:
-    if name.endswith(_NNGP) and not name.endswith(2 * _NNGP):
-        # The tangent kernel of a network whose dense layer alone is trained is its NNGP.
-        base = _named(name.removesuffix(_NNGP))
-        convs = [replace(conv, trained=False) for conv in base.convs]
-        return replace(base, convs=tuple(convs), dense_trained=True)
-    if name == "chen2020":
-        last = len(_CHEN2020_STRIDES) - 1
-        convs = [Conv(3, s, relu=i < last) for i, s in enumerate(_CHEN2020_STRIDES)]
-        return Architecture(tuple(convs), "flatten")
-    match = re.fullmatch(r"arora2019-(vanilla|gap)-([1-9]\d{0,3})", name)
-    if match is None or int(match[2]) < 2 or name == "arora2019-gap-2":
-        raise ArchitectureError(
-            f"unknown architecture {shorten(repr(name))}: wanted 'chen2020',"
-            " 'arora2019-vanilla-D' with D >= 2, 'arora2019-gap-D' with D >= 3 (D = number of"
-            f" convolutions + 1), one of these with {_NNGP} at its end, or a list of layers"
-        )
-    is_gap, n_convs = match[1] == "gap", int(match[2]) - 1
-    # Arora et al. fix the first convolution and the last layer in their GAP tables only.
-    convs = [Conv(3, trained=not (is_gap and i == 0), relu=True) for i in range(n_convs)]
-    return Architecture(tuple(convs), READOUTS[is_gap], dense_trained=not is_gap)
+def _map_convs(layers: tuple[Any, ...], **changes: Any) -> tuple[Any, ...]:
+    """Return the layers with changes to every convolution."""
+
+    def change(layer: Layer) -> Layer:
+        if isinstance(layer, Residual):
+            return Residual(_map_convs(layer.layers, **changes))
+        return replace(layer, **changes) if isinstance(layer, Conv) else layer
+
+    return tuple(map(change, layers))
 
 
-def _parse_layers(layers: list[Any]) -> Architecture:
-    items = [_parse_layer(i, layer) for i, layer in enumerate(layers)]
-    kinds = [kind for kind, _ in items]
-    n_body = next((i for i, kind in enumerate(kinds) if kind in READOUTS), len(kinds))
-    convs: list[Conv] = []
-    for i, (kind, options) in enumerate(items[:n_body]):
-        if kind == "conv":
-            convs.append(Conv(**options))
-        elif kind == "relu" and i > 0 and kinds[i - 1] == "conv":
-            convs[-1] = Conv(**items[i - 1][1], relu=True)
-        else:
-            raise ArchitectureError(
-                f"layer {i} is {kind!r}: before the readout come convolutions, each followed by"
-                " at most one 'relu'"
-            )
-    if not convs:
-        raise ArchitectureError("the architecture has no convolution: start with {conv: {size: 3}}")
-    if kinds[n_body + 1 :] != ["dense"]:
-        raise ArchitectureError(
-            f"the list must end with one readout ({' or '.join(READOUTS)}) and 'dense', found"
-            f" {shorten(str(kinds[n_body:] or 'neither'))}"
-        )
-    dense_trained = items[-1][1].get("trained", True)
-    if not dense_trained and not any(conv.trained for conv in convs):
-        raise ArchitectureError("no layer is trained, so the NTK is zero: train at least one")
-    return Architecture(tuple(convs), kinds[n_body], dense_trained)
-
-
-# Option name -> type, for each kind of layer that takes options.
-_OPTIONS: dict[str, dict[str, type]] = {
-    "conv": {"size": int, "stride": int, "trained": bool},
-    "dense": {"trained": bool},
-}
-
-
-def _parse_layer(i: int, layer: Any) -> tuple[str, dict[str, Any]]:
-    """Return the kind of layer `i` and its checked options."""
-    if isinstance(layer, str) and layer in ("relu", "dense", *READOUTS):
-        return layer, {}
-    if not (isinstance(layer, Mapping) and len(layer) == 1 and next(iter(layer)) in _OPTIONS):
-        raise ArchitectureError(
-            f"layer {i} is {shorten(repr(layer))}: wanted {{conv: {{size, stride, trained}}}},"
-            f" 'relu', {', '.join(map(repr, READOUTS))}, 'dense' or {{dense: {{trained: false}}}}"
-        )
-    kind, options = next(iter(layer.items()))
-    options = {} if options is None else options
-    if not isinstance(options, Mapping):
-        raise ArchitectureError(
-            f"layer {i}: the options of {kind!r} are no mapping: {shorten(repr(options))}"
-        )
-    for key, value in options.items():
-        wanted = _OPTIONS[kind].get(key)
-        if wanted is None:
-            raise ArchitectureError(
-                f"layer {i}: {kind!r} has no option {shorten(repr(key))}, only"
-                f" {', '.join(_OPTIONS[kind])}"
-            )
-        if type(value) is not wanted:
-            kind_of_value = "true or false" if wanted is bool else "a whole number"
-            raise ArchitectureError(
-                f"layer {i}: {key} is {shorten(repr(value))}, wanted {kind_of_value}"
-            )
-    if kind == "conv":
-        if options.get("size", 0) < 1 or options["size"] % 2 == 0:
-            raise ArchitectureError(
-                f"layer {i}: size is {options.get('size')}, wanted an odd number of pixels"
-            )
-        if options.get("stride", 1) < 1:
-            raise ArchitectureError(f"layer {i}: stride is {options['stride']}, wanted 1 or more")
-    return kind, dict(options)
+def _spell(layer: Layer | Dense) -> Any:
+    """Return a layer as `parse_architecture` reads it; biases of 0 are left out."""
+    match layer:
+        case Activation("leaky_relu", slope):
+            return {"leaky_relu": {"slope": slope}}
+        case Activation(kind):
+            return kind
+        case AveragePool(size, stride):
+            return {"average_pool": {"size": size, "stride": stride}}
+        case Residual(layers):
+            return {"residual": [_spell(inner) for inner in layers]}
+        case Conv(size, stride, bias, trained):
+            options = {"size": size, "stride": stride, "trained": trained}
+            return {"conv": options | ({"bias": bias} if bias else {})}
+        case _:
+            options = {"trained": layer.trained}
+            return {"dense": options | ({"bias": layer.bias} if layer.bias else {})}

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.kernel.architecture import parse_architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.plan import make_plans
 
 # What "auto" makes one band, in visits of `Plan.n_visits`: ten minutes of two CPU cores, one minute

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from lantk.errors import numbering
 from lantk.kernel import cuda, cuda_launcher
-from lantk.kernel.architecture import Architecture, parse_architecture
+from lantk.kernel.architecture import Architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.bands import Band
 from lantk.kernel.cpu_engine import CpuEngine
 from lantk.kernel.images import KernelError, check_images, hint_at_transposition, survey

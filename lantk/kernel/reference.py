@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lantk.kernel.architecture import Conv, parse_architecture, same_padding
+from lantk.kernel.architecture import Conv, same_padding
+from lantk.kernel.grammar import parse_architecture
 
 Array = NDArray[np.float64]
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lantk.errors import LantkError, Row
-from lantk.kernel.architecture import Architecture, parse_architecture, same_padding
+from lantk.kernel.architecture import Architecture, same_padding
+from lantk.kernel.grammar import parse_architecture
 
 PARAMETERIZATIONS = ("standard", "he", "ntk")
 

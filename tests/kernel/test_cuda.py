@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lantk.kernel import cuda, cuda_launcher, cuda_layout, reference
-from lantk.kernel.architecture import parse_architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.gram import gram as gram_cpu
 from lantk.kernel.images import KernelError, survey
 from lantk.kernel.plan import make_plans

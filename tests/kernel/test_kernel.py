@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lantk.kernel import reference
 from lantk.kernel.arc_cosine import coefficients
-from lantk.kernel.architecture import parse_architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.gram import gram
 
 GOLDEN = Path(__file__).parents[1] / "golden"

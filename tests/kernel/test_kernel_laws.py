@@ -9,7 +9,7 @@ import pytest
 from lantk.compiled import entry_point
 from lantk.kernel import cpu_loops as cpu
 from lantk.kernel import cuda_launcher, reference
-from lantk.kernel.architecture import parse_architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.bands import Band
 from lantk.kernel.cpu_engine import tile_side
 from lantk.kernel.gram import gram, gram_band, gram_diagonal, gram_taps

@@ -9,7 +9,8 @@ from empirical import empirical_ntk
 
 import lantk
 import lantk.network.layers
-from lantk.kernel.architecture import parse_architecture, same_padding
+from lantk.kernel.architecture import same_padding
+from lantk.kernel.grammar import parse_architecture
 from lantk.network.layers import Network, default_channels, default_parameterization
 
 
