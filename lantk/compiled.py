@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numba
 
 
-def entry_point(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def entry_point(
+    *, sources: Sequence[str] = (), **options: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that compiles, and keeps the machine code where Numba finds a place.
 
     Parameters
     ----------
+    sources : sequence of str
+        Other files that its code comes from: machine code of what they held before is not used.
     options
         As for ``numba.njit``.
     """
 
     def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Numba itself knows the file of the function alone, and names what it keeps by this.
+        digest = hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources))
+        function.__qualname__ += f"_{digest.hexdigest()[:12]}"
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:
