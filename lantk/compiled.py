@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 
 def entry_point(
@@ -40,3 +42,19 @@ def entry_point(
             return numba.njit(**options)(function)
 
     return compile_function
+
+
+@intrinsic
+def borrow(_: Any, array: Any) -> Any:
+    """Return an array that does not count its references, as long as its owner lives.
+
+    Every view counts them, in atomic operations: a tenth of the time of a loop over short rows.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = context.make_array(signature.return_type)(context, builder, arguments[0])
+        found.meminfo = cgutils.get_null_value(found.meminfo.type)
+        found.parent = cgutils.get_null_value(found.parent.type)
+        return found._getvalue()
+
+    return array(array), generate

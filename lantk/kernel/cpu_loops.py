@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lantk.compiled import entry_point
+from lantk.compiled import borrow, entry_point
 from lantk.kernel import cpu_rows
 from lantk.kernel.arc_cosine import coefficients
 from lantk.kernel.cpu_rows import (
@@ -23,6 +23,7 @@ from lantk.kernel.cpu_rows import (
     add_kept_row,
     add_row,
     add_weighted_row,
+    forced,
     inner,
     multiply_pixels,
     overlap,
@@ -133,7 +134,7 @@ def read_block(plan: Plan, images: NDArray[Any]) -> Images:
     return block
 
 
-@inner
+@forced
 def _read_row(layer, y, y0, x0, start, n, ey, ex, i, rows, columns, powers, scratch):
     """Read row y of a layer's input, n positions of the plane with corner (y0, x0), into the ring.
 
@@ -170,7 +171,7 @@ def _read_row(layer, y, y0, x0, start, n, ey, ex, i, rows, columns, powers, scra
         scratch.kept[layer.after, y - y0, :n] = new[:n]
 
 
-@inner
+@forced
 def _tap_row(layer, taps, weights, y, x0, n, ey, ex, new, sums):
     """Add a row of a layer's input to the sums of its taps."""
     for tap in range(layer.tap, layer.tap + layer.n_taps):
@@ -273,6 +274,31 @@ def _take_own(ends, first, n, equal, new):
                 new[x, LANES + b] = ends[first + x, 1, b]
 
 
+@inner
+def borrow_images(images):
+    """Return the arrays of a block without their owners."""
+    return Images(
+        borrow(images.pixels),
+        borrow(images.tables),
+        borrow(images.ends),
+        borrow(images.own),
+        borrow(images.total),
+    )
+
+
+@inner
+def borrow_scratch(scratch):
+    """Return the arrays of a thread without their owners."""
+    return Scratch(
+        borrow(scratch.state),
+        borrow(scratch.ring),
+        borrow(scratch.line),
+        borrow(scratch.kept),
+        borrow(scratch.slots),
+        borrow(scratch.part),
+    )
+
+
 _ENTRY = entry_point(sources=(cpu_rows.__file__,), **OPTIONS)
 
 
@@ -286,6 +312,7 @@ def compare(
     `groups` and `others` number the different images of the row and of the column block. Where two
     images are equal, c = 1 exactly on the plane of equal positions: it gets the image's own sums.
     """
+    rows, columns, scratch = borrow_images(rows), borrow_images(columns), borrow_scratch(scratch)
     part = scratch.part
     is_equal = np.zeros(LANES, np.bool_)
     for i in range(start, stop):

@@ -24,6 +24,8 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "nsz", "nnan", "ninf"},
 }
 inner = numba.njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# Called for each row with all arrays, which would be copied to the stack.
+forced = numba.njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 
 
 @inner
@@ -79,34 +81,29 @@ def rectify(state, row, columns, weight, powers, new, older, oldest, line):
 
     Both come out times `weight`, which for S is in the tables `row` and `columns`.
     """
-    if row.ndim == 2:
-        _rectify(state, row, columns, weight, powers, new, older, oldest, line)
-    else:
+    p_even, p_odd, q_even, q_odd, limit = powers
+    zero = state.dtype.type(0)
+    if row.ndim == 3:
         _activate(RELU, state, row, columns, weight, 0.0, 1.0, powers, new)
         for x in range(len(row)):
             for b in range(2 * LANES):
                 line[x, b] = new[x, b] + older[x, b] + oldest[x, b]
-
-
-@inner
-def _rectify(state, row, columns, weight, powers, new, older, oldest, line):
-    p_even, p_odd, q_even, q_odd, limit = powers
-    zero = state.dtype.type(0)
-    for x in range(row.shape[0]):
-        inverse, spread = row[x, 0], row[x, 1]
-        for b in range(LANES):
-            c = state[x, b] * (inverse * columns[x, 0, b])
-            # (LLVM makes slower code of min(abs(c), limit).)
-            a = abs(min(max(c, -limit), limit))
-            square, rest = a * a, limit - a
-            u = np.sqrt(rest)
-            angle = weight * (u * (_horner(p_even, square) + a * _horner(p_odd, square)))
-            bulge = rest * (u * (_horner(q_even, square) + a * _horner(q_odd, square)))
-            slope = angle if c < zero else weight - angle
-            new[x, b] = (bulge + max(c, zero)) * (spread * columns[x, 1, b])
-            new[x, LANES + b] = slope * state[x, LANES + b]
-        for b in range(2 * LANES):
-            line[x, b] = new[x, b] + older[x, b] + oldest[x, b]
+    else:
+        for x in range(row.shape[0]):
+            inverse, spread = row[x, 0], row[x, 1]
+            for b in range(LANES):
+                c = state[x, b] * (inverse * columns[x, 0, b])
+                # (LLVM makes slower code of min(abs(c), limit).)
+                a = abs(min(max(c, -limit), limit))
+                square, rest = a * a, limit - a
+                u = np.sqrt(rest)
+                angle = weight * (u * (_horner(p_even, square) + a * _horner(p_odd, square)))
+                bulge = rest * (u * (_horner(q_even, square) + a * _horner(q_odd, square)))
+                slope = angle if c < zero else weight - angle
+                new[x, b] = (bulge + max(c, zero)) * (spread * columns[x, 1, b])
+                new[x, LANES + b] = slope * state[x, LANES + b]
+            for b in range(2 * LANES):
+                line[x, b] = new[x, b] + older[x, b] + oldest[x, b]
 
 
 @inner
