@@ -259,6 +259,14 @@ TOO_MUCH = {
         {("architecture",): [{"conv": {"size": 17}}, "flatten", "dense"]},
         "a convolution of size 17, and images are 8 x 8: wanted at most 15",
     ),
+    "a stride over the image": (
+        {("architecture",): [{"conv": {"size": 3, "stride": 9}}, "flatten", "dense"]},
+        "a convolution of stride 9, and images are 8 x 8: wanted at most 8",
+    ),
+    "a window wider than the image": (
+        {("architecture",): "chen2020-lap-16"},
+        "an average pool of size 16, and images are 8 x 8: wanted at most 15",
+    ),
     "a folder like an option": ({("results",): "-rf"}, "Write './-rf'"),
     "a folder of two lines": ({("results",): "a\nb"}, "without line breaks"),
     "all of the disk": ({("results",): "//"}, "wanted a folder of its own"),
