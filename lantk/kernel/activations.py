@@ -89,10 +89,10 @@ def _dual(activation: Activation, s: Array, v: Array, w: Array, rest: Array) -> 
             d = np.sqrt(1 + 2 * (v + w) + 4 * rest)
             return 2 / np.pi * np.arctan2(2 * s, d), 4 / np.pi / d
         case "gelu":
-            p, d_squared = (1 + v) * (1 + w), 1 + v + w + rest
+            p, d_squared = (1 + v) * (1 + w), 1 + (v + w) + rest
             d = np.sqrt(d_squared)
             theta = np.arctan2(d, -s)
             dual = (s**2 + v * w * d_squared) / (p * d) + theta * s
-            slope = s / d * (1 / d_squared + (2 + v + w) / p) + theta
+            slope = s / d * (1 / d_squared + (2 + (v + w)) / p) + theta
             return dual / (2 * np.pi), slope / (2 * np.pi)
     raise ValueError(f"no closed form of the activation {activation.kind!r}")

@@ -81,7 +81,7 @@ def rectify(state, row, columns, weight, powers, new, older, oldest, line):
 
     Both come out times `weight`, which for S is in the tables `row` and `columns`.
     """
-    p_even, p_odd, q_even, q_odd, limit = powers
+    p_even, p_odd, q_even, q_odd, _, limit = powers
     zero = state.dtype.type(0)
     if row.ndim == 3:
         _activate(RELU, state, row, columns, weight, 0.0, 1.0, powers, new)
@@ -146,7 +146,7 @@ def _activate(kind, state, row, columns, weight, slope, unit, powers, new):
 @inner
 def _dual(kind, s, t, inverse, spread, numbers, powers):
     """Return S and T after an activation; `inverse` and `spread` are products of two tables."""
-    p_even, p_odd, q_even, q_odd, limit = powers
+    p_even, p_odd, q_even, q_odd, arcsine, limit = powers
     weight, slope, unit, per_unit, pi, one, zero = numbers
     c = s * inverse
     a = abs(min(max(c, -limit), limit))
@@ -156,8 +156,8 @@ def _dual(kind, s, t, inverse, spread, numbers, powers):
     angle = u * (_horner(p_even, square) + a * _horner(p_odd, square))
     if kind == ERF or kind == GELU:
         half = one / (one + one)
-        arc = pi * (half - angle)
-        arc = -arc if c < zero else arc
+        arc = a * _horner(arcsine, square) if a < half else half - angle
+        arc = pi * (-arc if c < zero else arc)
         root = np.sqrt((one - a) * (one + a))
         if kind == ERF:
             return weight * (arc + arc) / pi, weight * t * ((inverse + inverse) / (pi * root))

@@ -160,6 +160,8 @@ class _Scheduler:
         self._n_slots = 0
         # For each later level, the planes not run yet, with how many they still wait for.
         self._waiting: list[dict[tuple[int, int], int]] = [{}]
+        # Those that wait for none, but for the plane of equal positions to be run first.
+        self._held: list[set[tuple[int, int]]] = [set() for _ in levels]
         for level, after in zip(levels, needed[1:], strict=False):
             self._waiting.append(self._count_parts(level, after))
 
@@ -185,10 +187,15 @@ class _Scheduler:
         for place in done:
             if place in waiting:
                 waiting[place] -= 1
-        ready = sorted({place for place in done if waiting.get(place) == 0})
-        for place in ready:
+        held = self._held[level + 1]
+        held |= {place for place in done if waiting.get(place) == 0}
+        # Of an image with itself, that of equal positions tells the variances of all others.
+        if waiting.get((0, 0), 0) > 0:
+            return
+        for place in sorted(held):
             del waiting[place]
             self.run_pair(level + 1, *place)
+        held.clear()
 
     def _run(
         self, level: int, y: int, x: int, *, is_mirror: bool, is_complete: bool
