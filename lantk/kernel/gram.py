@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
@@ -20,7 +21,7 @@ from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.bands import Band
 from lantk.kernel.cpu_engine import CpuEngine
 from lantk.kernel.images import KernelError, check_images, hint_at_transposition, survey
-from lantk.kernel.plan import make_plans
+from lantk.kernel.plan import Plan, make_plans
 
 KERNELS = ("ntk", "nngp")
 DTYPES = ("float32", "float64")
@@ -202,7 +203,10 @@ def gram_taps(
         walk = partial(gram_taps, networks, **options)  # type: ignore[arg-type]
         _add_over_flips(results, images1, None if x2 is None else images2, walk, progress)
         return results
-    plans = make_plans(networks, kernel, *images1.shape[2:])
+    on_gpu = uses_gpu(device)
+    plans = make_plans(networks, kernel, *images1.shape[2:], sharing=not on_gpu)
+    if on_gpu:
+        _check_plans(plans, device)
     sides = {}
     for is_homogeneous in {plan.is_homogeneous for plan in plans}:
         digests: dict[bytes, int] = {}
@@ -212,15 +216,15 @@ def gram_taps(
     # Entries of a walk count by what they cost.
     n_entries, n_done = math.prod(shape), 0
     n_total = n_entries * sum(plan.n_visits for plan in plans)
-    on_gpu = uses_gpu(device)
-    if scratch_bytes is None:
-        scratch_bytes = SCRATCH_BYTES["cuda" if on_gpu else "cpu"]
     for plan in plans:
         engine: CpuEngine | cuda.CudaEngine
-        if on_gpu:
-            engine = cuda.CudaEngine(plan, dtype, images1.shape[1], scratch_bytes)
+        n_channels = images1.shape[1]
+        if on_gpu and plan.is_classic:
+            n_bytes = scratch_bytes or SCRATCH_BYTES["cuda"]
+            engine = cuda.CudaEngine(plan, dtype, n_channels, n_bytes)
         else:
-            engine = CpuEngine(plan, dtype, images1.shape[1], n_threads, scratch_bytes)
+            n_bytes = scratch_bytes or SCRATCH_BYTES["cpu"]
+            engine = CpuEngine(plan, dtype, n_channels, n_threads, n_bytes)
         some = [results[i] for i in plan.members]
         with closing(engine.fill(some, *sides[plan.is_homogeneous])) as steps:
             for n in steps:
@@ -228,6 +232,19 @@ def gram_taps(
                 if progress is not None:
                     progress(n_done * n_entries // n_total, n_entries)
     return results
+
+
+def _check_plans(plans: Sequence[Plan], device: str) -> None:
+    """Say which architectures are for the CPU, or refuse them where the GPU was asked for."""
+    if all(plan.is_classic for plan in plans):
+        return
+    known = (
+        "the GPU computes convolutions without bias, ReLUs, one readout without pools before it, and"
+        " one dense layer"
+    )
+    if device == "cuda":
+        raise KernelError(f"device is 'cuda', but {known}: for other layers use 'auto' or 'cpu'")
+    warnings.warn(f"computing on the CPU: {known}", stacklevel=3)
 
 
 def _add_over_flips(

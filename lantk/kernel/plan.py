@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -179,6 +180,14 @@ def make_plans(
     other, and both pool globally or neither does. Images are height x width pixels. Without
     `sharing`, only those share that read their layers' input in the same way.
     """
+    return list(_make_plans(tuple(architectures), kernel, height, width, sharing))
+
+
+# Bands and parts of one matrix ask for the same again and again.
+@lru_cache(maxsize=16)
+def _make_plans(
+    architectures: tuple[Architecture, ...], kernel: str, height: int, width: int, sharing: bool
+) -> tuple[Plan, ...]:
     cores = [_core(architecture) for architecture in architectures]
     groups: list[list[int]] = []
     for i in sorted(range(len(architectures)), key=lambda i: -len(cores[i])):
@@ -190,7 +199,7 @@ def make_plans(
                 break
         else:
             groups.append([i])
-    return [_make_plan(architectures, group, kernel, height, width) for group in groups]
+    return tuple(_make_plan(architectures, group, kernel, height, width) for group in groups)
 
 
 def _core(architecture: Architecture) -> tuple[Layer, ...]:
