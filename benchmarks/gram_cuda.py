@@ -24,7 +24,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lantk.kernel import cuda, cuda_launcher, cuda_layout
+from lantk.kernel.cuda import engine as cuda
+from lantk.kernel.cuda import launcher as cuda_launcher
+from lantk.kernel.cuda import layout as cuda_layout
 from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.images import survey
 from lantk.kernel.plan import Plan, make_plans

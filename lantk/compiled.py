@@ -44,8 +44,7 @@ def entry_point(
     return compile_function
 
 
-@intrinsic
-def borrow(_: Any, array: Any) -> Any:
+def _borrow(_: Any, array: Any) -> Any:
     """Return an array that does not count its references, as long as its owner lives.
 
     Every view counts them, in atomic operations: a tenth of the time of a loop over short rows.
@@ -58,3 +57,6 @@ def borrow(_: Any, array: Any) -> Any:
         return found._getvalue()
 
     return array(array), generate
+
+
+borrow: Any = intrinsic(_borrow)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lantk.kernel.bands import Band, count_bands, count_visits, plan_bands
-from lantk.kernel.cpu_loops import LANES
+from lantk.kernel.cpu.loops import LANES
 from lantk.kernel.gram import SCRATCH_BYTES, gram
 
 # An interpreter with NumPy, Numba and the compiled loops.

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lantk.errors import numbering
-from lantk.kernel import cuda, cuda_launcher
 from lantk.kernel.architecture import Architecture
-from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.bands import Band
-from lantk.kernel.cpu_engine import CpuEngine
+from lantk.kernel.cpu.engine import CpuEngine
+from lantk.kernel.cuda import engine as cuda
+from lantk.kernel.cuda import launcher as cuda_launcher
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.images import KernelError, check_images, hint_at_transposition, survey
 from lantk.kernel.plan import Plan, make_plans
 
@@ -208,11 +209,12 @@ def gram_taps(
     if on_gpu:
         _check_plans(plans, device)
     sides = {}
-    for is_homogeneous in {plan.is_homogeneous for plan in plans}:
+    for scaled in {plan.is_homogeneous for plan in plans}:
         digests: dict[bytes, int] = {}
-        options = {"dtype": dtype, "digests": digests, "is_homogeneous": is_homogeneous}
-        side = survey("x1", images1, **options)
-        sides[is_homogeneous] = side, side if x2 is None else survey("x2", images2, **options)
+        side = other = survey("x1", images1, dtype, digests, is_homogeneous=scaled)
+        if x2 is not None:
+            other = survey("x2", images2, dtype, digests, is_homogeneous=scaled)
+        sides[scaled] = side, other
     # Entries of a walk count by what they cost.
     n_entries, n_done = math.prod(shape), 0
     n_total = n_entries * sum(plan.n_visits for plan in plans)
@@ -239,7 +241,7 @@ def _check_plans(plans: Sequence[Plan], device: str) -> None:
     if all(plan.is_classic for plan in plans):
         return
     known = (
-        "the GPU computes convolutions without bias, ReLUs, one readout without pools before it, and"
+        "the GPU knows convolutions without bias, ReLUs, readouts without pools before them, and"
         " one dense layer"
     )
     if device == "cuda":

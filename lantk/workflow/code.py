@@ -10,7 +10,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2]
 _VERBS = _ROOT / "lantk" / "cli"
 # What is read as a resource, beside the module that reads it.
-_RESOURCES = {"lantk/kernel/cuda_layout.py": "lantk/kernel/planes.cu"}
+_RESOURCES = {"lantk/kernel/cuda/layout.py": "lantk/kernel/cuda/planes.cu"}
 
 
 @cache

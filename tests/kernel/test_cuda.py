@@ -14,9 +14,12 @@ from emulator import COMPILER, Emulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lantk.kernel import cuda, cuda_launcher, cuda_layout, reference
-from lantk.kernel.grammar import parse_architecture
+from lantk.kernel import reference
+from lantk.kernel.cuda import engine as cuda
+from lantk.kernel.cuda import launcher as cuda_launcher
+from lantk.kernel.cuda import layout as cuda_layout
 from lantk.kernel.gram import gram as gram_cpu
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.images import KernelError, survey
 from lantk.kernel.plan import make_plans
 

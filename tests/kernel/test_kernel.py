@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lantk.kernel import reference
-from lantk.kernel.arc_cosine import coefficients
 from lantk.kernel.architecture import AveragePool
+from lantk.kernel.cpu.arc_cosine import coefficients
 from lantk.kernel.gram import gram
 from lantk.kernel.grammar import parse_architecture
 

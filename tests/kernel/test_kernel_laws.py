@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from lantk.compiled import entry_point
-from lantk.kernel import cpu_loops as cpu
-from lantk.kernel import cuda_launcher, reference
-from lantk.kernel.grammar import parse_architecture
+from lantk.kernel import reference
 from lantk.kernel.bands import Band
-from lantk.kernel.cpu_engine import tile_side
+from lantk.kernel.cpu import loops as cpu
+from lantk.kernel.cpu.engine import tile_side
+from lantk.kernel.cuda import launcher as cuda_launcher
 from lantk.kernel.gram import gram, gram_band, gram_diagonal, gram_taps
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.images import KernelError
 from lantk.kernel.plan import make_plans
 

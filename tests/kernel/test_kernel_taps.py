@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lantk.kernel import reference
 from lantk.kernel.architecture import Architecture, Conv
-from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.gram import gram, gram_taps
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.plan import make_plans
 
 DEPTHS = (3, 4, 6, 11, 21)

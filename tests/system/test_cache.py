@@ -135,7 +135,7 @@ def test_a_shared_band_is_whole_to_the_end(first, second):
 
 
 def change_code(tree):
-    path = tree / "lantk/kernel/cpu_loops.py"
+    path = tree / "lantk/kernel/cpu/loops.py"
     path.write_text(path.read_text() + "# edited\n")
 
 

@@ -39,12 +39,12 @@ ONLY_IN = {
     },
     "numba": {
         "lantk.compiled",
-        "lantk.kernel.cpu_loops",
+        "lantk.kernel.cpu.loops",
         "lantk.kernel.gram",
         "lantk.label_terms.pair_sums",
         "lantk.solvers.tiles",
     },
-    "cupy": {"lantk.kernel.cuda_launcher"},
+    "cupy": {"lantk.kernel.cuda.launcher"},
     "argparse": {"lantk.cli."},
     "pydantic": {"lantk.experiment.checks"},
     "jinja2": {"lantk.report.html_report"},
@@ -162,7 +162,7 @@ def test_code_of_a_verb_is_what_it_loads(tmp_path):
         rooms -= {name for name in rooms if name.startswith("lantk/cli/")}
         assert rooms
         assert rooms <= set(code_of(arguments[0]))
-    assert {"lantk/kernel/planes.cu", "lantk/kernel/cpu_loops.py"} <= set(code_of("gram"))
+    assert {"lantk/kernel/cuda/planes.cu", "lantk/kernel/cpu/loops.py"} <= set(code_of("gram"))
     assert "lantk/network/training.py" not in code_of("evaluate")
     assert "lantk/experiment/records.py" in code_of("evaluate"), "imported above the functions"
     assert "lantk/experiment/config.py" not in code_of("figure"), "for type checkers only"

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from lantk.compiled import borrow, entry_point
-from lantk.kernel import cpu_rows
-from lantk.kernel.arc_cosine import coefficients
-from lantk.kernel.cpu_rows import (
+from lantk.kernel.cpu import rows
+from lantk.kernel.cpu.rows import (
     LANES,
     OPTIONS,
     activate,
@@ -33,11 +32,9 @@ from lantk.kernel.cpu_rows import (
     sum_columns,
     sum_rows,
 )
-from lantk.kernel.plan import ERF, GELU, LEAKY_RELU, LINEAR, PIXELS, RELU, Plan
+from lantk.kernel.layers import LINEAR, PIXELS, RELU
+from lantk.kernel.plan import Plan
 from lantk.kernel.schedule import Schedule
-
-# A patch smaller than this, in an image of order one, counts as black: 1 / s^2 stays in range.
-_SMALLEST = {"float32": 1e-18, "float64": 1e-150}
 
 
 class Images(NamedTuple):
@@ -48,7 +45,7 @@ class Images(NamedTuple):
     tables: NDArray[Any]
     """(positions, 2, lanes): before each ReLU one over the standard deviation (0 where a patch is
     black), and the standard deviation over the next filter's power of two; before other activations
-    what `cpu_rows` wants."""
+    what `rows` wants."""
     ends: NDArray[Any]
     """(positions, 2, lanes): S and T of an image with itself at d = 0, before each pool."""
     own: NDArray[np.float64]
@@ -96,42 +93,6 @@ def make_scratch(plan: Plan, dtype: DTypeLike, schedule: Schedule | None = None)
         allocate((schedule.n_slots, *schedule.slot_shape, 2 * LANES), dtype),
         allocate((2, plan.n_taps, 2, LANES), np.float64),
     )
-
-
-def read_block(plan: Plan, images: NDArray[Any]) -> Images:
-    """Lay out at most `LANES` images of order one (n, channels, height, width) for `compare`."""
-    n, channels, height, width = images.shape
-    real = images.dtype
-    pixels = allocate((height, width, channels, LANES), real)
-    pixels[..., :n] = images.transpose(2, 3, 1, 0)
-    tables, ends = (plan.n_positions, 2, LANES), (plan.n_ends, 2, LANES)
-    own = allocate((plan.n_taps, 2, LANES), np.float64)
-    total = allocate((plan.n_taps, LANES), np.float64)
-    block = Images(pixels, allocate(tables, real), allocate(ends, real), own, total)
-    grids = allocate((2, 2, height, width, LANES), np.float64)
-    kept = allocate((plan.n_kept, 2, height, width, LANES), np.float64)
-    numbers = plan.layers, plan.taps, plan.weights
-    if plan.own_schedule is None:
-        measure(*numbers, block, _SMALLEST[real.name], grids, kept)
-        total[:] = own[:, 0]
-        return block
-    # Planes beside that of equal positions are as exact as that one.
-    wide = block
-    if real != np.float64:
-        wide = block._replace(
-            pixels=allocate(pixels.shape, np.float64),
-            tables=allocate(tables, np.float64),
-            ends=allocate(ends, np.float64),
-        )
-        wide.pixels[:] = pixels
-    schedule = plan.own_schedule
-    scratch = make_scratch(plan, np.float64, schedule)
-    lists = schedule.runs, schedule.targets, schedule.sources
-    powers = coefficients(np.float64)
-    measure_all(*numbers, *lists, wide, powers, _SMALLEST[real.name], grids, kept, scratch)
-    if wide is not block:
-        block.tables[:], block.ends[:] = wide.tables, wide.ends
-    return block
 
 
 @forced
@@ -187,7 +148,7 @@ def _tap_row(layer, taps, weights, y, x0, n, ey, ex, new, sums):
 
 
 @inner
-def _add_plane(
+def add_plane(
     layers, taps, weights, run, targets, sources, i, rows, columns, equal, powers, scratch, sums
 ):
     """Add to the sums of every tap those over a plane, and its end to planes of the next level.
@@ -299,7 +260,7 @@ def borrow_scratch(scratch):
     )
 
 
-_ENTRY = entry_point(sources=(cpu_rows.__file__,), **OPTIONS)
+_ENTRY = entry_point(sources=(rows.__file__,), **OPTIONS)
 
 
 @_ENTRY
@@ -327,7 +288,7 @@ def compare(
             # A plane and its mirror image meet in one sum, which does not change with x, x'.
             if not run.is_mirror:
                 part[:] = 0
-            _add_plane(
+            add_plane(
                 layers, taps, weights, run, targets, sources,
                 i, rows, columns, equal, powers, scratch, part[run.is_mirror],
             )  # fmt: skip
@@ -341,172 +302,3 @@ def compare(
                         if is_own and is_equal[b]:
                             part[0, tap, z, b] = rows.own[tap, z, i]
                         out[i - start, tap, z, b] += part[0, tap, z, b] + part[1, tap, z, b]
-
-
-@inner
-def _square_pixels(pixels, grid):
-    """Set grid[y, x] = |x_p|^2 / channels."""
-    height, width, channels, _ = pixels.shape
-    grid[:] = 0
-    for y in range(height):
-        for x in range(width):
-            for c in range(channels):
-                for b in range(LANES):
-                    p = np.float64(pixels[y, x, c, b])
-                    grid[y, x, b] += p * p / channels
-
-
-@inner
-def _measure_row(layer, y, now, images, smallest):
-    """Fill a row of the tables, and take S and T of an image with itself through an activation."""
-    half = 1 / (1 << layer.shift // 2)
-    kind, a, unit = layer.source, layer.slope, layer.unit
-    for x in range(layer.width):
-        p = layer.table + y * layer.width + x
-        for b in range(LANES):
-            v = now[0, y, x, b]
-            if kind == RELU or kind == LEAKY_RELU:
-                s = np.sqrt(v)
-                is_black = s < smallest
-                images.tables[p, 0, b] = 0.0 if is_black else 1.0 / s
-                images.tables[p, 1, b] = 0.0 if is_black else s * half
-                if kind == LEAKY_RELU:
-                    now[0, y, x, b] *= 1 + a * a
-                    now[1, y, x, b] *= 1 + a * a
-            elif kind == ERF:
-                v = unit * v
-                images.tables[p, 0, b] = np.sqrt(2 * unit / (1 + 2 * v))
-                now[0, y, x, b] = 2 / np.pi * np.arcsin(2 * v / (1 + 2 * v))
-                now[1, y, x, b] *= unit * 4 / np.pi / np.sqrt(1 + 4 * v)
-            elif kind == GELU:
-                v = unit * v
-                images.tables[p, 0, b] = np.sqrt(unit / (1 + v))
-                images.tables[p, 1, b] = v / np.sqrt(1 + v)
-                # P - S^2 = 1 + 2 v, with P = (1 + v)^2.
-                root, arc = np.sqrt(1 + 2 * v), np.arcsin(v / (1 + v))
-                square = (1 + v) * (1 + v)
-                inside = v * v * (2 + 2 * v) / (square * root) + v * arc
-                slope = v / root * (1 / (1 + 2 * v) + (1 - v * v) / square + 1)
-                now[0, y, x, b] = v / 4 + inside / (2 * np.pi)
-                now[1, y, x, b] *= unit * (0.25 + (arc + slope) / (2 * np.pi))
-
-
-@inner
-def _measure(layers, taps, weights, first, last, images, smallest, grids, kept):
-    """Take S and T of every image with itself through a level, at equal positions.
-
-    They begin in grids[0] and end in the grid that is returned, before the last layer's filter.
-    """
-    for depth in range(first, last + 1):
-        layer = layers[depth]
-        now, later = grids[(depth - first) % 2], grids[(depth - first + 1) % 2]
-        weight = 1 / (1 << layer.shift)
-        if layer.before >= 0:
-            kept[layer.before] = now
-        for y in range(layer.height):
-            if layer.source != PIXELS and layer.source != LINEAR:
-                _measure_row(layer, y, now, images, smallest)
-        if layer.after >= 0:
-            kept[layer.after] = weight * now
-        for tap in range(layer.tap, layer.tap + layer.n_taps):
-            at = taps[tap]
-            for z in range(2):
-                for y in range(layer.height):
-                    for x in range(layer.width):
-                        factor = weight
-                        if not at.is_plain:
-                            factor *= weights[at.at_y + at.reach_y * layer.height + y]
-                            factor *= weights[at.at_x + at.reach_x * layer.width + x]
-                        for b in range(LANES):
-                            images.own[tap, z, b] += factor * now[z, y, x, b]
-        if layer.is_pool:
-            for z in range(2):
-                for y in range(layer.height):
-                    for x in range(layer.width):
-                        for b in range(LANES):
-                            end = weight * now[z, y, x, b]
-                            images.ends[layer.end + y * layer.width + x, z, b] = end
-        if depth == last:
-            return
-        for y in range(layers[depth + 1].height):
-            top = y * layer.stride - layer.top
-            for x in range(layers[depth + 1].width):
-                left = x * layer.stride - layer.left
-                for z in range(2):
-                    later[z, y, x] = 0
-                    for v in range(max(top, 0), min(top + layer.size, layer.height)):
-                        for w in range(max(left, 0), min(left + layer.size, layer.width)):
-                            for b in range(LANES):
-                                later[z, y, x, b] += weight * now[z, v, w, b]
-                for b in range(LANES):
-                    later[0, y, x, b] += layer.bias
-                    later[1, y, x, b] += layer.trained * later[0, y, x, b]
-                if layer.add >= 0:
-                    for z in range(2):
-                        for b in range(LANES):
-                            later[z, y, x, b] += layer.ratio * kept[layer.add, z, y, x, b]
-
-
-@_ENTRY
-def measure(layers, taps, weights, images, smallest, grids, kept):
-    """Fill the tables of a block, and the sums `own` of S and T of every image with itself."""
-    _square_pixels(images.pixels, grids[0, 0])
-    grids[0, 1] = 0
-    _measure(layers, taps, weights, 0, len(layers) - 1, images, smallest, grids, kept)
-
-
-@_ENTRY
-def measure_all(
-    layers, taps, weights, runs, targets, sources,
-    images, powers, smallest, grids, kept, scratch,
-):  # fmt: skip
-    """Do the same behind pools, whose self variances are made of planes of an image with itself.
-
-    Everything is float64. Of each level the plane of equal positions comes before all others.
-    """
-    slots, part = scratch.slots, scratch.part
-    lanes, none = slice(0, LANES), np.zeros(0, np.bool_)
-    for number in range(len(runs)):
-        run = runs[number]
-        part[0] = 0
-        if run.y != 0 or run.x != 0:
-            _add_plane(
-                layers, taps, weights, run, targets, sources,
-                lanes, images, images, none, powers, scratch, part[0],
-            )  # fmt: skip
-            for tap in range(len(taps)):
-                for b in range(LANES):
-                    images.total[tap, b] += part[0, tap, 0, b]
-            continue
-        first = layers[run.first]
-        if run.source == run.source_end:
-            _square_pixels(images.pixels, grids[0, 0])
-            grids[0, 1] = 0
-        for at in range(run.source, run.source_end):
-            slot = slots[sources[at]]
-            for y in range(first.height):
-                for x in range(first.width):
-                    for b in range(LANES):
-                        for z in range(2):
-                            if at == run.source:
-                                grids[0, z, y, x, b] = 0
-                            grids[0, z, y, x, b] += slot[y, x, z * LANES + b]
-        _measure(layers, taps, weights, run.first, run.last, images, smallest, grids, kept)
-        for tap in range(len(taps)):
-            if run.first <= taps[tap].layer <= run.last:
-                for b in range(LANES):
-                    images.total[tap, b] += images.own[tap, 0, b]
-        last = layers[run.last]
-        for at in range(run.target, run.target_end):
-            if targets[at].is_new:
-                slots[targets[at].slot] = 0
-        if run.target < run.target_end:
-            new = scratch.ring[0]
-            for y in range(last.height):
-                for x in range(last.width):
-                    for z in range(2):
-                        for b in range(LANES):
-                            end = images.ends[last.end + y * last.width + x, z, b]
-                            new[x, z * LANES + b] = end
-                for at in range(run.target, run.target_end):
-                    pool_row(last, y, 0, last.width, 0, 0, new, targets[at], slots)

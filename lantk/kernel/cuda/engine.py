@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.kernel.cuda_launcher import CupyLauncher
-from lantk.kernel.cuda_layout import (
+from lantk.kernel.cuda.launcher import CupyLauncher
+from lantk.kernel.cuda.layout import (
     _correct,
     choose_path,
     goes_round,

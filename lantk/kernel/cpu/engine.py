@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.kernel import cpu_loops
 from lantk.kernel.activations import activate, variance
 from lantk.kernel.architecture import Dense
-from lantk.kernel.arc_cosine import coefficients
+from lantk.kernel.cpu import loops
+from lantk.kernel.cpu.arc_cosine import coefficients
+from lantk.kernel.cpu.measure import read_block
 from lantk.kernel.images import Side, normalise, write_values
 from lantk.kernel.plan import Plan, Readout
 from lantk.kernel.schedule import Schedule
@@ -30,22 +31,22 @@ _MOST_BLOCKS = 8
 
 
 class _Block(NamedTuple):
-    """At most `cpu_loops.LANES` images of a side, laid out for the compiled code."""
+    """At most `loops.LANES` images of a side, laid out for the compiled code."""
 
     first: int
     n: int
-    images: cpu_loops.Images
+    images: loops.Images
     exponents: NDArray[np.int64]
     groups: NDArray[np.int64]
 
 
 def tile_side(plan: Plan, channels: int, dtype: str, threads: int, scratch_bytes: int) -> int:
-    """Return the side of a tile, in images: a multiple of `cpu_loops.LANES`, by what memory allows.
+    """Return the side of a tile, in images: a multiple of `loops.LANES`, by what memory allows.
 
     Each thread has scratch of its own. Two blocks of images are taken even beyond `scratch_bytes`.
     """
     (height, width), size = plan.shape, int(plan.layers["size"].max())
-    real, lanes = np.dtype(dtype).itemsize, cpu_loops.LANES
+    real, lanes = np.dtype(dtype).itemsize, loops.LANES
     block = height * width * channels + 2 * (plan.n_positions + plan.n_ends)
     working = (height + size + 1 + plan.n_kept * height) * width + width + 2 * size
     comparing = 2 * real * lanes * (working + _slots(plan.schedule))
@@ -76,9 +77,7 @@ class CpuEngine:
         self._threads = threads
         self._tile = tile_side(plan, channels, dtype, threads, scratch_bytes)
         self._powers = coefficients(dtype)
-        self._task_rows = int(
-            np.clip(_TASK_SIZE // (plan.n_visits * cpu_loops.LANES), 1, cpu_loops.LANES)
-        )
+        self._task_rows = int(np.clip(_TASK_SIZE // (plan.n_visits * loops.LANES), 1, loops.LANES))
         self._local = threading.local()
 
     def fill(
@@ -96,7 +95,7 @@ class CpuEngine:
         n1, n2 = results[0].shape
         is_symmetric = side1 is side2
         # Lanes beyond the last column compute nothing: let the side that wastes less be columns.
-        if n1 * -(-n2 // cpu_loops.LANES) > n2 * -(-n1 // cpu_loops.LANES):
+        if n1 * -(-n2 // loops.LANES) > n2 * -(-n1 // loops.LANES):
             results, side1, side2, n1, n2 = [k.T for k in results], side2, side1, n2, n1
         tile, pool = self._tile, ThreadPoolExecutor(self._threads)
         try:
@@ -122,16 +121,16 @@ class CpuEngine:
 
     def _read(self, pool: ThreadPoolExecutor, side: Side, start: int, stop: int) -> list[_Block]:
         stop = min(stop, len(side.images))
-        firsts = range(start, stop, cpu_loops.LANES)
+        firsts = range(start, stop, loops.LANES)
         return list(pool.map(lambda first: self._read_block(side, first), firsts))
 
     def _read_block(self, side: Side, first: int) -> _Block:
-        some = slice(first, first + cpu_loops.LANES)
+        some = slice(first, first + loops.LANES)
         images = normalise(side.images[some], side.exponents[some], self._dtype)
         n = len(images)
-        exponents, groups = np.zeros(cpu_loops.LANES, np.int64), np.full(cpu_loops.LANES, -1)
+        exponents, groups = np.zeros(loops.LANES, np.int64), np.full(loops.LANES, -1)
         exponents[:n], groups[:n] = side.exponents[some], side.groups[some]
-        return _Block(first, n, cpu_loops.read_block(self._plan, images), exponents, groups)
+        return _Block(first, n, read_block(self._plan, images), exponents, groups)
 
     def _compare(
         self,
@@ -144,9 +143,9 @@ class CpuEngine:
         """Fill in a few rows of a block of entries; return how many entries that gave."""
         plan, stop = self._plan, min(start + self._task_rows, a.n)
         if not hasattr(self._local, "scratch"):
-            self._local.scratch = cpu_loops.make_scratch(plan, self._dtype)
-        sums = np.empty((stop - start, plan.n_taps, 2, cpu_loops.LANES))
-        cpu_loops.compare(
+            self._local.scratch = loops.make_scratch(plan, self._dtype)
+        sums = np.empty((stop - start, plan.n_taps, 2, loops.LANES))
+        loops.compare(
             plan.layers,
             plan.taps,
             plan.weights,

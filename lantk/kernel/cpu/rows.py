@@ -1,4 +1,4 @@
-"""Rows of planes, compiled, the entries innermost: activations, sums over a filter, readouts, pools.
+"""Rows of planes, compiled, entries innermost: activations, sums over a filter, readouts, pools.
 
 Factors of the row image and of the column image always meet in one product of their own, so that
 K(x, x') and K(x', x) are the same bytes. What is known of the row image is a number for each
@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from lantk.kernel.plan import ERF, GELU, LEAKY_RELU, RELU
+from lantk.kernel.layers import ERF, GELU, LEAKY_RELU, RELU
 
 # Entries computed side by side: a multiple of every vector width, fixed when compiled.
 LANES = 96
@@ -23,9 +23,11 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"contract", "nsz", "nnan", "ninf"},
 }
-inner = numba.njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-# Called for each row with all arrays, which would be copied to the stack.
-forced = numba.njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+_UNWRAPPED: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inner = numba.njit(**OPTIONS, **_UNWRAPPED)
+# Of what is called for each row with all arrays, which would be copied to the stack.
+_FORCED: dict[str, Any] = {"forceinline": True}
+forced = numba.njit(**OPTIONS, **_UNWRAPPED, **_FORCED)
 
 
 @inner
@@ -154,7 +156,7 @@ def _dual(kind, s, t, inverse, spread, numbers, powers):
     u = np.sqrt(rest)
     # arccos(a) / pi
     angle = u * (_horner(p_even, square) + a * _horner(p_odd, square))
-    if kind == ERF or kind == GELU:
+    if kind in (ERF, GELU):
         half = one / (one + one)
         arc = a * _horner(arcsine, square) if a < half else half - angle
         arc = pi * (-arc if c < zero else arc)
@@ -235,8 +237,10 @@ def add_weighted_row(new, n, weights, weight, s_sum, t_sum):
     for x in range(0, n, 4):
         # Beyond the row, weights of 0 for its last position.
         i, j, k = min(x + 1, n - 1), min(x + 2, n - 1), min(x + 3, n - 1)
-        p, q = real(weights[x]), real(weights[i]) if x + 1 < n else real(0)
-        r, s = real(weights[j]) if x + 2 < n else real(0), real(weights[k]) if x + 3 < n else real(0)
+        p = real(weights[x])
+        q = real(weights[i]) if x + 1 < n else real(0)
+        r = real(weights[j]) if x + 2 < n else real(0)
+        s = real(weights[k]) if x + 3 < n else real(0)
         for b in range(LANES):
             some = (p * new[x, b] + q * new[i, b]) + (r * new[j, b] + s * new[k, b])
             s_sum[b] += weight * some
@@ -273,8 +277,10 @@ def pool_row(layer, y, x0, n, ey, ex, new, target, slots):
     first_x, last_x = overlap(size, on_x)
     top, bottom = overlap(height, target.y)
     left, right = overlap(width, target.x)
+    # The windows that this row lies in, at a place that both positions may have.
     at = y + layer.top
-    for p in range(max(top, -((last_y - 1 - at) // stride)), min(bottom, (at - first_y) // stride + 1)):
+    begin_p, end_p = -((last_y - 1 - at) // stride), (at - first_y) // stride + 1
+    for p in range(max(top, begin_p), min(bottom, end_p)):
         row = slots[target.slot, p - top]
         for q in range(left, right):
             begin = q * stride - layer.left - x0

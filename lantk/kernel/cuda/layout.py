@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lantk.kernel.plan import PIXELS, RELU, Plan
+from lantk.kernel.layers import PIXELS, RELU
+from lantk.kernel.plan import Plan
 
 # As in `planes.cu`.
 ZERO, SAME, OWN = range(3)
@@ -196,7 +197,7 @@ def make_source(plan: Plan, dtype: str, channels: int, path: Path, layers: NDArr
         rows = ("{" + ", ".join(map(str, layer.tolist())) + "}" for layer in merge_layers(layers))
         definitions |= {"POOLS": int(plan.pools), "TORUS_Y": int(torus[0])}
         definitions |= {"TORUS_X": int(torus[1]), "LAYERS": ", ".join(rows)}
-    text = resources.files("lantk.kernel").joinpath("planes.cu").read_text("utf-8")
+    text = resources.files("lantk.kernel.cuda").joinpath("planes.cu").read_text("utf-8")
     return "".join(f"#define {name} {value}\n" for name, value in definitions.items()) + text
 
 

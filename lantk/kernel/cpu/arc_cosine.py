@@ -45,7 +45,7 @@ _COEFFICIENTS = {
 
 
 def coefficients(dtype: DTypeLike) -> tuple[Any, ...]:
-    """Return the coefficients of P, Q and R, and the |c| that counts as 1, in the computation's type.
+    """Return the coefficients of P, Q and R, and the |c| that counts as 1, in the type of `dtype`.
 
     Where c should be 1, rounding leaves it a unit in the last place below, and an angle of that
     unit's square root in place of 0. Taking that unit for 1 makes near duplicates 2 to 6 times more

@@ -1,0 +1,1 @@
+"""The exact kernel on CPUs: compiled loops, and the threads that call them."""

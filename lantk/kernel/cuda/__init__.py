@@ -1,0 +1,1 @@
+"""The exact kernel on NVIDIA GPUs."""
