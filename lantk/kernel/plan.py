@@ -206,6 +206,15 @@ def _begins_like(longer: tuple[Layer, ...], shorter: tuple[Layer, ...]) -> bool:
     return longer[:n] == shorter and not (rest and isinstance(rest[0], Activation))
 
 
+class _Tail(NamedTuple):
+    """How an architecture reads a layer: through pools and a readout."""
+
+    row: int
+    """Number of the layer."""
+    pools: tuple[AveragePool, ...]
+    readout: str
+
+
 def _make_plan(
     architectures: Sequence[Architecture], members: list[int], kernel: str, height: int, width: int
 ) -> Plan:
@@ -214,47 +223,52 @@ def _make_plan(
     walk.add_layers(_core(architectures[members[0]]))
     walk.finish()
     layers = np.array([tuple(row[name] for name in LAYER.names or ()) for row in walk.rows], LAYER)
-    # Architectures that read a layer in the same way have one tap, in the order of the layers.
-    tails = {}
+    tails = []
     for i in members:
         core = _core(architectures[i])
-        row = walk.row_after[len(core)]
-        tails[i] = row, architectures[i].body[len(core) :], architectures[i].readout
-    wanted = sorted(set(tails.values()), key=lambda tail: (tail[0], str(tail[1:])))
-    taps, weights, areas = np.zeros(len(wanted), TAP), [np.zeros(0)], []
-    for tap, (row, pools, readout) in zip(taps, wanted, strict=True):
-        tap["layer"], area = row, 1
-        sides = int(layers[row]["height"]), int(layers[row]["width"])
-        axes = [weigh(side, pools, readout) for side in sides]
-        tap["is_plain"] = not pools
-        for name, (table, reach, count) in zip("yx", axes, strict=True):
-            tap[f"reach_{name}"], area = reach, area * count
-            if pools:
-                tap[f"at_{name}"] = sum(map(len, weights))
-                weights.append(table.ravel())
-        areas.append(area)
-        layers[row]["tap"] = len(areas) - 1 if layers[row]["tap"] < 0 else layers[row]["tap"]
-        layers[row]["n_taps"] += 1
+        pools = tuple(x for x in architectures[i].body[len(core) :] if isinstance(x, AveragePool))
+        tails.append(_Tail(walk.row_after[len(core)], pools, architectures[i].readout))
+    # Those that read a layer in the same way have one tap; taps are in the order of the layers.
+    wanted = sorted(set(tails), key=lambda tail: (tail.row, str(tail)))
+    taps, weights, counts = _make_taps(layers, wanted)
     readouts = []
-    for i in members:
-        tap = wanted.index(tails[i])
-        row = tails[i][0]
-        scale = float(2 ** int(layers[row]["shift"])) * walk.scales[row] / areas[tap]
-        readouts.append(_make_readout(architectures[i], tap, kernel, scale, walk.halvings[row]))
+    for i, tail in zip(members, tails, strict=True):
+        number = wanted.index(tail)
+        scale = float(2 ** int(layers[tail.row]["shift"])) * walk.scales[tail.row] / counts[number]
+        halvings = walk.halvings[tail.row]
+        readouts.append(_make_readout(architectures[i], number, kernel, scale, halvings))
     levels = _levels(layers, taps)
-    needed = needed_planes(levels)
-    own = _own_schedule(levels, taps, readouts)
     return Plan(
         layers=layers,
         taps=taps,
-        weights=np.concatenate(weights),
+        weights=weights,
         readouts=tuple(readouts),
         members=tuple(members),
-        schedule=make_schedule(levels, needed),
-        own_schedule=own,
+        schedule=make_schedule(levels, needed_planes(levels)),
+        own_schedule=_own_schedule(levels, taps, readouts),
         is_homogeneous=all(architectures[i].is_homogeneous for i in members),
         kernel=kernel,
     )
+
+
+def _make_taps(
+    layers: NDArray[np.void], tails: Sequence[_Tail]
+) -> tuple[NDArray[np.void], NDArray[np.float64], list[int]]:
+    """Return the taps, which the layers are told of, their weights, and what to divide sums by."""
+    taps, tables, counts = np.zeros(len(tails), TAP), [np.zeros(0)], []
+    for number, tail in enumerate(tails):
+        tap, layer, count = taps[number], layers[tail.row], 1
+        tap["layer"], tap["is_plain"] = tail.row, not tail.pools
+        for axis, side in (("y", int(layer["height"])), ("x", int(layer["width"]))):
+            table, tap[f"reach_{axis}"], n = weigh(side, tail.pools, tail.readout)
+            tap[f"at_{axis}"] = sum(map(len, tables))
+            tables.append(table.ravel())
+            count *= n
+        counts.append(count)
+        if layer["tap"] < 0:
+            layer["tap"] = number
+        layer["n_taps"] += 1
+    return taps, np.concatenate(tables), counts
 
 
 def _make_readout(

@@ -11,6 +11,7 @@ import pytest
 from golden_cases import GOLDEN, off_diagonal, read_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel.random_architectures import architectures
 
 from lantk.kernel import reference
 from lantk.kernel.architecture import AveragePool
@@ -19,7 +20,7 @@ from lantk.kernel.gram import gram
 from lantk.kernel.grammar import parse_architecture
 
 # Add "layers" when `lantk.gram` computes them.
-GOLDEN_FILES = ("kernels",)
+GOLDEN_FILES = ("kernels", "layers")
 CASES = {name: case for file in GOLDEN_FILES for name, case in read_cases(file).items()}
 FIXED_ENDS = json.loads((GOLDEN / "fixed_ends.json").read_text())
 
@@ -116,42 +117,37 @@ def test_the_polynomials_are_the_arc_cosine(dtype, errors):
     np.testing.assert_allclose(u * (p_even + a * p_odd), t / np.pi, atol=errors[0], rtol=0)
     bulge = (np.sqrt(1 - a * a) - t * a) / np.pi
     np.testing.assert_allclose((1 - a) * u * (q_even + a * q_odd), bulge, atol=errors[1], rtol=0)
+    a = np.geomspace(1e-9, 0.5, 500)
+    arcsine = a * np.polyval(np.array(coefficients(dtype)[4], np.float64), a * a)
+    np.testing.assert_allclose(arcsine, np.arcsin(a) / np.pi, rtol=errors[1])
 
 
-@st.composite
-def networks(draw):
-    """Draw a small architecture: any filter sizes, strides, ReLUs, readout, untrained layers."""
-    layers = []
-    for _ in range(draw(st.integers(1, 4))):
-        size, stride = draw(st.sampled_from([1, 3, 5])), draw(st.integers(1, 3))
-        layers.append({"conv": {"size": size, "stride": stride, "trained": draw(st.booleans())}})
-        layers += ["relu"] * draw(st.booleans())
-    # A trained last layer whenever nothing else is trained.
-    is_fixed = not any(layer["conv"]["trained"] for layer in layers if layer != "relu")
-    readout = draw(st.sampled_from(["flatten", "global_average_pool"]))
-    return [*layers, readout, {"dense": {"trained": is_fixed or draw(st.booleans())}}]
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
-    layers=networks(),
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
+    architecture=architectures(max_side=7),
+    height=st.integers(1, 7),
+    width=st.integers(1, 7),
     channels=st.integers(3, 5),
     kernel=st.sampled_from(["ntk", "nngp"]),
     seed=st.integers(0, 2**16),
 )
-def test_compiled_code_agrees_with_the_reference(layers, height, width, channels, kernel, seed):
-    """Any small architecture on images of any shape, some with black patches, some equal."""
-    x = np.random.default_rng(seed).normal(size=(4, channels, height, width))
+def test_compiled_code_agrees_with_the_reference(
+    architecture, height, width, channels, kernel, seed
+):
+    """Any layers on images of any shape, some with black patches, some equal, cut in any way."""
+    x = np.random.default_rng(seed).normal(size=(5, channels, height, width))
     x[1, :, : height // 2] = 0
     x[3] = x[0]
-    y = np.concatenate([x[2:], x[:1] + 0.5])
-    for other in (None, y):
-        wanted = reference.gram(layers, x, other, kernel=kernel)
-        for dtype, tolerance in TOLERANCES.items():
-            found = gram(layers, x, other, kernel=kernel, dtype=dtype)
-            np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+    x[4] = x[0] + 0.5
+    wanted = reference.gram(architecture, x, kernel=kernel)
+    for dtype, tolerance in TOLERANCES.items():
+        options = {"kernel": kernel, "dtype": dtype}
+        found = gram(architecture, x, **options)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+        assert (found == found.T).all()
+        assert found[0, 0] == found[3, 3] == found[0, 3]
+        np.testing.assert_array_equal(gram(architecture, x[2:], x, **options), found[2:])
+        np.testing.assert_array_equal(gram(architecture, x, x[:1], **options), found[:, :1])
 
 
 @pytest.mark.parametrize("readout", ["flatten", "global_average_pool"])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lantk.kernel import reference
-from lantk.kernel.architecture import Architecture, Conv
+from lantk.kernel.architecture import Activation, Architecture, AveragePool, Conv, Dense
 from lantk.kernel.gram import gram, gram_taps
 from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.plan import make_plans
@@ -36,16 +36,28 @@ def test_the_depths_of_arora2019_come_from_two_walks(kernel, dtype):
         assert k.tobytes() == wanted.tobytes()
 
 
+RELU = Activation("relu")
+
+
 @st.composite
 def families(draw):
     """Draw architectures that begin alike: prefixes of one list, with readouts of their own."""
-    convs = [
-        Conv(draw(st.sampled_from([1, 3, 5])), draw(st.integers(1, 3)), True, draw(st.booleans()))
-        for _ in range(draw(st.integers(1, 4)))
-    ]
+    parts = []
+    for _ in range(draw(st.integers(1, 4))):
+        conv = Conv(draw(st.sampled_from([1, 3, 5])), draw(st.integers(1, 3)))
+        parts.append((conv, *[RELU] * draw(st.booleans())))
+        if draw(st.integers(0, 3)) == 3:
+            parts.append((AveragePool(draw(st.integers(1, 3)), draw(st.integers(1, 2))), Conv(3)))
     readouts = st.sampled_from(["flatten", "global_average_pool"])
-    depths = draw(st.lists(st.integers(1, len(convs)), min_size=1, max_size=4))
-    return [Architecture(tuple(convs[:d]), draw(readouts), draw(st.booleans())) for d in depths]
+    depths = draw(st.lists(st.integers(1, len(parts)), min_size=1, max_size=4))
+    return [
+        Architecture(
+            sum(parts[:depth], ()) + (AveragePool(3, 1),) * draw(st.booleans()),
+            draw(readouts),
+            (Dense(trained=draw(st.booleans())),),
+        )
+        for depth in depths
+    ]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -57,7 +69,7 @@ def families(draw):
     seed=st.integers(0, 2**16),
 )
 def test_prefixes_give_the_bytes_of_separate_walks(architectures, height, width, kernel, seed):
-    """Any prefixes, with strides that leave out rows, share a walk without changing a byte."""
+    """Any prefixes, with strides and pools, share a walk without changing a byte."""
     x = draw_images(4, height, width, seed)
     assert len(make_plans(architectures, kernel, height, width)) <= 2
     for dtype, tolerance in (("float32", 2e-5), ("float64", 1e-9)):
@@ -69,15 +81,26 @@ def test_prefixes_give_the_bytes_of_separate_walks(architectures, height, width,
             np.testing.assert_allclose(k, slow, rtol=0, atol=tolerance * np.abs(slow).max())
 
 
+def test_windows_of_local_averages_come_from_one_walk():
+    """`chen2020` and its local averages are read from the same layers."""
+    names = ["chen2020", "chen2020-lap-3", "chen2020-lap-5"]
+    assert len(make_plans([parse_architecture(name) for name in names], "ntk", 32, 32)) == 1
+    x = draw_images(3, 16, 12)
+    for name, k in zip(names, gram_taps(names, x), strict=True):
+        assert k.tobytes() == gram(name, x).tobytes()
+
+
 def test_networks_that_do_not_begin_alike_walk_apart():
     """Another filter, stride, ReLU, untrained layer or readout forbids a shared walk."""
-    base = Architecture((Conv(3, relu=True), Conv(3, relu=True)), "flatten")
+    base = Architecture((Conv(3), RELU, Conv(3), RELU), "flatten")
     others = [
-        Architecture((Conv(5, relu=True),), "flatten"),
-        Architecture((Conv(3, 2, relu=True),), "flatten"),
+        Architecture((Conv(5), RELU), "flatten"),
+        Architecture((Conv(3, 2), RELU), "flatten"),
         Architecture((Conv(3),), "flatten"),
-        Architecture((Conv(3, trained=False, relu=True),), "flatten"),
-        Architecture((Conv(3, relu=True),), "global_average_pool"),
+        Architecture((Conv(3, trained=False), RELU), "flatten"),
+        Architecture((Conv(3, bias=0.1), RELU), "flatten"),
+        Architecture((Conv(3), Activation("erf")), "flatten"),
+        Architecture((Conv(3), RELU), "global_average_pool"),
     ]
     for other in others:
         assert len(make_plans([base, other], "ntk", 8, 8)) == 2
@@ -90,8 +113,8 @@ def test_networks_that_do_not_begin_alike_walk_apart():
 )
 def test_the_cost_of_an_entry_counts_pairs_of_positions(readout, depth, shape, visits):
     """A plan knows how many pairs of positions an entry visits: strides thin out the pairs."""
-    convs = (Conv(3, 2, relu=True), Conv(3, relu=True))[:depth]
-    (plan,) = make_plans([Architecture(convs, readout)], "ntk", *shape)
+    layers = (Conv(3, 2), RELU, Conv(3), RELU)[: 2 * depth]
+    (plan,) = make_plans([Architecture(layers, readout)], "ntk", *shape)
     assert plan.n_visits == visits
 
 
