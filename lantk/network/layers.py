@@ -16,8 +16,8 @@ Jacot, Gabriel and Hongler, "Neural Tangent Kernel", NeurIPS 2018 (the parameter
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,57 +26,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lantk.errors import LantkError, Row
-from lantk.kernel.architecture import Architecture, same_padding
+from lantk.kernel.architecture import (
+    Activation,
+    Architecture,
+    AveragePool,
+    Conv,
+    Dense,
+    Layer,
+    Residual,
+)
 from lantk.kernel.grammar import parse_architecture
+from lantk.network.defaults import activations_behind, default_channels
 
 PARAMETERIZATIONS = ("standard", "he", "ntk")
 
-# Output channels of every convolution of a network without strides.
-_PLAIN_WIDTH = 128
+# Zeros above and below, left and right.
+Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 class TrainingError(LantkError):
     """A network or a training run that cannot be; the message says what to turn."""
-
-
-def default_channels(
-    architecture: str | Sequence[Any] | Architecture, n_outputs: int = 1
-) -> list[int]:
-    """Return the output channels of each convolution, where none are asked for.
-
-    With strides, 16 for the first convolution, then 64 times the stride so far (128 times for
-    several outputs), at most four times that: for ``chen2020`` the widths that Chen et al. (2020)
-    train on class pairs and on ten classes. Without, 128 for every convolution, the first too,
-    because ``arora2019-gap-D`` does not train it and later layers see nothing but its features;
-    depth 21 then takes 6 gigaflop for one 32 x 32 image (forward).
-
-    Examples
-    --------
-    >>> default_channels("chen2020"), default_channels("arora2019-gap-4", 10)
-    ([16, 64, 64, 128, 128, 256, 256], [128, 128, 128])
-    """
-    convs = parse_architecture(architecture).convs
-    strides = [math.prod(conv.stride for conv in convs[: i + 1]) for i in range(len(convs))]
-    if strides[-1] == 1:
-        return [_PLAIN_WIDTH] * len(convs)
-    width = 64 if n_outputs == 1 else 128
-    return [16] + [width * min(stride, 4) for stride in strides[1:]]
-
-
-def default_parameterization(architecture: str | Sequence[Any] | Architecture) -> str:
-    """Return how a network that is trained starts: ``standard``, or ``he`` where that cannot train.
-
-    PyTorch's default initialisation shrinks the signal to about a sixth of its variance at each
-    convolution with its ReLU: of a network 21 deep the biases are all that is left. So a network
-    without strides whose every convolution has a ReLU, as those of Arora et al. (2019), is ``he``.
-
-    Examples
-    --------
-    >>> default_parameterization("chen2020"), default_parameterization("arora2019-gap-21")
-    ('standard', 'he')
-    """
-    convs = parse_architecture(architecture).convs
-    return "he" if all(conv.relu and conv.stride == 1 for conv in convs) else "standard"
 
 
 class Network(nn.Module):
@@ -90,21 +59,25 @@ class Network(nn.Module):
     image_shape : tuple of int
         Channels, height and width of one image.
     channels : list of int, optional
-        Output channels of each convolution; by default those of `default_channels`.
+        Of each hidden layer: output channels of the convolutions, those of residuals too, then of
+        the dense layers but the last. By default those of `default_channels`.
     n_outputs : int
-        Outputs of the dense layer.
+        Outputs of the last dense layer.
     parameterization : {"standard", "he", "ntk"}
-        ``standard``: biases, PyTorch's default initialisation. ``he``: no biases, weights
-        N(0, 2 / fan-in) where a ReLU follows and N(0, 1 / fan-in) elsewhere. ``ntk``: no biases,
+        ``standard``: biases everywhere, PyTorch's default initialisation. ``he``: weights
+        N(0, g / fan-in), g = 1 / E f(z)^2 with standard normal z where an activation f follows (2
+        for a ReLU), 1 elsewhere; biases N(0, bias^2) where the description has a bias. ``ntk``:
         weights N(0, 1), divided by sqrt(fan-in) in the forward pass (filter size^2 x input
-        channels, at the borders too; features for the dense layer).
+        channels, at the borders too; features for a dense layer), and biases N(0, 1), multiplied
+        by the description's bias there.
     seed : int
         Seed of the initial parameters. The global random state is neither read nor changed.
 
     Raises
     ------
-    ValueError
-        If a size, the number of channels or the parameterization is not one that exists.
+    TrainingError
+        If a size, the number of channels or the parameterization is not one that exists, or the
+        last convolution of a residual has other channels than its input.
 
     Notes
     -----
@@ -138,27 +111,22 @@ class Network(nn.Module):
             default_channels(self.architecture, n_outputs) if channels is None else list(channels)
         )
         self._check_sizes()
-        sides = self.architecture.sides(*self.image_shape[1:])
-        self.paddings = [
-            [same_padding(side, conv.size, conv.stride) for side in shape]
-            for conv, shape in zip(self.architecture.convs, sides, strict=False)
-        ]
-        n_positions = math.prod(sides[-1]) if self.architecture.readout == "flatten" else 1
-        widths = [self.image_shape[0], *self.channels]
-        bias = parameterization == "standard"
-        # PyTorch's default initialisers draw from the global CPU generator only.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            self.convs = nn.ModuleList(
-                nn.Conv2d(widths[i], widths[i + 1], conv.size, conv.stride, bias=bias)
-                for i, conv in enumerate(self.architecture.convs)
-            )
-            self.dense = nn.Linear(widths[-1] * n_positions, n_outputs, bias=bias)
-            if parameterization != "standard":
-                self._draw_normal_weights()
-        for conv, layer in zip(self.architecture.convs, self.convs, strict=True):
-            layer.requires_grad_(conv.trained)
-        self.dense.requires_grad_(self.architecture.dense_trained)
+        names = self.architecture.layer_names
+        height, width = self.image_shape[1:]
+        shapes = self.architecture.shapes(height, width)
+        paddings = [one.padding for one in shapes if isinstance(one.layer, Conv)]
+        self.paddings: dict[str, Padding] = dict(zip(names, paddings, strict=False))
+        """Of each convolution, by its name."""
+        self._pool_paddings = [one.padding for one in shapes if not isinstance(one.layer, Conv)]
+        given: list[Conv | Dense] = [*self.architecture.convs, *self.architecture.denses]
+        self.given = dict(zip(names, given, strict=True))
+        """The description of each layer with weights."""
+        self._draw(seed)
+        modules = (*self.convs, *self.hidden, self.dense)
+        self.layers: dict[str, nn.Conv2d | nn.Linear] = dict(zip(names, modules, strict=True))  # type: ignore[arg-type]
+        """Each layer with weights, from the input on."""
+        for name, layer in self.layers.items():
+            layer.requires_grad_(self.given[name].trained)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -168,40 +136,59 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs (n, n_outputs) of images (n, channels, height, width)."""
-        return self.read_out(self.features(x))
+        return self.run(x, self.layer_output)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return what the dense layer reads of images, (n, features)."""
-        for i in range(len(self.convs)):
-            x = self.activate(i, self.convolve(i, x))
-        return self.pool(x)
+        """Return what the last dense layer reads of images, (n, features)."""
+        *_, last = self.layers
+        return self.run(x, lambda name, z: z if name == last else self.layer_output(name, z))
 
-    def convolve(self, i: int, x: Tensor) -> Tensor:
-        """Return what convolution `i` makes of its input, before its ReLU."""
-        conv, layer = self.architecture.convs[i], cast(nn.Conv2d, self.convs[i])
-        # The convolution pads both ends alike; a zero more after is put there first.
-        (top, bottom), (left, right) = self.paddings[i]
-        if (bottom, right) != (top, left):
-            x = functional.pad(x, (0, right - left, 0, bottom - top))
-        return functional.conv2d(
-            x, self._scaled(layer.weight), layer.bias, conv.stride, (top, left)
-        )
+    def run(self, x: Tensor, compute: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """Return the outputs of images where ``compute(name, x)`` is done by layers with weights.
 
-    def activate(self, i: int, x: Tensor) -> Tensor:
-        """Return the output of convolution `i` after its ReLU, if it has one."""
-        return functional.relu(x) if self.architecture.convs[i].relu else x
+        With `layer_output` it is the network.
+        """
+        names, paddings = iter(self.layers), iter(self._pool_paddings)
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Return what the dense layer reads of the last convolution's output, (n, features)."""
-        return x.flatten(1) if self.architecture.readout == "flatten" else x.mean((2, 3))
+        def through(layers: Sequence[Layer | Dense], x: Tensor) -> Tensor:
+            for layer in layers:
+                match layer:
+                    case Residual():
+                        x = x + through(layer.layers, x)
+                    case AveragePool(size, stride):
+                        x, start = _pad_after(x, next(paddings))
+                        # Zeros count: every window is divided by its size squared.
+                        x = functional.avg_pool2d(x, size, stride, start)
+                    case Activation():
+                        x = _activate(layer, x)
+                    case _:
+                        x = compute(next(names), x)
+            return x
 
-    def read_out(self, features: Tensor) -> Tensor:
-        """Return the outputs (n, n_outputs) of features."""
-        return functional.linear(features, self._scaled(self.dense.weight), self.dense.bias)
+        x = through(self.architecture.body, x)
+        x = x.flatten(1) if self.architecture.readout == "flatten" else x.mean((2, 3))
+        return through(self.architecture.head, x)
 
-    def weight_scale(self, weight: Tensor) -> float:
-        """Return what a weight is multiplied by in the forward pass."""
+    def layer_output(self, name: str, x: Tensor) -> Tensor:
+        """Return what a layer with weights makes of its input."""
+        layer, given = self.layers[name], self.given[name]
+        weight, bias = layer.weight, layer.bias
+        if self.parameterization == "ntk":
+            weight = weight * self.weight_scale(name)
+            bias = None if bias is None else bias * given.bias
+        if isinstance(given, Dense):
+            return functional.linear(x, weight, bias)
+        x, start = _pad_after(x, self.paddings[name])
+        return functional.conv2d(x, weight, bias, given.stride, start)
+
+    def weight_scale(self, name: str) -> float:
+        """Return what the weights of a layer are multiplied by in the forward pass."""
+        weight = self.layers[name].weight
         return 1 / math.sqrt(weight[0].numel()) if self.parameterization == "ntk" else 1.0
+
+    def bias_scale(self, name: str) -> float:
+        """Return what the biases of a layer are multiplied by in the forward pass."""
+        return self.given[name].bias if self.parameterization == "ntk" else 1.0
 
     def to_tensor(self, images: NDArray[Any], name: str) -> Tensor:
         """Return images as a tensor, once they are floats of this network's shape and finite.
@@ -230,22 +217,48 @@ class Network(nn.Module):
             )
         return torch.from_numpy(np.ascontiguousarray(images))
 
-    def _draw_normal_weights(self) -> None:
-        """Draw weights of variance 1 (``ntk``), or so that activations keep their size (``he``)."""
-        gains = [2.0 if conv.relu else 1.0 for conv in self.architecture.convs] + [1.0]
-        for weight, gain in zip(self.parameters(), gains, strict=True):
-            is_he = self.parameterization == "he"
-            nn.init.normal_(weight, std=math.sqrt(gain / weight[0].numel()) if is_he else 1.0)
+    def _draw(self, seed: int) -> None:
+        """Make the layers, and draw their weights and biases."""
+        architecture, is_standard = self.architecture, self.parameterization == "standard"
+        n_convs = len(architecture.convs)
+        height, width = architecture.final_shape(*self.image_shape[1:])
+        n_positions = height * width if architecture.readout == "flatten" else 1
+        reads, last = _input_channels(architecture, self.channels, self.image_shape[0])
+        widths = [last * n_positions, *self.channels[n_convs:], self.n_outputs]
+        # PyTorch's default initialisers draw from the global CPU generator only.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.convs = nn.ModuleList(
+                nn.Conv2d(n, m, conv.size, conv.stride, bias=is_standard or conv.bias > 0)
+                for conv, n, m in zip(architecture.convs, reads, self.channels, strict=False)
+            )
+            *hidden, self.dense = (
+                nn.Linear(widths[i], widths[i + 1], bias=is_standard or dense.bias > 0)
+                for i, dense in enumerate(architecture.denses)
+            )
+            self.hidden = nn.ModuleList(hidden)
+            if not is_standard:
+                self._draw_normal()
 
-    def _scaled(self, weight: Tensor) -> Tensor:
-        return weight * self.weight_scale(weight) if self.parameterization == "ntk" else weight
+    def _draw_normal(self) -> None:
+        """Draw all of variance 1 (``ntk``), or so that activations keep their size (``he``)."""
+        layers = (*self.convs, *self.hidden, self.dense)
+        behind = activations_behind(self.architecture)
+        is_he = self.parameterization == "he"
+        for layer, given, activation in zip(layers, self.given.values(), behind, strict=True):
+            gain = 1.0 if activation is None else 1 / _mean_square(activation)
+            fan_in = layer.weight[0].numel()
+            nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in) if is_he else 1.0)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=given.bias if is_he else 1.0)
 
     def _check_sizes(self) -> None:
-        n_convs = len(self.architecture.convs)
-        if len(self.channels) != n_convs:
+        hidden = self.architecture.layer_names[:-1]
+        if len(self.channels) != len(hidden):
             raise TrainingError(
                 f"`channels` has {len(self.channels)} numbers ({self.channels}), but the"
-                f" architecture has {n_convs} convolutions: give one number for each, or none"
+                f" architecture has {len(hidden)} hidden layers ({', '.join(hidden)}): give one"
+                " number for each, or none"
             )
         if len(self.image_shape) != 3:
             raise TrainingError(
@@ -260,3 +273,65 @@ class Network(nn.Module):
                 f"`parameterization` is {self.parameterization!r}, wanted"
                 f" {', '.join(map(repr, PARAMETERIZATIONS))}"
             )
+
+
+def _pad_after(x: Tensor, padding: Padding) -> tuple[Tensor, tuple[int, int]]:
+    """Return a layer's input, and the zeros that the layer itself is to put at both ends of it.
+
+    Layers pad both ends alike; a zero more after is put there first.
+    """
+    (top, bottom), (left, right) = padding
+    if (bottom, right) != (top, left):
+        x = functional.pad(x, (0, right - left, 0, bottom - top))
+    return x, (top, left)
+
+
+def _activate(activation: Activation, x: Tensor) -> Tensor:
+    match activation.kind:
+        case "relu":
+            return functional.relu(x)
+        case "leaky_relu":
+            return functional.leaky_relu(x, activation.slope)
+        case "erf":
+            return torch.erf(x)
+        case _:
+            return functional.gelu(x)
+
+
+def _mean_square(activation: Activation) -> float:
+    """Return E f(z)^2 of an activation f and standard normal z."""
+    match activation.kind:
+        case "erf":
+            return 2 / math.pi * math.asin(2 / 3)
+        case "gelu":
+            return 1 / 3 + 1 / (2 * math.pi * math.sqrt(3))
+        case _:
+            return (1 + activation.slope**2) / 2
+
+
+def _input_channels(
+    architecture: Architecture, channels: Sequence[int], n: int
+) -> tuple[list[int], int]:
+    """Return what each convolution reads of images of n channels, and what the readout does.
+
+    Raises
+    ------
+    TrainingError
+        If the branch of a residual has other channels than its input.
+    """
+    reads: list[int] = []
+
+    def through(layers: Sequence[Layer], n: int) -> int:
+        for layer in layers:
+            if isinstance(layer, Conv):
+                reads.append(n)
+                n = channels[len(reads) - 1]
+            elif isinstance(layer, Residual) and (found := through(layer.layers, n)) != n:
+                raise TrainingError(
+                    f"`channels` gives conv{len(reads)} {found} channels, and the input of the"
+                    f" residual that it ends has {n}: their sum wants the same number, {n}"
+                )
+        return n
+
+    last = through(architecture.body, n)
+    return reads, last
