@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from lantk.estimators.kernel import CNTK
     from lantk.estimators.model import load
     from lantk.estimators.regressor import KernelRegressor
-    from lantk.kernel.grammar import parse_architecture
     from lantk.kernel.gram import gram, gram_taps
+    from lantk.kernel.grammar import parse_architecture
     from lantk.label_terms import image_vectors, label_term
     from lantk.regression.forecast import forecast
 
@@ -23,7 +23,7 @@ _HOMES = {
     "KernelClassifier": "lantk.estimators.classifier",
     "KernelRegressor": "lantk.estimators.regressor",
     "forecast": "lantk.regression.forecast",
-    "parse_architecture": "lantk.kernel.architecture",
+    "parse_architecture": "lantk.kernel.grammar",
     "gram": "lantk.kernel.gram",
     "gram_taps": "lantk.kernel.gram",
     "image_vectors": "lantk.label_terms.base",

@@ -113,6 +113,11 @@ class Architecture:
         return tuple(layer for layer in self.head if isinstance(layer, Dense))
 
     @property
+    def n_hidden(self) -> int:
+        """Number of layers with channels of their own: convolutions, dense layers but the last."""
+        return len(self.convs) + len(self.denses) - 1
+
+    @property
     def layer_names(self) -> list[str]:
         """Names of the layers with weights, from the input on: ``conv1`` ..., ``dense``.
 
@@ -132,7 +137,7 @@ class Architecture:
         >>> parse_architecture("arora2019-gap-4").trained_layers
         ['conv2', 'conv3']
         """
-        layers = (*self.convs, *self.denses)
+        layers: tuple[Conv | Dense, ...] = (*self.convs, *self.denses)
         pairs = zip(self.layer_names, layers, strict=True)
         return [name for name, layer in pairs if layer.trained]
 
@@ -145,7 +150,8 @@ class Architecture:
     @property
     def is_homogeneous(self) -> bool:
         """Whether the kernel of x and c x' is c times that of x and x', for every c > 0."""
-        has_bias = any(layer.bias for layer in (*self.convs, *self.denses))
+        layers: tuple[Conv | Dense, ...] = (*self.convs, *self.denses)
+        has_bias = any(layer.bias for layer in layers)
         return not has_bias and all(one.kind in _HOMOGENEOUS for one in self.activations)
 
     @property
@@ -166,6 +172,23 @@ class Architecture:
         """Sixteen hexadecimal digits that name the architecture, however it was spelt."""
         text = json.dumps(self.to_list(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def check_channels(self, channels: Sequence[int]) -> None:
+        """Refuse output channels of the hidden layers, one number each, that do not go together.
+
+        Raises
+        ------
+        ArchitectureError
+            If there are more or fewer than `n_hidden`, or a residual would add the channels of its
+            branch to another number of them.
+        """
+        if len(channels) != self.n_hidden:
+            hidden = ", ".join(self.layer_names[:-1]) or "none"
+            raise ArchitectureError(
+                f"there are {len(channels)} numbers of channels, wanted {self.n_hidden}: one for"
+                f" each hidden layer ({hidden})"
+            )
+        _check_branches(self.body, dict(zip(self.layer_names, channels, strict=False)), 0)
 
     def shapes(self, height: int, width: int) -> list[Shaped]:
         """Return each convolution and pool with what it reads of an image, in their order."""
@@ -204,6 +227,23 @@ def _walk(layers: Sequence[Layer]) -> Iterator[Layer]:
         yield layer
         if isinstance(layer, Residual):
             yield from _walk(layer.layers)
+
+
+def _check_branches(layers: Sequence[Layer], channels: dict[str, int], n_before: int) -> int:
+    """Refuse a residual of unequal channels; return the number of convolutions up to here."""
+    for layer in layers:
+        if isinstance(layer, Conv):
+            n_before += 1
+        elif isinstance(layer, Residual):
+            start = f"conv{n_before}"
+            n_before = _check_branches(layer.layers, channels, n_before)
+            stop = f"conv{n_before}"
+            if channels[start] != channels[stop]:
+                raise ArchitectureError(
+                    f"the branch of a residual ends in {channels[stop]} channels ({stop}), and its"
+                    f" input has {channels[start]} ({start}): give both the same"
+                )
+    return n_before
 
 
 def _freeze(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:

@@ -2,7 +2,7 @@
 
 An architecture is a name or a list of layers::
 
-    [{"conv": {"size": 3, "stride": 1, "bias": 0, "trained": true}}, "relu", ..., "flatten", "dense"]
+    [{"conv": {"size": 3, "stride": 1}}, "relu", ..., "flatten", "dense"]
 
 Layers, with their defaults (``size`` of a convolution and of a pool, and ``slope``, have none)::
 
@@ -24,15 +24,16 @@ References
 Chen, He and Su, "Label-Aware Neural Tangent Kernel", NeurIPS 2020 (``chen2020``).
 Arora et al., "On Exact Computation with an Infinitely Wide Neural Net", NeurIPS 2019
 (``arora2019-vanilla-D``, ``arora2019-gap-D``; D counts the convolutions and the dense layer).
-Li et al., "Enhanced Convolutional Neural Tangent Kernels", 2019 (local average pooling, ``-lap-W``).
+Li et al., "Enhanced Convolutional Neural Tangent Kernels", 2019 (``-lap-W``: local average
+pooling).
 Shankar et al., "Neural Kernels Without Tangents", ICML 2020 (``myrtle5``, ``myrtle7``,
 ``myrtle10``).
 """
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ from lantk.kernel.architecture import (
 # Ends the name of an architecture whose last dense layer alone is trained.
 _NNGP = "-nngp"
 _RELU = Activation("relu")
+_STEP: tuple[Layer, ...] = (Conv(3), _RELU)
 
 # The network of Chen et al. (2020): the strides of the authors' release (their text puts the
 # second stride on the last convolution).
@@ -149,15 +151,15 @@ def _named(name: str) -> Architecture:
             body += [Conv(3, stride), _RELU]
         del body[-1]
     elif found["plain"]:
-        body = [Conv(3), _RELU] * (int(found["depth"]) - 1)
+        body = [*_STEP] * (int(found["depth"]) - 1)
     elif found["gap"]:
         # Arora et al. fix the first convolution and the last layer in their GAP tables only.
-        body = [Conv(3, trained=False), _RELU, *[Conv(3), _RELU] * (int(found["gap"]) - 2)]
+        body = [Conv(3, trained=False), _RELU, *_STEP * (int(found["gap"]) - 2)]
         return Architecture(tuple(body), "global_average_pool", (Dense(trained=False),))
     elif found["myrtle"]:
         pool = AveragePool(2, 2)
         for n in _MYRTLE_GROUPS[found["myrtle"]]:
-            body += [*[Conv(3), _RELU] * n, pool]
+            body += [*_STEP * n, pool]
         return Architecture((*body, pool, pool), "flatten")
     else:
         return Architecture((), "flatten", (*(Dense(), _RELU) * (int(found["dense"]) - 1), Dense()))
@@ -168,14 +170,7 @@ def _named(name: str) -> Architecture:
 
 def _parse_layers(layers: list[Any]) -> Architecture:
     items = [_parse_layer(f"layer {i}", layer) for i, layer in enumerate(layers)]
-    places = [i for i, item in enumerate(items) if item in READOUTS]
-    if len(places) != 1 or not isinstance(items[-1], Dense):
-        tail = layers[places[0] :] if places else layers[-1:]
-        raise ArchitectureError(
-            f"the list must have one readout ({' or '.join(READOUTS)}) and end in 'dense', found"
-            f" {shorten(str(tail or 'neither'))}"
-        )
-    readout = places[0]
+    readout = _find_readout(layers, items)
     body, head = items[:readout], items[readout + 1 :]
     _check_body(body, "layer ")
     for i, layer in enumerate(head, readout + 1):
@@ -196,10 +191,35 @@ def _parse_layers(layers: list[Any]) -> Architecture:
     return network
 
 
+def _find_readout(layers: list[Any], items: list[Any]) -> int:
+    """Return the place of the readout in a list that has one and ends in a dense layer."""
+    places = [i for i, item in enumerate(items) if item in READOUTS]
+    if not items:
+        raise ArchitectureError(
+            "the list of layers is empty: wanted at least a readout and a dense layer, such as"
+            " [{conv: {size: 3}}, relu, flatten, dense]"
+        )
+    if not places:
+        raise ArchitectureError(
+            f"the list of layers has no readout: put {' or '.join(READOUTS)} before its dense"
+            " layers, behind all others"
+        )
+    if len(places) > 1:
+        raise ArchitectureError(
+            f"layer {places[1]} is {layers[places[1]]!r}, and layer {places[0]} is a readout"
+            " already: leave out one"
+        )
+    if not isinstance(items[-1], Dense):
+        raise ArchitectureError(
+            f"the list of layers ends in {shorten(repr(layers[-1]))}: wanted 'dense' at its end"
+        )
+    return places[0]
+
+
 def _check_body(
     layers: Sequence[Any], where: str, *, gaussian: bool = False, in_branch: bool = False
 ) -> bool:
-    """Refuse layers before the readout that do not go together; return whether the last is Gaussian.
+    """Refuse layers before the readout that do not go together; say whether the last is Gaussian.
 
     `gaussian` says whether their input is; `where` begins the names of the layers in messages.
     """
@@ -250,6 +270,7 @@ def _check_body(
 
 # Option name -> (default, what it is), for each kind of layer that takes options.
 _MISSING: Any = object()
+_LARGEST = sys.float_info.max
 _WHOLE, _NUMBER, _FLAG = "a whole number", "a number", "true or false"
 _OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {
     "conv": {
@@ -283,7 +304,7 @@ def _parse_layer(where: str, layer: Any) -> Any:
             raise ArchitectureError(f"{where}: a residual holds no readout")
         return Residual(tuple(branch))
     if not isinstance(kind, str) or kind not in _OPTIONS:
-        kinds = ", ".join([*map(repr, _PLAIN), *(f"{{{kind}: {{...}}}}" for kind in _OPTIONS)])
+        kinds = ", ".join([*map(repr, _PLAIN), *(_show_kind(kind) for kind in _OPTIONS)])
         raise ArchitectureError(
             f"{where} is {shorten(repr(layer))}: wanted {kinds} or {{residual: [...]}}"
         )
@@ -314,19 +335,30 @@ def _parse_options(where: str, kind: str, given: Any) -> dict[str, Any]:
             )
         if fault := _find_fault(kind, key, value, known[key][1]):
             raise ArchitectureError(f"{where}: {key} is {shorten(repr(value))}, wanted {fault}")
-    missing = [key for key, (default, _) in known.items() if default is _MISSING]
-    if missing and missing[0] not in given:
-        raise ArchitectureError(
-            f"{where}: {kind!r} has no {missing[0]}: give {{{kind}: {{{missing[0]}: ...}}}}"
-        )
+    missing = _needed(kind)
+    if missing is not None and missing not in given:
+        raise ArchitectureError(f"{where}: {kind!r} has no {missing}: give {_show_kind(kind)}")
     found = {key: given.get(key, default) for key, (default, _) in known.items()}
     return {k: float(v) if known[k][1] == _NUMBER else v for k, v in found.items()}
+
+
+def _needed(kind: str) -> str | None:
+    """Return the option that a kind of layer cannot be without, if there is one."""
+    return next((key for key, (value, _) in _OPTIONS[kind].items() if value is _MISSING), None)
+
+
+def _show_kind(kind: str) -> str:
+    needed = _needed(kind)
+    return f"{{{kind}: {{{f'{needed}: ' if needed else ''}...}}}}"
 
 
 def _find_fault(kind: str, key: str, value: Any, wanted: str) -> str | None:
     """Return what was wanted in place of the value of an option, or None if it is right."""
     types = {_WHOLE: (int,), _NUMBER: (int, float), _FLAG: (bool,)}[wanted]
-    if type(value) not in types or (wanted == _NUMBER and not math.isfinite(value)):
+    if type(value) not in types:
+        return wanted
+    # Not so of NaN either, nor of a whole number that no float reaches.
+    if wanted == _NUMBER and not abs(value) <= _LARGEST:
         return wanted
     if key == "size" and kind == "conv" and (value < 1 or value % 2 == 0):
         return "an odd number of pixels"
@@ -337,4 +369,3 @@ def _find_fault(kind: str, key: str, value: Any, wanted: str) -> str | None:
     if key == "slope" and abs(value) > 1:
         return "a number from -1 to 1"
     return None
-
