@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lantk.errors import LantkError, Row
+from lantk.kernel.activations import variance
 from lantk.kernel.architecture import (
     Activation,
     Architecture,
@@ -76,8 +77,10 @@ class Network(nn.Module):
     Raises
     ------
     TrainingError
-        If a size, the number of channels or the parameterization is not one that exists, or the
-        last convolution of a residual has other channels than its input.
+        If a size or the parameterization is not one that exists.
+    ArchitectureError
+        If `channels` are not those of the architecture: too few, too many, or a residual's branch
+        and input of different ones.
 
     Notes
     -----
@@ -121,10 +124,13 @@ class Network(nn.Module):
         given: list[Conv | Dense] = [*self.architecture.convs, *self.architecture.denses]
         self.given = dict(zip(names, given, strict=True))
         """The description of each layer with weights."""
-        self._draw(seed)
-        modules = (*self.convs, *self.hidden, self.dense)
-        self.layers: dict[str, nn.Conv2d | nn.Linear] = dict(zip(names, modules, strict=True))  # type: ignore[arg-type]
+        self.layers = self._make_layers(seed)
         """Each layer with weights, from the input on."""
+        *rest, last = self.layers.values()
+        # In this order, and under these names in files of weights.
+        self.convs = nn.ModuleList(rest[: len(paddings)])
+        self.hidden = nn.ModuleList(rest[len(paddings) :])
+        self.dense = last
         for name, layer in self.layers.items():
             layer.requires_grad_(self.given[name].trained)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -217,49 +223,40 @@ class Network(nn.Module):
             )
         return torch.from_numpy(np.ascontiguousarray(images))
 
-    def _draw(self, seed: int) -> None:
-        """Make the layers, and draw their weights and biases."""
-        architecture, is_standard = self.architecture, self.parameterization == "standard"
-        n_convs = len(architecture.convs)
-        height, width = architecture.final_shape(*self.image_shape[1:])
-        n_positions = height * width if architecture.readout == "flatten" else 1
-        reads, last = _input_channels(architecture, self.channels, self.image_shape[0])
-        widths = [last * n_positions, *self.channels[n_convs:], self.n_outputs]
+    def _make_layers(self, seed: int) -> dict[str, nn.Conv2d | nn.Linear]:
+        """Return the layers with weights, which are drawn."""
+        height, width = self.architecture.final_shape(*self.image_shape[1:])
+        n_positions = height * width if self.architecture.readout == "flatten" else 1
+        # A residual's branch gives as many channels as it reads, so every layer reads those of the
+        # one before it.
+        widths = [self.image_shape[0], *self.channels, self.n_outputs]
+        layers: dict[str, nn.Conv2d | nn.Linear] = {}
         # PyTorch's default initialisers draw from the global CPU generator only.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self.convs = nn.ModuleList(
-                nn.Conv2d(n, m, conv.size, conv.stride, bias=is_standard or conv.bias > 0)
-                for conv, n, m in zip(architecture.convs, reads, self.channels, strict=False)
-            )
-            *hidden, self.dense = (
-                nn.Linear(widths[i], widths[i + 1], bias=is_standard or dense.bias > 0)
-                for i, dense in enumerate(architecture.denses)
-            )
-            self.hidden = nn.ModuleList(hidden)
-            if not is_standard:
-                self._draw_normal()
+            for (name, given), n, m in zip(self.given.items(), widths, widths[1:], strict=False):
+                bias = self.parameterization == "standard" or given.bias > 0
+                if isinstance(given, Conv):
+                    layers[name] = nn.Conv2d(n, m, given.size, given.stride, bias=bias)
+                else:
+                    is_first = len(layers) == len(self.paddings)
+                    layers[name] = nn.Linear(n * n_positions if is_first else n, m, bias=bias)
+            if self.parameterization != "standard":
+                self._draw_normal(layers)
+        return layers
 
-    def _draw_normal(self) -> None:
+    def _draw_normal(self, layers: dict[str, nn.Conv2d | nn.Linear]) -> None:
         """Draw all of variance 1 (``ntk``), or so that activations keep their size (``he``)."""
-        layers = (*self.convs, *self.hidden, self.dense)
-        behind = activations_behind(self.architecture)
         is_he = self.parameterization == "he"
-        for layer, given, activation in zip(layers, self.given.values(), behind, strict=True):
-            gain = 1.0 if activation is None else 1 / _mean_square(activation)
+        behind = activations_behind(self.architecture)
+        for (name, layer), activation in zip(layers.items(), behind, strict=True):
+            gain = 1.0 if activation is None else 1 / float(variance(activation, 1.0))
             fan_in = layer.weight[0].numel()
             nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in) if is_he else 1.0)
             if layer.bias is not None:
-                nn.init.normal_(layer.bias, std=given.bias if is_he else 1.0)
+                nn.init.normal_(layer.bias, std=self.given[name].bias if is_he else 1.0)
 
     def _check_sizes(self) -> None:
-        hidden = self.architecture.layer_names[:-1]
-        if len(self.channels) != len(hidden):
-            raise TrainingError(
-                f"`channels` has {len(self.channels)} numbers ({self.channels}), but the"
-                f" architecture has {len(hidden)} hidden layers ({', '.join(hidden)}): give one"
-                " number for each, or none"
-            )
         if len(self.image_shape) != 3:
             raise TrainingError(
                 f"`image_shape` is {self.image_shape}, wanted (channels, height, width)"
@@ -273,6 +270,7 @@ class Network(nn.Module):
                 f"`parameterization` is {self.parameterization!r}, wanted"
                 f" {', '.join(map(repr, PARAMETERIZATIONS))}"
             )
+        self.architecture.check_channels(self.channels)
 
 
 def _pad_after(x: Tensor, padding: Padding) -> tuple[Tensor, tuple[int, int]]:
@@ -296,42 +294,3 @@ def _activate(activation: Activation, x: Tensor) -> Tensor:
             return torch.erf(x)
         case _:
             return functional.gelu(x)
-
-
-def _mean_square(activation: Activation) -> float:
-    """Return E f(z)^2 of an activation f and standard normal z."""
-    match activation.kind:
-        case "erf":
-            return 2 / math.pi * math.asin(2 / 3)
-        case "gelu":
-            return 1 / 3 + 1 / (2 * math.pi * math.sqrt(3))
-        case _:
-            return (1 + activation.slope**2) / 2
-
-
-def _input_channels(
-    architecture: Architecture, channels: Sequence[int], n: int
-) -> tuple[list[int], int]:
-    """Return what each convolution reads of images of n channels, and what the readout does.
-
-    Raises
-    ------
-    TrainingError
-        If the branch of a residual has other channels than its input.
-    """
-    reads: list[int] = []
-
-    def through(layers: Sequence[Layer], n: int) -> int:
-        for layer in layers:
-            if isinstance(layer, Conv):
-                reads.append(n)
-                n = channels[len(reads) - 1]
-            elif isinstance(layer, Residual) and (found := through(layer.layers, n)) != n:
-                raise TrainingError(
-                    f"`channels` gives conv{len(reads)} {found} channels, and the input of the"
-                    f" residual that it ends has {n}: their sum wants the same number, {n}"
-                )
-        return n
-
-    last = through(architecture.body, n)
-    return reads, last
