@@ -16,7 +16,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -34,22 +34,43 @@ def neural_tangents() -> tuple[dict[str, Any], Callable[[str], Kernel]]:
     import jax
     from neural_tangents import stax
 
-    plain = {"relu": stax.Relu, "flatten": stax.Flatten, "global_average_pool": stax.GlobalAvgPool}
+    plain = {
+        "relu": stax.Relu,
+        "erf": stax.Erf,
+        "gelu": stax.Gelu,
+        "flatten": stax.Flatten,
+        "global_average_pool": stax.GlobalAvgPool,
+        "dense": partial(stax.Dense, 1),
+    }
 
     def make_layer(layer: Any) -> Any:
         if isinstance(layer, str):
             return plain[layer]()
         [(kind, options)] = layer.items()
+        if kind == "residual":
+            branch = make_network(options)
+            sides = stax.parallel(branch, stax.Identity())
+            return stax.serial(stax.FanOut(2), sides, stax.FanInSum())
+        if kind == "leaky_relu":
+            return stax.LeakyRelu(options["slope"])
         if not options.get("trained", True):
             raise ValueError("neural-tangents trains every layer: a layer with `trained: false`")
+        bias = options.get("bias") or None
         if kind == "dense":
-            return stax.Dense(1)
-        size, stride = options["size"], options.get("stride", 1)
-        return stax.Conv(1, (size, size), strides=(stride, stride), padding="SAME")
+            return stax.Dense(1, b_std=bias)
+        size = options["size"]
+        if kind == "average_pool":
+            strides = (options.get("stride", size),) * 2
+            return stax.AvgPool((size, size), strides, padding="SAME", normalize_edges=False)
+        strides = (options.get("stride", 1),) * 2
+        return stax.Conv(1, (size, size), strides=strides, padding="SAME", b_std=bias)
+
+    def make_network(layers: Any) -> Any:
+        return stax.serial(*map(make_layer, layers))
 
     @cache
     def make_kernel(layers: str) -> Kernel:
-        network = stax.serial(*map(make_layer, json.loads(layers)))
+        network = make_network(json.loads(layers))
         compiled = jax.jit(network[2], static_argnums=2)
 
         def kernel(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -269,7 +269,7 @@ def describe_blocks(found: dict[str, Any]) -> str:
         f"{size}: {bench.format_range(one['rates'], ',.1f')}, first call {one['first']:.1f} s"
         for size, one in found["peer_blocks_tried"].items()
     )
-    n_convs = sum("conv" in layer for layer in found["layers"])
+    n_convs = len(parse_architecture(found["layers"]).convs)
     cost = [1e3 / (np.median(found[key]) * n_convs) for key in ("computed_rates", "peer_rates")]
     return (
         f"* {found['case']}: {cost[0]:.4g} ms for each convolution and computed entry, the peer"

@@ -1,9 +1,9 @@
-"""Draw the figures of docs/how-it-works.md from real kernels: one class pair, a few seconds.
+"""Draw the figures of docs/how-it-works.md and docs/architectures.md: a few seconds.
 
     python docs/make_figures.py --path data --out docs
 
-takes deer and dog of CIFAR-10 at n = 1,000, as the figures there; ``--source digits --pair 3 8``
-takes digits, which need no download.
+takes the real kernels of one class pair, deer and dog of CIFAR-10 at n = 1,000, as the figures
+there; ``--source digits --pair 3 8`` takes digits, which need no download.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from PIL import Image
 import lantk
 from lantk.data.splits import Split, describe, split_pair
 from lantk.data.tasks import resolve_pair
+from lantk.kernel.activations import activate, variance
+from lantk.kernel.architecture import Activation
 from lantk.kernel.bands import Band, plan_bands
 from lantk.label_terms.base import image_vectors
 from lantk.report.case_figures import gram_figure
@@ -46,6 +48,7 @@ def main() -> None:
     draw_kernel_values(k, split.y_train, f"{pair.slug}, n = {len(k):,}", args.out)
     draw_matrices(k, split, args.weight, args.out)
     draw_bands(args.out)
+    draw_activations(args.out)
 
 
 def draw_kernel_values(k: NDArray, y: NDArray, title: str, out: Path) -> None:
@@ -137,6 +140,33 @@ def _draw_band(axes: Axes, i: int, band: Band, n_train: int) -> None:
         axes.add_patch(Polygon(square, facecolor=color, alpha=0.2))
     entries = f"{i + 1}: {band.n_entries(n_train):,} entries"
     axes.text(n_train * 0.98, start + (stop - start) * 0.22, entries, ha="right", va="center")
+
+
+def draw_activations(out: Path) -> None:
+    """Draw what each activation makes of the cosine of an angle, and what it multiplies T by."""
+    shown = {
+        "relu": (Activation("relu"), 1.0),
+        "leaky_relu, slope 0.3": (Activation("leaky_relu", 0.3), 1.0),
+        "gelu, v = 1": (Activation("gelu"), 1.0),
+        "erf, v = 1": (Activation("erf"), 1.0),
+        "erf, v = 10": (Activation("erf"), 10.0),
+    }
+    angle = np.linspace(0, np.pi, 361)
+    with saving(out / "activations.png", 7.2, 2.9) as figure:
+        left, right = figure.subplots(1, 2)
+        degrees = np.degrees(angle)
+        left.plot(degrees, np.cos(angle), color="black", ls=":", label="none: the cosine")
+        for i, (name, (activation, v)) in enumerate(shown.items()):
+            s, slope = activate(activation, v * np.cos(angle), 1.0, v, v, angle == 0)
+            style = {"color": STYLES[i % len(STYLES)][0], "ls": "-" if i % 2 == 0 else "--"}
+            left.plot(degrees, s / variance(activation, v), label=name, **style)
+            right.plot(degrees, slope / slope[0], **style)
+        left.set(ylabel="S behind it, in parts of the variance")
+        right.set(ylabel="factor of T, in parts of that at 0", ylim=(0, None))
+        for axes in (left, right):
+            axes.set(xlabel="angle of two patches, in degrees", xticks=range(0, 181, 45))
+        figure.legend(loc="outside lower center", ncols=6, columnspacing=1.2, handlelength=1.6)
+    _use_few_colours(out / "activations.png")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from lantk.kernel.architecture import parse_architecture
+from lantk.kernel.grammar import parse_architecture
 from lantk.errors import LantkError
 from lantk.experiment.checks import check_settings, fill_in, read_braces
 from lantk.experiment.config import resolve_experiment
@@ -248,7 +248,7 @@ NETWORK_KERNELS = FAMILIES.get(NETWORK_FAMILY, [])
 
 # Layers of the deepest architecture, each with a part of its own in a network's kernel.
 MOST_LAYERS = max(
-    len(parse_architecture(item).convs) + 1 for item in EXPERIMENT.architectures
+    len(parse_architecture(item).layer_names) for item in EXPERIMENT.architectures
 )
 
 CONDA = "../envs/lantk.yaml"

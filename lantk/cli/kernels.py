@@ -74,9 +74,9 @@ def gram(args: argparse.Namespace) -> None:
     """
     from lantk.data.split_files import load_split
     from lantk.files import writing_array
-    from lantk.kernel.grammar import parse_architecture
     from lantk.kernel.bands import count_bands, count_visits, find_band, name_bands
     from lantk.kernel.gram import gram_band, gram_diagonal, uses_gpu
+    from lantk.kernel.grammar import parse_architecture
 
     start = time.perf_counter()
     if len(args.architecture) != len(args.out):
@@ -152,9 +152,9 @@ def gram(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Show the jobs of a Gram matrix beforehand: memory, and time at the rate measured here."""
-    from lantk.kernel.grammar import parse_architecture
     from lantk.kernel.bands import name_bands
     from lantk.kernel.forecast import forecast_gram
+    from lantk.kernel.grammar import parse_architecture
     from lantk.kernel.images import looks_channels_last
 
     architecture, shape = parse_architecture(args.architecture), tuple(args.image)

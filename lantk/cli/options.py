@@ -273,7 +273,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         default=[default_of("cnn.learning_rate")],
     ),
     "loss": _setting("cnn.loss"),
-    "channels": _option("JSON list, one number a convolution, or null", type=json.loads),
+    "channels": _option("JSON list, one number a hidden layer, or null", type=json.loads),
     "results": _option("folder of the results", type=_path, required=True),
     # What listing.json keeps.
     "cases": _option(f"cases, as in the folder names ({_KEPT})", nargs="+"),

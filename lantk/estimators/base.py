@@ -26,8 +26,8 @@ from lantk.estimators.inputs import (
 )
 from lantk.estimators.model import Model, save_model
 from lantk.kernel.architecture import Architecture
-from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.gram import DEVICES, DTYPES, KERNELS
+from lantk.kernel.grammar import parse_architecture
 from lantk.label_terms.base import image_vectors
 from lantk.label_terms.controls import Ridge
 from lantk.regression import LABEL_WEIGHTS, RIDGES

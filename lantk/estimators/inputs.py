@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -16,8 +15,8 @@ from sklearn.utils.validation import check_memory
 from lantk import __version__
 from lantk.errors import LantkError, shorten
 from lantk.kernel.architecture import Architecture
-from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.gram import gram, gram_diagonal
+from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.images import find_shape_fault
 from lantk.label_terms.base import LabelTerm
 from lantk.label_terms.registry import label_term as named_term
@@ -97,12 +96,12 @@ def check_values(pixels: NDArray[Any], train_dtype: np.dtype[Any], pixel_max: in
 def network_of(architecture: Any, X: NDArray[Any], image_shape: Any) -> Architecture:
     """Return the network for X: of vectors, the fully connected one of the same depth.
 
-    Each convolution of an image of one pixel is a dense layer: a filter of size 1.
+    Each convolution of an image of one pixel is a dense layer: a filter of size 1. Pools go.
     """
     network = parse_architecture(architecture)
     if X.ndim != 2 or image_shape is not None:
         return network
-    return replace(network, convs=tuple(replace(conv, size=1, stride=1) for conv in network.convs))
+    return network.pointwise
 
 
 class GramMaker:

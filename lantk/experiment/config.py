@@ -37,9 +37,9 @@ from lantk.experiment.variants import (
     families,
     family_of,
 )
-from lantk.kernel.architecture import Architecture
-from lantk.kernel.grammar import parse_architecture
+from lantk.kernel.architecture import ArchitectureError, Conv
 from lantk.kernel.bands import count_bands, count_visits, name_bands
+from lantk.kernel.grammar import parse_architecture
 from lantk.variant import NETWORKS, Variant
 
 # Names such as 4711-of-5000 in one command, beside those of variants; settings take no more.
@@ -175,20 +175,23 @@ def _check_store(uri: str | None) -> None:
 
 
 def _check_filters(architectures: list[Any], image_shape: tuple[int, int, int]) -> None:
-    """Refuse filters and strides that no position of an image can tell from smaller ones."""
-    side = max(image_shape[1:])
+    """Refuse filters, windows and strides that no position of an image can tell from smaller ones.
+
+    A window over the whole image from each of its positions has 2 * side - 1 pixels.
+    """
+    _, height, width = image_shape
+    side = max(height, width)
     for given in architectures:
-        parsed: Architecture = parse_architecture(given)
-        for conv in parsed.convs:
+        for layer, *_ in parse_architecture(given).shapes(height, width):
+            name = "a convolution" if isinstance(layer, Conv) else "an average pool"
             for key, value, most in (
-                ("size", conv.size, max(2 * side - 1, 3)),
-                ("stride", conv.stride, max(side, 2)),
+                ("size", layer.size, max(2 * side - 1, 3)),
+                ("stride", layer.stride, max(side, 2)),
             ):
                 if value > most:
                     raise ConfigError(
-                        f"architecture has a convolution of {key} {value}, and images are"
-                        f" {image_shape[1]} x {image_shape[2]}: wanted at most {most}, which"
-                        " reaches as far"
+                        f"architecture has {name} of {key} {value}, and images are"
+                        f" {height} x {width}: wanted at most {most}, which reaches as far"
                     )
 
 
@@ -199,19 +202,27 @@ def _as_list(value: Any) -> list[Any]:
 def _resolve_architectures(config: Mapping[str, Any]) -> list[Any]:
     """Return what the configuration lists: names, or one list of layers."""
     given = config["architecture"]
+    # A list of layers may be of words alone, of which the last is then a dense layer.
     is_names = isinstance(given, list) and all(isinstance(item, str) for item in given)
+    is_names = is_names and given[-1] != "dense"
     found = given if is_names else [given]
     networks = [parse_architecture(item) for item in found]
     if len({network.digest for network in networks}) < len(networks):
         raise ConfigError(f"architecture names one twice: {shorten(str(given))}")
     channels = config["cnn"]["channels"]
     for item, network in zip(found, networks, strict=True):
-        if channels is not None and len(channels) != len(network.convs):
-            which = item if isinstance(item, str) else "the architecture"
+        which = item if isinstance(item, str) else "the architecture"
+        if channels is not None and len(channels) != network.n_hidden:
             raise ConfigError(
-                f"cnn.channels has {len(channels)} numbers, and {which} {len(network.convs)}"
-                " convolutions: give one a convolution, or null"
+                f"cnn.channels has {len(channels)} numbers, and {which} {network.n_hidden} hidden"
+                f" layers ({', '.join(network.layer_names[:-1]) or 'none'}): give one number a"
+                " layer, or null"
             )
+        if channels is not None:
+            try:
+                network.check_channels(channels)
+            except ArchitectureError as error:
+                raise ConfigError(f"cnn.channels does not fit {which}: {error}, or null") from None
     return found
 
 

@@ -89,6 +89,8 @@ EXPERIMENT_NAME_LENGTH = 250
 """What a database keeps of the name of an MLflow experiment."""
 _PUBLISHED_GRID = [0.001, 0.01, 0.1, 1]
 _CONV, _WIDE_CONV = {"conv": {"size": 3, "stride": 1}}, {"conv": {"size": 5, "stride": 2}}
+_BIASED, _POOL = {"conv": {"size": 3, "bias": 0.1}}, {"average_pool": {"size": 2}}
+_RESIDUAL = {"residual": ["relu", {"conv": {"size": 3}}]}
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,10 @@ class Cnn(Section):
     loss: Literal["squared", "cross-entropy"] = setting("squared", "cross-entropy")
     """What training lowers, squared (on the targets, or 0 and 1 of pairs) or cross-entropy."""
     channels: Channels | None = setting(None, [16, 64, 64, 128, 128, 256, 256])
-    """Output channels of each convolution; null, 16, then 64 (of three classes or more, 128) times
-    the total stride, at most 4 times; 128 each in a network without strides."""
+    """Output channels of each hidden layer: convolutions, those of residuals too, then dense layers
+    but the last (a residual has those of its input). Null, for convolutions 16, then 64 (of three
+    classes or more, 128) times the stride so far, of pools too, at most 4 times; 128 each without
+    strides; none of 16 with residuals; for dense layers 256."""
     seeds: Annotated[list[Seed], Limits(0, 1_000, unequal=True)] = setting([0], [0, 1, 2], [])
     """One network a seed; accuracies are averaged. An empty list leaves out cnn and the kernels of
     networks."""
@@ -240,11 +244,16 @@ class Settings(Section):
         "arora2019-gap-4",
         ["arora2019-vanilla-3", "arora2019-vanilla-6"],
         [_CONV, "relu", _WIDE_CONV, "relu", "global_average_pool", "dense"],
+        [_BIASED, "gelu", _POOL, _CONV, _RESIDUAL, "relu", "flatten", "dense"],
     )
-    """chen2020, arora2019-vanilla-D, arora2019-gap-D (D counts the convolutions and the dense
-    layer), or a list of layers; a name with -nngp at its end trains the dense layer alone, which
-    makes the NNGP of its NTK; or a list of names, one row of results each (layers that they share
-    are computed once)."""
+    """chen2020, arora2019-vanilla-D, one of these with -lap-W behind it (the mean over W x W
+    positions before the readout), arora2019-gap-D (D counts the convolutions and the dense layer),
+    myrtle5, myrtle7, myrtle10, fully-connected-D (dense layers on all pixels), or a list of layers:
+    conv (size, stride, bias, trained), relu, leaky_relu (slope), erf, gelu, average_pool (size,
+    stride), residual (layers), then flatten or global_average_pool, then dense (bias, trained),
+    once or more often. A name with -nngp at its end trains the last dense layer alone, which makes
+    the NNGP of its NTK. Or a list of names, one row of results each (layers that they share are
+    computed once)."""
     kernel: Kernel = setting(Kernel())
     variants: Annotated[list[str], Limits(1, unequal=True)] = setting(
         [

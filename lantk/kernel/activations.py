@@ -57,9 +57,9 @@ def activate(
         Variances of both sides before it, 0 or more, 0 where a patch is black. All arrays are
         broadcast to one shape.
     is_one : array of bool
-        Where both sides are the same position of the same image, so that S is v. Elsewhere S is
-        what it is, within the bounds that v and w set: rounding would cost an angle near 0 half of
-        its digits.
+        Where both sides are one position of one image: there S is taken to be v, since what S has
+        rounded to would cost the angle, which is 0, half of its digits. Elsewhere S is kept within
+        the bounds that v and w set.
     """
     v, w = np.asarray(v, np.float64), np.asarray(w, np.float64)
     r = np.sqrt(v * w)
@@ -93,7 +93,6 @@ def _dual(activation: Activation, s: Array, v: Array, w: Array, rest: Array) -> 
             d = np.sqrt(d_squared)
             theta = np.arctan2(d, -s)
             dual = (s**2 + v * w * d_squared) / (p * d) + theta * s
-            return dual / (2 * np.pi), (s / d * (1 / d_squared + (2 + v + w) / p) + theta) / (
-                2 * np.pi
-            )
+            slope = s / d * (1 / d_squared + (2 + v + w) / p) + theta
+            return dual / (2 * np.pi), slope / (2 * np.pi)
     raise ValueError(f"no closed form of the activation {activation.kind!r}")

@@ -6,6 +6,7 @@ is computed from.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.kernel import cpu_loops
+from lantk.kernel.activations import activate, variance
+from lantk.kernel.architecture import Dense
 from lantk.kernel.arc_cosine import coefficients
 from lantk.kernel.images import Side, normalise, write_values
-from lantk.kernel.plan import Plan
+from lantk.kernel.plan import Plan, Readout
+from lantk.kernel.schedule import Schedule
 
 # Positions x lanes that one task visits: some 10 ms, to keep threads busy and interrupts prompt.
 _TASK_SIZE = 10_000_000
@@ -42,13 +46,22 @@ def tile_side(plan: Plan, channels: int, dtype: str, threads: int, scratch_bytes
     """
     (height, width), size = plan.shape, int(plan.layers["size"].max())
     real, lanes = np.dtype(dtype).itemsize, cpu_loops.LANES
-    block = real * lanes * (height * width * channels + 2 * plan.n_positions)
-    comparing = 2 * real * lanes * ((height + size + 1) * width + width + 2 * size)
+    block = height * width * channels + 2 * (plan.n_positions + plan.n_ends)
+    working = (height + size + 1 + plan.n_kept * height) * width + width + 2 * size
+    comparing = 2 * real * lanes * (working + _slots(plan.schedule))
     # float64 values for an entry: its sums, and the steps from there to the result.
-    reading = 8 * lanes * height * width * (4 + 4 * channels)
-    each = comparing + reading + (12 + 2 * plan.n_taps) * 8 * lanes * lanes
+    reading = height * width * (4 + 4 * channels + 2 * plan.n_kept)
+    if plan.own_schedule is not None:
+        reading += block + 2 * (working + _slots(plan.own_schedule))
+    each = comparing + 8 * lanes * reading + (12 + 2 * plan.n_taps) * 8 * lanes * lanes
+    block *= real * lanes
     n_blocks = (scratch_bytes - threads * each) // (2 * block)
     return lanes * int(np.clip(n_blocks, 1, _MOST_BLOCKS))
+
+
+def _slots(schedule: Schedule) -> int:
+    """Return how many positions the slots of a schedule hold."""
+    return schedule.n_slots * math.prod(schedule.slot_shape)
 
 
 class CpuEngine:
@@ -135,8 +148,11 @@ class CpuEngine:
         sums = np.empty((stop - start, plan.n_taps, 2, cpu_loops.LANES))
         cpu_loops.compare(
             plan.layers,
-            plan.unit,
-            plan.pools,
+            plan.taps,
+            plan.weights,
+            plan.schedule.runs,
+            plan.schedule.targets,
+            plan.schedule.sources,
             start,
             stop,
             a.images,
@@ -153,10 +169,43 @@ class CpuEngine:
         for k, readout in zip(results, plan.readouts, strict=True):
             s, t = sums[:, readout.tap, 0, : b.n], sums[:, readout.tap, 1, : b.n]
             with np.errstate(over="ignore", under="ignore"):
-                total = readout.nngp * s + readout.ntk * t
+                if readout.head:
+                    totals = a.images.total[readout.tap, start:stop], b.images.total[readout.tap]
+                    is_one = a.groups[start:stop, None] == b.groups[: b.n]
+                    total = _read_out(readout, plan.kernel, s, t, totals, is_one)
+                else:
+                    total = readout.nngp * s + readout.ntk * t
+                if readout.offset:
+                    total += math.ldexp(readout.offset, readout.halvings)
                 values = np.ldexp(total, exponents - readout.halvings).astype(self._dtype)
             write_values(
                 k, sides, rows, columns, values, readout,
                 is_mirrored=is_mirrored, is_zero=total == 0,
             )  # fmt: skip
         return (stop - start) * b.n * (2 if is_mirrored else 1)
+
+
+def _read_out(
+    readout: Readout,
+    kernel: str,
+    s: NDArray[np.float64],
+    t: NDArray[np.float64],
+    totals: tuple[NDArray[np.float64], NDArray[np.float64]],
+    is_one: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return a kernel, times 2**halvings, from sums that layers with activations read.
+
+    `totals` are the sums of S of the row images and of the column images with themselves, `is_one`
+    tells which pairs are equal.
+    """
+    scale = math.ldexp(readout.nngp, -readout.halvings)
+    s, t = scale * s, scale * t
+    v, w = scale * totals[0][:, None], scale * totals[1][: s.shape[1]]
+    for layer in readout.head:
+        if isinstance(layer, Dense):
+            s, v, w = (each + layer.bias**2 for each in (s, v, w))
+            t = t + layer.trained * s
+        else:
+            s, t = activate(layer, s, t, v, w, is_one)
+            v, w = variance(layer, v), variance(layer, w)
+    return np.ldexp(t if kernel == "ntk" else s, readout.halvings)

@@ -87,7 +87,7 @@ def lay_out(plan: Plan, channels: int, path: Path) -> tuple[NDArray[np.void], in
     Where all readouts are NNGP kernels no layer counts as trained, and T stays 0.
     """
     layers = np.zeros(len(plan.layers), LAYER)
-    for name in set(plan.layers.dtype.names or ()) - {"table", "shift"}:
+    for name in set(plan.layers.dtype.names or ()) & set(LAYER.names or ()) - {"table", "shift"}:
         layers[name] = plan.layers[name]
     layers["trained"] &= any(readout.ntk for readout in plan.readouts)
     layers["rows"], layers["pitch"] = layers["height"], layers["width"]

@@ -196,9 +196,6 @@ def gram_taps(
         )
     shape = len(images1), len(images2)
     results = _check_out(out, len(networks), shape, dtype)
-    digests: dict[bytes, int] = {}
-    side1 = survey("x1", images1, dtype, digests)
-    side2 = side1 if x2 is None else survey("x2", images2, dtype, digests)
     if flips:
         options = {"kernel": kernel, "dtype": dtype, "device": device, "threads": threads}
         options |= {"scratch_bytes": scratch_bytes, "layout": "channels_first"}
@@ -206,6 +203,12 @@ def gram_taps(
         _add_over_flips(results, images1, None if x2 is None else images2, walk, progress)
         return results
     plans = make_plans(networks, kernel, *images1.shape[2:])
+    sides = {}
+    for is_homogeneous in {plan.is_homogeneous for plan in plans}:
+        digests: dict[bytes, int] = {}
+        options = {"dtype": dtype, "digests": digests, "is_homogeneous": is_homogeneous}
+        side = survey("x1", images1, **options)
+        sides[is_homogeneous] = side, side if x2 is None else survey("x2", images2, **options)
     # Entries of a walk count by what they cost.
     n_entries, n_done = math.prod(shape), 0
     n_total = n_entries * sum(plan.n_visits for plan in plans)
@@ -219,7 +222,7 @@ def gram_taps(
         else:
             engine = CpuEngine(plan, dtype, images1.shape[1], n_threads, scratch_bytes)
         some = [results[i] for i in plan.members]
-        with closing(engine.fill(some, side1, side2)) as steps:
+        with closing(engine.fill(some, *sides[plan.is_homogeneous])) as steps:
             for n in steps:
                 n_done += n * plan.n_visits
                 if progress is not None:

@@ -101,8 +101,18 @@ def hint_at_transposition(name1: str, shape1: Any, name2: str, shape2: Any) -> s
     return ""
 
 
-def survey(name: str, images: NDArray[Any], dtype: str, digests: dict[bytes, int]) -> Side:
-    """Find the scale of every image and the images that are equal; refuse NaN and infinity."""
+def survey(
+    name: str,
+    images: NDArray[Any],
+    dtype: str,
+    digests: dict[bytes, int],
+    *,
+    is_homogeneous: bool = True,
+) -> Side:
+    """Find the scale of every image and the images that are equal; refuse NaN and infinity.
+
+    Where the kernel is not homogeneous images keep their scale.
+    """
     exponents = np.zeros(len(images), np.int64)
     groups = np.zeros(len(images), np.int64)
     is_black = np.zeros(len(images), bool)
@@ -116,7 +126,9 @@ def survey(name: str, images: NDArray[Any], dtype: str, digests: dict[bytes, int
                 [Row(name, bad)],
             )
         some = slice(first, first + len(chunk))
-        exponents[some], is_black[some] = np.frexp(largest)[1], largest == 0
+        is_black[some] = largest == 0
+        if is_homogeneous:
+            exponents[some] = np.frexp(largest)[1]
         for i, image in enumerate(normalise(chunk, exponents[some], dtype), first):
             digest = hashlib.blake2b(image, digest_size=16).digest()
             groups[i] = digests.setdefault(digest, len(digests))

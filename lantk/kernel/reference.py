@@ -62,8 +62,9 @@ def gram(
 def entry(architecture: Any, x: Array, y: Array) -> tuple[float, float]:
     """Return (NNGP, NTK) of two images, each (channels, height, width)."""
     network = parse_architecture(architecture)
-    # S and T are over pairs of these images and pairs of their positions: two axes for the images,
-    # then row and column of p and, where p' is not p, those of p'. Equal images are one.
+    # S and T go over pairs of these images and of their positions: two axes for the images, then
+    # row and column of p and, where other pairs than p = p' are needed, those of p'. Equal images
+    # are one, which is known to have S = v with itself.
     images = np.stack([x] if np.array_equal(x, y) else [x, y])
     averages = network.readout == "global_average_pool"
     has_pools = averages or any(isinstance(layer, AveragePool) for layer in network.body)

@@ -158,10 +158,11 @@ def test_flattened_images_are_images():
     )
 
 
-def test_vectors_take_the_fully_connected_network():
-    """Vectors are images of one pixel, the network's filters of size 1, and the kernel float64."""
+@pytest.mark.parametrize("name", ["arora2019-vanilla-3", "arora2019-vanilla-3-lap-4"])
+def test_vectors_take_the_fully_connected_network(name):
+    """Vectors are images of one pixel, filters of size 1, no pools, and the kernel float64."""
     x = np.random.default_rng(0).normal(size=(20, 5))
-    model = lantk.KernelRegressor(architecture="arora2019-vanilla-3", ridge=1e-3)
+    model = lantk.KernelRegressor(architecture=name, ridge=1e-3)
     model.fit(x, x[:, 0])
     dense = [{"conv": {"size": 1}}, "relu"] * 2 + ["flatten", "dense"]
     k = lantk.gram(dense, x[:, :, None, None], dtype="float64")

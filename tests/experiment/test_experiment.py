@@ -297,7 +297,7 @@ def test_messages(key, value, message):
         ("variants", ["my:Best"], "the name 'lantk-best'"),
         ("variants", ["my:Term", "your:Term"], "the name 'lantk-term'"),
         ("architecture", "resnet", "unknown architecture 'resnet'"),
-        ("cnn.channels", [16, 16], "cnn.channels has 2 numbers, and chen2020 7 convolutions"),
+        ("cnn.channels", [16, 16], "cnn.channels has 2 numbers, and chen2020 7 hidden layers"),
         ("results", "results/{x}", "no braces"),
         ("results", "-rf", "Write './-rf'"),
         ("data", {"source": "npz", "path": "nowhere.npz", "layout": None}, "nowhere.npz"),
@@ -309,6 +309,25 @@ def test_what_does_not_fit_together_is_refused(key, value, message):
     """Keys that do not fit each other or the data are refused before any job starts."""
     with pytest.raises(LantkError, match=re.escape(message)):
         resolve_experiment(edited(key, value))
+
+
+def test_channels_fit_the_hidden_layers():
+    """cnn.channels has a number for each hidden layer, which fit residuals, or nothing is run."""
+    conv = {"conv": {"size": 3}}
+    layers = [conv, {"residual": [conv]}, "flatten", "dense", "relu", "dense"]
+    for channels, message in (
+        ([4, 4], r"the architecture 3 hidden layers \(conv1, conv2, dense1\): give one number"),
+        ([4, 5, 9], r"does not fit the architecture: .* ends in 5 channels \(conv2\).*, or null"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resolve_experiment(edited("architecture", layers, cnn__channels=channels))
+    assert resolve_experiment(edited("architecture", layers, cnn__channels=[4, 4, 9])).cases
+
+
+def test_a_list_of_words_may_be_layers():
+    """Layers without an option are a list of layers, not of names."""
+    layers = ["flatten", "dense", "relu", "dense"]
+    assert resolve_experiment(edited("architecture", layers)).architectures == [layers]
 
 
 @pytest.mark.parametrize(

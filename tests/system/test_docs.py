@@ -335,10 +335,13 @@ def test_quoted_messages_are_in_the_code(block):
 
 
 def test_figures_are_drawn_by_their_script(tmp_path):
-    """The script of the figures draws each that the page shows and that no other script makes."""
+    """The script of the figures draws each that a page shows and that no other script makes."""
     options = ["--source", "digits", "--pair", "3", "8", "--n-train", "130"]
     run(ROOT, ["python", "docs/make_figures.py", *options, "--out", str(tmp_path)])
-    shown = set(re.findall(r"\]\((\S+\.png)\)", (ROOT / "docs" / "how-it-works.md").read_text()))
+    pages = [
+        (ROOT / "docs" / f"{name}.md").read_text() for name in ("how-it-works", "architectures")
+    ]
+    shown = set(re.findall(r"\]\((\S+\.png)\)", "".join(pages)))
     drawn = {path.name for path in tmp_path.iterdir()}
     assert drawn
     assert shown - drawn == {"deer-dog.png", "sketch.png"}

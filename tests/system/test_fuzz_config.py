@@ -126,6 +126,10 @@ NESTED += ["chen2020", "all", 10**9, "CON", "~", "/", "..", "sqlite://", "http:/
 LAYERS = [["flatten", "dense"], [{"conv": {"size": 10**30 + 1}}, "flatten", "dense"]]
 LAYERS += [[{"conv": {"size": 3, "stride": 10**30}}, "relu", "flatten", "dense"], [{"conv": None}]]
 LAYERS += [[{"conv": {"size": 99}}, "flatten", "dense"], [{"conv": {"size": float("nan")}}]]
+LAYERS += [[{"conv": {"size": 3, "bias": 10**400}}, "flatten", "dense"], "chen2020-lap-9999"]
+LAYERS += [[{"average_pool": {"size": 10**30}}, "flatten", "dense"], [{"residual": {"a": 1}}]]
+LAYERS += [[{"conv": {"size": 3}}, {"leaky_relu": {"slope": float("inf")}}, "flatten", "dense"]]
+LAYERS += [[{"conv": {"size": 3}}, {"residual": [{"residual": []}]}, "flatten", "dense"]]
 LAYERS += ["arora2019-gap-0", "arora2019-vanilla-99999", [{1: 2}], [{}], [{"conv": {1: 2}}]]
 
 
@@ -150,7 +154,7 @@ anything = st.one_of(
         lambda inner: (
             st.lists(inner, max_size=4)
             | st.dictionaries(simple.filter(hashable), inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["conv", "size", "stride", "bands"]), inner)
+            | st.dictionaries(st.sampled_from(["conv", "size", "residual", "bands"]), inner)
         ),
         max_leaves=6,
     ),
@@ -258,6 +262,14 @@ TOO_MUCH = {
     "a filter wider than the image": (
         {("architecture",): [{"conv": {"size": 17}}, "flatten", "dense"]},
         "a convolution of size 17, and images are 8 x 8: wanted at most 15",
+    ),
+    "a stride over the image": (
+        {("architecture",): [{"conv": {"size": 3, "stride": 9}}, "flatten", "dense"]},
+        "a convolution of stride 9, and images are 8 x 8: wanted at most 8",
+    ),
+    "a window wider than the image": (
+        {("architecture",): "chen2020-lap-16"},
+        "an average pool of size 16, and images are 8 x 8: wanted at most 15",
     ),
     "a folder like an option": ({("results",): "-rf"}, "Write './-rf'"),
     "a folder of two lines": ({("results",): "a\nb"}, "without line breaks"),
