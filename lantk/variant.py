@@ -32,7 +32,7 @@ _OWN_TERM = re.compile(
 _CONTROL = re.compile(rf"(?P<parent>.*?)-(?P<control>{'|'.join(sorted(CONTROLS))})")
 _NAME = re.compile(
     r"(?:(?P<exact>cntk(?:-flips)?)(?P<intercept>-intercept)?"
-    r"|(?P<network>after-kernel(?:-(?P<layer>conv[1-9]\d{0,2}|dense))?|conjugate-kernel)"
+    r"|(?P<network>after-kernel(?:-(?P<layer>conv[1-9]\d{0,2}|dense(?:[1-9]\d{0,2})?))?|conjugate-kernel)"
     r"(?:-(?P<epoch>0|[1-9]\d{0,6}))?)"
     r"(?:\+(?P<term>.+))?"
 )

@@ -134,7 +134,8 @@ def cnn(args: argparse.Namespace) -> None:
     from lantk.data.split_files import load_split
     from lantk.kernel.grammar import parse_architecture
     from lantk.network.checkpoint import Checkpoint, save_weights
-    from lantk.network.layers import Network, default_channels, default_parameterization
+    from lantk.network.defaults import default_channels, default_parameterization
+    from lantk.network.layers import Network
     from lantk.network.learning_rate import train_at_best_rate
     from lantk.network.training import find_device
     from lantk.regression.protocols import assess_network
@@ -210,7 +211,8 @@ def after_kernels(args: argparse.Namespace) -> None:
     from lantk.kernel.grammar import parse_architecture
     from lantk.network.after_kernels import predict_after_kernels
     from lantk.network.checkpoint import Checkpoint
-    from lantk.network.layers import Network, default_channels, default_parameterization
+    from lantk.network.defaults import default_channels, default_parameterization
+    from lantk.network.layers import Network
     from lantk.network.training import find_device
     from lantk.regression.protocols import assess
     from lantk.workflow.code import code_of

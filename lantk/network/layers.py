@@ -16,8 +16,8 @@ Jacot, Gabriel and Hongler, "Neural Tangent Kernel", NeurIPS 2018 (the parameter
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,57 +26,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lantk.errors import LantkError, Row
-from lantk.kernel.architecture import Architecture, same_padding
+from lantk.kernel.activations import variance
+from lantk.kernel.architecture import (
+    Activation,
+    Architecture,
+    AveragePool,
+    Conv,
+    Dense,
+    Layer,
+    Residual,
+)
 from lantk.kernel.grammar import parse_architecture
+from lantk.network.defaults import activations_behind, default_channels
 
 PARAMETERIZATIONS = ("standard", "he", "ntk")
 
-# Output channels of every convolution of a network without strides.
-_PLAIN_WIDTH = 128
+# Zeros above and below, left and right.
+Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 class TrainingError(LantkError):
     """A network or a training run that cannot be; the message says what to turn."""
-
-
-def default_channels(
-    architecture: str | Sequence[Any] | Architecture, n_outputs: int = 1
-) -> list[int]:
-    """Return the output channels of each convolution, where none are asked for.
-
-    With strides, 16 for the first convolution, then 64 times the stride so far (128 times for
-    several outputs), at most four times that: for ``chen2020`` the widths that Chen et al. (2020)
-    train on class pairs and on ten classes. Without, 128 for every convolution, the first too,
-    because ``arora2019-gap-D`` does not train it and later layers see nothing but its features;
-    depth 21 then takes 6 gigaflop for one 32 x 32 image (forward).
-
-    Examples
-    --------
-    >>> default_channels("chen2020"), default_channels("arora2019-gap-4", 10)
-    ([16, 64, 64, 128, 128, 256, 256], [128, 128, 128])
-    """
-    convs = parse_architecture(architecture).convs
-    strides = [math.prod(conv.stride for conv in convs[: i + 1]) for i in range(len(convs))]
-    if strides[-1] == 1:
-        return [_PLAIN_WIDTH] * len(convs)
-    width = 64 if n_outputs == 1 else 128
-    return [16] + [width * min(stride, 4) for stride in strides[1:]]
-
-
-def default_parameterization(architecture: str | Sequence[Any] | Architecture) -> str:
-    """Return how a network that is trained starts: ``standard``, or ``he`` where that cannot train.
-
-    PyTorch's default initialisation shrinks the signal to about a sixth of its variance at each
-    convolution with its ReLU: of a network 21 deep the biases are all that is left. So a network
-    without strides whose every convolution has a ReLU, as those of Arora et al. (2019), is ``he``.
-
-    Examples
-    --------
-    >>> default_parameterization("chen2020"), default_parameterization("arora2019-gap-21")
-    ('standard', 'he')
-    """
-    convs = parse_architecture(architecture).convs
-    return "he" if all(conv.relu and conv.stride == 1 for conv in convs) else "standard"
 
 
 class Network(nn.Module):
@@ -90,21 +60,27 @@ class Network(nn.Module):
     image_shape : tuple of int
         Channels, height and width of one image.
     channels : list of int, optional
-        Output channels of each convolution; by default those of `default_channels`.
+        Of each hidden layer: output channels of the convolutions, those of residuals too, then of
+        the dense layers but the last. By default those of `default_channels`.
     n_outputs : int
-        Outputs of the dense layer.
+        Outputs of the last dense layer.
     parameterization : {"standard", "he", "ntk"}
-        ``standard``: biases, PyTorch's default initialisation. ``he``: no biases, weights
-        N(0, 2 / fan-in) where a ReLU follows and N(0, 1 / fan-in) elsewhere. ``ntk``: no biases,
+        ``standard``: biases everywhere, PyTorch's default initialisation. ``he``: weights
+        N(0, g / fan-in), g = 1 / E f(z)^2 with standard normal z where an activation f follows (2
+        for a ReLU), 1 elsewhere; biases N(0, bias^2) where the description has a bias. ``ntk``:
         weights N(0, 1), divided by sqrt(fan-in) in the forward pass (filter size^2 x input
-        channels, at the borders too; features for the dense layer).
+        channels, at the borders too; features for a dense layer), and biases N(0, 1), multiplied
+        by the description's bias there.
     seed : int
         Seed of the initial parameters. The global random state is neither read nor changed.
 
     Raises
     ------
-    ValueError
-        If a size, the number of channels or the parameterization is not one that exists.
+    TrainingError
+        If a size or the parameterization is not one that exists.
+    ArchitectureError
+        If `channels` are not those of the architecture: too few, too many, or a residual's branch
+        and input of different ones.
 
     Notes
     -----
@@ -138,27 +114,25 @@ class Network(nn.Module):
             default_channels(self.architecture, n_outputs) if channels is None else list(channels)
         )
         self._check_sizes()
-        sides = self.architecture.sides(*self.image_shape[1:])
-        self.paddings = [
-            [same_padding(side, conv.size, conv.stride) for side in shape]
-            for conv, shape in zip(self.architecture.convs, sides, strict=False)
-        ]
-        n_positions = math.prod(sides[-1]) if self.architecture.readout == "flatten" else 1
-        widths = [self.image_shape[0], *self.channels]
-        bias = parameterization == "standard"
-        # PyTorch's default initialisers draw from the global CPU generator only.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            self.convs = nn.ModuleList(
-                nn.Conv2d(widths[i], widths[i + 1], conv.size, conv.stride, bias=bias)
-                for i, conv in enumerate(self.architecture.convs)
-            )
-            self.dense = nn.Linear(widths[-1] * n_positions, n_outputs, bias=bias)
-            if parameterization != "standard":
-                self._draw_normal_weights()
-        for conv, layer in zip(self.architecture.convs, self.convs, strict=True):
-            layer.requires_grad_(conv.trained)
-        self.dense.requires_grad_(self.architecture.dense_trained)
+        names = self.architecture.layer_names
+        height, width = self.image_shape[1:]
+        shapes = self.architecture.shapes(height, width)
+        paddings = [one.padding for one in shapes if isinstance(one.layer, Conv)]
+        self.paddings: dict[str, Padding] = dict(zip(names, paddings, strict=False))
+        """Of each convolution, by its name."""
+        self._pool_paddings = [one.padding for one in shapes if not isinstance(one.layer, Conv)]
+        given: list[Conv | Dense] = [*self.architecture.convs, *self.architecture.denses]
+        self.given = dict(zip(names, given, strict=True))
+        """The description of each layer with weights."""
+        self.layers = self._make_layers(seed)
+        """Each layer with weights, from the input on."""
+        *rest, last = self.layers.values()
+        # In this order, and under these names in files of weights.
+        self.convs = nn.ModuleList(rest[: len(paddings)])
+        self.hidden = nn.ModuleList(rest[len(paddings) :])
+        self.dense = last
+        for name, layer in self.layers.items():
+            layer.requires_grad_(self.given[name].trained)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -168,40 +142,59 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs (n, n_outputs) of images (n, channels, height, width)."""
-        return self.read_out(self.features(x))
+        return self.run(x, self.layer_output)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return what the dense layer reads of images, (n, features)."""
-        for i in range(len(self.convs)):
-            x = self.activate(i, self.convolve(i, x))
-        return self.pool(x)
+        """Return what the last dense layer reads of images, (n, features)."""
+        *_, last = self.layers
+        return self.run(x, lambda name, z: z if name == last else self.layer_output(name, z))
 
-    def convolve(self, i: int, x: Tensor) -> Tensor:
-        """Return what convolution `i` makes of its input, before its ReLU."""
-        conv, layer = self.architecture.convs[i], cast(nn.Conv2d, self.convs[i])
-        # The convolution pads both ends alike; a zero more after is put there first.
-        (top, bottom), (left, right) = self.paddings[i]
-        if (bottom, right) != (top, left):
-            x = functional.pad(x, (0, right - left, 0, bottom - top))
-        return functional.conv2d(
-            x, self._scaled(layer.weight), layer.bias, conv.stride, (top, left)
-        )
+    def run(self, x: Tensor, compute: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """Return the outputs of images where ``compute(name, x)`` is done by layers with weights.
 
-    def activate(self, i: int, x: Tensor) -> Tensor:
-        """Return the output of convolution `i` after its ReLU, if it has one."""
-        return functional.relu(x) if self.architecture.convs[i].relu else x
+        With `layer_output` it is the network.
+        """
+        names, paddings = iter(self.layers), iter(self._pool_paddings)
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Return what the dense layer reads of the last convolution's output, (n, features)."""
-        return x.flatten(1) if self.architecture.readout == "flatten" else x.mean((2, 3))
+        def through(layers: Sequence[Layer | Dense], x: Tensor) -> Tensor:
+            for layer in layers:
+                match layer:
+                    case Residual():
+                        x = x + through(layer.layers, x)
+                    case AveragePool(size, stride):
+                        x, start = _pad_after(x, next(paddings))
+                        # Zeros count: every window is divided by its size squared.
+                        x = functional.avg_pool2d(x, size, stride, start)
+                    case Activation():
+                        x = _activate(layer, x)
+                    case _:
+                        x = compute(next(names), x)
+            return x
 
-    def read_out(self, features: Tensor) -> Tensor:
-        """Return the outputs (n, n_outputs) of features."""
-        return functional.linear(features, self._scaled(self.dense.weight), self.dense.bias)
+        x = through(self.architecture.body, x)
+        x = x.flatten(1) if self.architecture.readout == "flatten" else x.mean((2, 3))
+        return through(self.architecture.head, x)
 
-    def weight_scale(self, weight: Tensor) -> float:
-        """Return what a weight is multiplied by in the forward pass."""
+    def layer_output(self, name: str, x: Tensor) -> Tensor:
+        """Return what a layer with weights makes of its input."""
+        layer, given = self.layers[name], self.given[name]
+        weight, bias = layer.weight, layer.bias
+        if self.parameterization == "ntk":
+            weight = weight * self.weight_scale(name)
+            bias = None if bias is None else bias * given.bias
+        if isinstance(given, Dense):
+            return functional.linear(x, weight, bias)
+        x, start = _pad_after(x, self.paddings[name])
+        return functional.conv2d(x, weight, bias, given.stride, start)
+
+    def weight_scale(self, name: str) -> float:
+        """Return what the weights of a layer are multiplied by in the forward pass."""
+        weight = self.layers[name].weight
         return 1 / math.sqrt(weight[0].numel()) if self.parameterization == "ntk" else 1.0
+
+    def bias_scale(self, name: str) -> float:
+        """Return what the biases of a layer are multiplied by in the forward pass."""
+        return self.given[name].bias if self.parameterization == "ntk" else 1.0
 
     def to_tensor(self, images: NDArray[Any], name: str) -> Tensor:
         """Return images as a tensor, once they are floats of this network's shape and finite.
@@ -230,23 +223,40 @@ class Network(nn.Module):
             )
         return torch.from_numpy(np.ascontiguousarray(images))
 
-    def _draw_normal_weights(self) -> None:
-        """Draw weights of variance 1 (``ntk``), or so that activations keep their size (``he``)."""
-        gains = [2.0 if conv.relu else 1.0 for conv in self.architecture.convs] + [1.0]
-        for weight, gain in zip(self.parameters(), gains, strict=True):
-            is_he = self.parameterization == "he"
-            nn.init.normal_(weight, std=math.sqrt(gain / weight[0].numel()) if is_he else 1.0)
+    def _make_layers(self, seed: int) -> dict[str, nn.Conv2d | nn.Linear]:
+        """Return the layers with weights, which are drawn."""
+        height, width = self.architecture.final_shape(*self.image_shape[1:])
+        n_positions = height * width if self.architecture.readout == "flatten" else 1
+        # A residual's branch gives as many channels as it reads, so every layer reads those of the
+        # one before it.
+        widths = [self.image_shape[0], *self.channels, self.n_outputs]
+        layers: dict[str, nn.Conv2d | nn.Linear] = {}
+        # PyTorch's default initialisers draw from the global CPU generator only.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            for (name, given), n, m in zip(self.given.items(), widths, widths[1:], strict=False):
+                bias = self.parameterization == "standard" or given.bias > 0
+                if isinstance(given, Conv):
+                    layers[name] = nn.Conv2d(n, m, given.size, given.stride, bias=bias)
+                else:
+                    is_first = len(layers) == len(self.paddings)
+                    layers[name] = nn.Linear(n * n_positions if is_first else n, m, bias=bias)
+            if self.parameterization != "standard":
+                self._draw_normal(layers)
+        return layers
 
-    def _scaled(self, weight: Tensor) -> Tensor:
-        return weight * self.weight_scale(weight) if self.parameterization == "ntk" else weight
+    def _draw_normal(self, layers: dict[str, nn.Conv2d | nn.Linear]) -> None:
+        """Draw all of variance 1 (``ntk``), or so that activations keep their size (``he``)."""
+        is_he = self.parameterization == "he"
+        behind = activations_behind(self.architecture)
+        for (name, layer), activation in zip(layers.items(), behind, strict=True):
+            gain = 1.0 if activation is None else 1 / float(variance(activation, 1.0))
+            fan_in = layer.weight[0].numel()
+            nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in) if is_he else 1.0)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=self.given[name].bias if is_he else 1.0)
 
     def _check_sizes(self) -> None:
-        n_convs = len(self.architecture.convs)
-        if len(self.channels) != n_convs:
-            raise TrainingError(
-                f"`channels` has {len(self.channels)} numbers ({self.channels}), but the"
-                f" architecture has {n_convs} convolutions: give one number for each, or none"
-            )
         if len(self.image_shape) != 3:
             raise TrainingError(
                 f"`image_shape` is {self.image_shape}, wanted (channels, height, width)"
@@ -260,3 +270,27 @@ class Network(nn.Module):
                 f"`parameterization` is {self.parameterization!r}, wanted"
                 f" {', '.join(map(repr, PARAMETERIZATIONS))}"
             )
+        self.architecture.check_channels(self.channels)
+
+
+def _pad_after(x: Tensor, padding: Padding) -> tuple[Tensor, tuple[int, int]]:
+    """Return a layer's input, and the zeros that the layer itself is to put at both ends of it.
+
+    Layers pad both ends alike; a zero more after is put there first.
+    """
+    (top, bottom), (left, right) = padding
+    if (bottom, right) != (top, left):
+        x = functional.pad(x, (0, right - left, 0, bottom - top))
+    return x, (top, left)
+
+
+def _activate(activation: Activation, x: Tensor) -> Tensor:
+    match activation.kind:
+        case "relu":
+            return functional.relu(x)
+        case "leaky_relu":
+            return functional.leaky_relu(x, activation.slope)
+        case "erf":
+            return torch.erf(x)
+        case _:
+            return functional.gelu(x)

@@ -13,15 +13,17 @@ Long, "Properties of the after kernel", 2021 (the kernel of a trained network).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, cast
+from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from lantk.network.layers import Network
+from lantk.kernel.architecture import Conv
+from lantk.network.layers import Network, Padding
 
 # Images whose activations and patches are held at once, and rows that are multiplied at once.
 _IMAGES_AT_ONCE, _ROWS_AT_ONCE = 32, 128
@@ -68,7 +70,8 @@ def tangent_blocks(
     Cost: n_train (n_train + 2 n_test) operations for each trained parameter, and a forward and
     backward pass for each image and time. Weights that share a filter are treated together: G_i =
     sum_p delta_i(p) a_i(p)^T with delta the derivative of the output by the layer's output at
-    position p and a the patch there; the block is <G_i, G_j>.
+    position p and a the patch there; the block is <G_i, G_j>. A dense layer has one position, and
+    <G_i, G_j> = <delta_i, delta_j> <a_i, a_j> is taken from the two factors.
     """
     x, n_train = _stack(network, x_train, x_test), len(x_train)
     kernels = {
@@ -95,11 +98,15 @@ def tangent_blocks(
                 # Among train images the lower triangle is enough.
                 columns = slice(first, min(stop, stop_held))
                 for name, k in kernels.items():
-                    rows = held[name][start - first :] if is_held else streamed[name]
-                    rows = rows[: stop - start]
-                    k[start:stop, columns].addmm_(rows, held[name][: columns.stop - first].T)
+                    rows = [
+                        (factor[start - first :] if is_held else factor)[: stop - start]
+                        for factor in (held if is_held else streamed)[name]
+                    ]
+                    others = [factor[: columns.stop - first] for factor in held[name]]
+                    _add_products(k[start:stop, columns], rows, others)
                     if first == 0:
-                        norms[name][start:stop] += torch.linalg.vector_norm(rows, dim=1).square()
+                        squares = (torch.linalg.vector_norm(f, dim=1).square() for f in rows)
+                        norms[name][start:stop] += prod(squares)
                 n_done += stop - start
                 if progress is not None:
                     progress(n_done, n_all)
@@ -142,83 +149,98 @@ def _stack(network: Network, x_train: NDArray, x_test: NDArray | None) -> Tensor
 
 def _images_that_fit(network: Network, memory_mb: int) -> int:
     """Return of how many images the gradients fit the memory, at least of one."""
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return max(memory_mb * 2**20 // (trained * network.dense.weight.element_size()), 1)
+    numbers = sum(sum(_sizes(network, name)) for name in network.architecture.trained_layers)
+    return max(memory_mb * 2**20 // (numbers * network.dense.weight.element_size()), 1)
 
 
-def _allocate(network: Network, x: Tensor, n: int) -> dict[str, Tensor]:
+def _sizes(network: Network, name: str) -> list[int]:
+    """Return how many numbers the factors of one image's gradient by a layer have.
+
+    A convolution has one factor, the gradient itself. A dense layer has what it reads, with a 1
+    for the bias, and the derivative by its output; of the last one that is 1 and left out.
+    """
+    layer = network.layers[name]
+    if isinstance(network.given[name], Conv):
+        return [sum(parameter.numel() for parameter in layer.parameters())]
+    n_outputs, n_read = layer.weight.shape
+    read = n_read + (layer.bias is not None)
+    return [read] if layer is network.dense else [read, n_outputs]
+
+
+def _allocate(network: Network, x: Tensor, n: int) -> dict[str, list[Tensor]]:
     """Return room for the gradients of n images, layer by layer: memory is dear to ask for anew."""
-    # Of the dense layer only the weights and the bias of one output.
     return {
-        name: x.new_empty(
-            n,
-            sum(p.numel() for p in _layer(network, name).parameters())
-            // (network.n_outputs if name == "dense" else 1),
-        )
+        name: [x.new_empty(n, size) for size in _sizes(network, name)]
         for name in network.architecture.trained_layers
     }
 
 
-def _fill(found: dict[str, Tensor], network: Network, x: Tensor, output: int) -> None:
+def _add_products(k: Tensor, rows: list[Tensor], columns: list[Tensor]) -> None:
+    """Add the inner products of gradients to a block; those of factors are multiplied."""
+    if len(rows) == 1:
+        k.addmm_(rows[0], columns[0].T)
+    else:
+        k.add_(prod(row @ column.T for row, column in zip(rows, columns, strict=True)))
+
+
+def _fill(found: dict[str, list[Tensor]], network: Network, x: Tensor, output: int) -> None:
     """Write d output / d (weights and biases) of each trained layer, one row an image.
 
     The weights of a filter come in an order of their own, which no inner product knows.
     """
     for start in range(0, len(x), _IMAGES_AT_ONCE):
-        batch = slice(start, start + _IMAGES_AT_ONCE)
-        inputs, deltas, features = _activations_and_deltas(network, x[batch], output)
-        for name, room in found.items():
-            layer, target = _layer(network, name), room[batch][: len(features)]
-            if name == "dense":
-                parts, biases = iter([features]), torch.ones_like(features[:, :1])
+        batch = slice(start, min(start + _IMAGES_AT_ONCE, len(x)))
+        inputs, deltas = _inputs_and_deltas(network, x[batch], output)
+        for name, factors in found.items():
+            given, seen, delta = network.given[name], inputs[name], deltas[name]
+            if isinstance(given, Conv):
+                parts = _filter_gradients(given, network.paddings[name], seen, delta)
+                biases = delta.sum((2, 3))
             else:
-                i = int(name[4:]) - 1
-                parts = _filter_gradients(network, i, inputs[i], deltas[i])
-                biases = deltas[i].sum((2, 3))
-            at = 0
+                parts, biases = iter([seen]), torch.ones_like(seen[:, :1])
+                if len(factors) > 1:
+                    factors[1][batch] = delta
+            target, at = factors[0][batch], 0
             for part in parts:
                 target[:, at : at + part.shape[1]] = part
                 at += part.shape[1]
-            scale = network.weight_scale(layer.weight)
+            scale = network.weight_scale(name)
             if scale != 1:
                 target[:, :at] *= scale
-            if layer.bias is not None:
-                target[:, at:] = biases
+            if network.layers[name].bias is not None:
+                target[:, at:] = biases * network.bias_scale(name)
 
 
-def _activations_and_deltas(
+def _inputs_and_deltas(
     network: Network, x: Tensor, output: int
-) -> tuple[list[Tensor], tuple[Tensor, ...], Tensor]:
-    """Return each convolution's input, d output / d its output, and what the dense layer reads."""
-    inputs: list[Tensor] = []
-    outputs: list[Tensor] = []
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return what each layer with weights reads, and d output / d what it makes of it."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def record(name: str, x: Tensor) -> Tensor:
+        inputs[name] = x.detach()
+        z = network.layer_output(name, x)
+        # The images need no gradient, nor do the parameters: the first output is a leaf.
+        outputs[name] = z if outputs else z.detach().requires_grad_(True)
+        return outputs[name]
+
     with torch.enable_grad():
-        for i in range(len(network.convs)):
-            inputs.append(x.detach())
-            z = network.convolve(i, x)
-            # The images need no gradient, nor do the parameters: the first output is a leaf.
-            outputs.append(z if i else z.detach().requires_grad_(True))
-            x = network.activate(i, outputs[i])
-        features = network.pool(x)
-        total = network.read_out(features)[:, output].sum()
-        deltas = torch.autograd.grad(total, outputs)
-    return inputs, deltas, features.detach()
+        total = network.run(x, record)[:, output].sum()
+        deltas = torch.autograd.grad(total, list(outputs.values()))
+    return inputs, dict(zip(outputs, deltas, strict=True))
 
 
-def _filter_gradients(network: Network, i: int, x: Tensor, delta: Tensor) -> Iterator[Tensor]:
-    """Yield d output / d w(p) of each offset p in the filter of convolution i, (n, weights)."""
-    (top, bottom), (left, right) = network.paddings[i]
-    conv = network.architecture.convs[i]
+def _filter_gradients(conv: Conv, padding: Padding, x: Tensor, delta: Tensor) -> Iterator[Tensor]:
+    """Yield d output / d w(p) of each offset p in the filter of a convolution, (n, weights)."""
+    (top, bottom), (left, right) = padding
+    size, stride = conv.size, conv.stride
     height, width = delta.shape[2:]
     # Channels last, as the network computes: each offset is then one view and one product.
     padded = functional.pad(x, (left, right, top, bottom)).permute(0, 2, 3, 1)
     deltas = delta.permute(0, 2, 3, 1).flatten(1, 2).mT
-    for row in range(conv.size):
-        rows = padded[:, row : row + (height - 1) * conv.stride + 1 : conv.stride]
-        for column in range(conv.size):
-            seen = rows[:, :, column : column + (width - 1) * conv.stride + 1 : conv.stride]
+    for row in range(size):
+        rows = padded[:, row : row + (height - 1) * stride + 1 : stride]
+        for column in range(size):
+            seen = rows[:, :, column : column + (width - 1) * stride + 1 : stride]
             yield torch.bmm(deltas, seen.flatten(1, 2)).flatten(1)
-
-
-def _layer(network: Network, name: str) -> nn.Conv2d | nn.Linear:
-    return network.dense if name == "dense" else cast(nn.Conv2d, network.convs[int(name[4:]) - 1])

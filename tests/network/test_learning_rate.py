@@ -29,15 +29,6 @@ CODE = ("lantk/network/training.py",)
 SCHEDULE = {"batch_size": 7, "device": "cpu", "seed": 1}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Train with one thread: in networks this small two only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def labelled_images(n=60):
     """Return noisy images of three classes and their class numbers."""
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The finite network: padding, initialisation, and the exact kernel as its limit."""
+"""The finite network: padding, layers, initialisation; for its kernels see the other files."""
 
 import itertools
 
@@ -7,96 +7,38 @@ import pytest
 import torch
 from empirical import empirical_ntk
 
-import lantk
-import lantk.network.layers
 from lantk.kernel.architecture import same_padding
 from lantk.kernel.grammar import parse_architecture
-from lantk.network.layers import Network, default_channels, default_parameterization
+from lantk.network.defaults import default_channels, default_parameterization
+from lantk.network.layers import Network
 
 
-def conv(size, stride=1, trained=True):
+def conv(size, stride=1, trained=True, bias=0):
     """Return one convolution of a layer list."""
-    return {"conv": {"size": size, "stride": stride, "trained": trained}}
+    return {"conv": {"size": size, "stride": stride, "bias": bias, "trained": trained}}
+
+
+def pool(size, stride):
+    """Return one average pool of a layer list."""
+    return {"average_pool": {"size": size, "stride": stride}}
 
 
 FIXED_DENSE = {"dense": {"trained": False}}
 SMALL = [conv(3, 2), "relu", conv(3), "relu", "flatten", "dense"]
 FIXED_ENDS = [conv(3, 1, False), "relu", conv(3), "relu", "global_average_pool", FIXED_DENSE]
-
-
-# The finite network and the exact kernel
-
-# Layers and image sides. The images grow along one side and shrink along the other, so that a
-# zero on the wrong border shows.
-SAMPLED = {
-    "flatten": ([conv(3), "relu", conv(3), "relu", "flatten", "dense"], (6, 6)),
-    "gap": ([conv(3), "relu", conv(3), "relu", "global_average_pool", "dense"], (6, 6)),
-    "even-side-stride-2": (
-        [conv(3), "relu", conv(3, 2), "relu", conv(3), "flatten", "dense"],
-        (8, 8),
-    ),
-    "odd-sides-stride-2": ([conv(3, 2), "relu", conv(3, 2), "relu", "flatten", "dense"], (7, 5)),
-    "size-5": ([conv(5, 2), "relu", conv(5), "relu", "global_average_pool", "dense"], (8, 6)),
-    "stride-3": ([conv(3, 3), conv(1), "relu", "flatten", "dense"], (8, 7)),
-    "fixed-ends": (FIXED_ENDS, (6, 6)),
-}
-N_DRAWS = 300
-WIDTH = 64
-
-
-def sample_images(height, width):
-    """Return three images of two channels, the second like the first."""
-    x = np.random.default_rng(1).uniform(-1, 1, (3, 2, height, width))
-    x[1] = 0.7 * x[0] + 0.5 * x[1]
-    return x * np.linspace(0.2, 2, height)[:, None] * np.linspace(2, 0.2, width)
-
-
-def sample_kernel(layers, x, kernel):
-    """Return `kernel` of finite networks on `x`, one draw of all weights a row."""
-    channels = [WIDTH] * len(parse_architecture(layers).convs)
-    n_outputs = 1 if kernel == "ntk" else WIDTH
-    draws = []
-    for seed in range(N_DRAWS):
-        network = Network(layers, x.shape[1:], channels, n_outputs, "ntk", seed=seed).double()
-        if kernel == "ntk":
-            draws.append(empirical_ntk(network, x))
-        else:
-            with torch.no_grad():
-                outputs = network(torch.from_numpy(x)).numpy()
-            draws.append(outputs @ outputs.T / n_outputs)
-    return np.array(draws)
-
-
-def largest_z(layers, x, kernel):
-    """Return how far the mean draw is from the exact kernel, in its own standard errors."""
-    draws = sample_kernel(layers, x, kernel)
-    exact = lantk.gram(layers, x, kernel=kernel, dtype="float64", device="cpu")
-    standard_error = draws.std(axis=0, ddof=1) / np.sqrt(N_DRAWS)
-    return np.abs((draws.mean(axis=0) - exact) / standard_error).max()
-
-
-@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
-@pytest.mark.parametrize("case", SAMPLED)
-def test_mean_of_sampled_networks_is_the_exact_kernel(case, kernel):
-    """Every entry of the mean over 300 finite networks is within 5 standard errors of exact."""
-    layers, sides = SAMPLED[case]
-    assert largest_z(layers, sample_images(*sides), kernel) <= 5
-
-
-@pytest.mark.parametrize("case", ["even-side-stride-2", "size-5", "stride-3"])
-def test_sampled_networks_reveal_another_padding_rule(case, monkeypatch):
-    """Networks that pad both ends alike at stride 2, as PyTorch does, miss the exact kernel."""
-    layers, sides = SAMPLED[case]
-    monkeypatch.setattr(
-        lantk.network.layers, "same_padding", lambda side, size, stride: (size // 2,) * 2
-    )
-    assert largest_z(layers, sample_images(*sides), "ntk") > 5
+LEAKY = {"leaky_relu": {"slope": 0.1}}
+RESIDUAL = {"residual": ["relu", conv(3), LEAKY, conv(3)]}
+# Every kind of layer there is.
+MIXED = [
+    pool(2, 1), conv(3, 2, bias=0.3), RESIDUAL, "gelu", pool(3, 2), conv(1), "erf",
+    "flatten", {"dense": {"bias": 0.5}}, LEAKY, {"dense": {"trained": False}}, "relu", "dense",
+]  # fmt: skip
 
 
 def test_empirical_ntk_is_the_product_of_gradients():
     """Each entry is the inner product of two gradients found by plain back-propagation."""
     network = Network(FIXED_ENDS, (2, 5, 4), [3, 4])
-    x = sample_images(5, 4).astype(np.float32)
+    x = np.random.default_rng(1).uniform(-1, 1, (3, 2, 5, 4)).astype(np.float32)
     gradients = []
     for image in torch.from_numpy(x):
         network.zero_grad()
@@ -137,6 +79,52 @@ def test_convolution_equals_a_plain_loop(size, stride, height, width):
     np.testing.assert_allclose(features.reshape(expected.shape), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "stride", "height", "width"),
+    [*itertools.product((1, 2, 3, 4), (1, 2, 3), (1, 4, 7), (2, 5, 8))],
+)
+def test_pool_equals_a_plain_loop(size, stride, height, width):
+    """A pool reads zeros where `same_padding` puts them, and divides by its size squared there."""
+    layers = [pool(size, stride), "flatten", "dense"]
+    network = Network(layers, (2, height, width), parameterization="ntk").double()
+    image = np.random.default_rng(0).standard_normal((2, height, width))
+    top, left = same_padding(height, size, stride)[0], same_padding(width, size, stride)[0]
+    rows, columns = (-(-side // stride) for side in (height, width))
+    expected = np.zeros((2, rows, columns))
+    for u, w, i, j in itertools.product(range(rows), range(columns), range(size), range(size)):
+        row, column = u * stride + i - top, w * stride + j - left
+        if 0 <= row < height and 0 <= column < width:
+            expected[:, u, w] += image[:, row, column] / size**2
+    features = network.features(torch.from_numpy(image[None])).reshape(expected.shape)
+    np.testing.assert_allclose(features, expected, atol=1e-12)
+
+
+def test_layers_are_computed_in_their_order():
+    """A network of every kind of layer is that of PyTorch's functions, written out."""
+    network = Network(MIXED, (3, 7, 6), [4, 4, 4, 5, 6, 7], 2, "ntk", seed=3).double()
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 3, 7, 6)))
+    weights = [layer.weight / layer.weight[0].numel() ** 0.5 for layer in network.layers.values()]
+    f = torch.nn.functional
+    pad = f.pad(x, (0, 1, 0, 1))
+    z = f.avg_pool2d(pad, 2, 1)
+    z = f.conv2d(f.pad(z, (0, 1, 1, 1)), weights[0], 0.3 * network.convs[0].bias, 2)
+    branch = f.conv2d(z.relu(), weights[1], padding=1)
+    z = f.gelu(z + f.conv2d(torch.where(branch > 0, branch, 0.1 * branch), weights[2], padding=1))
+    z = f.avg_pool2d(f.pad(z, (1, 1, 0, 1)), 3, 2)
+    z = torch.erf(f.conv2d(z, weights[3])).flatten(1)
+    z = f.leaky_relu(z @ weights[4].T + 0.5 * network.hidden[0].bias, 0.1)
+    z = (z @ weights[5].T).relu()
+    torch.testing.assert_close(network.features(x), z)
+    torch.testing.assert_close(network(x), z @ weights[6].T)
+    assert [name for name, _ in network.named_parameters()] == [
+        *("convs.0.weight", "convs.0.bias", "convs.1.weight", "convs.2.weight", "convs.3.weight"),
+        *("hidden.0.weight", "hidden.0.bias", "hidden.1.weight", "dense.weight"),
+    ]
+    assert [name for name, layer in network.layers.items() if not layer.weight.requires_grad] == [
+        "dense2"
+    ]
+
+
 @pytest.mark.parametrize("parameterization", ["standard", "he", "ntk"])
 @pytest.mark.parametrize(
     "layers",
@@ -145,13 +133,18 @@ def test_convolution_equals_a_plain_loop(size, stride, height, width):
         "arora2019-vanilla-3",
         "arora2019-gap-3",
         [conv(3, 2), conv(5, 3), "relu", "global_average_pool", "dense"],
-        [conv(1, 4), "flatten", FIXED_DENSE],
+        [conv(1, 4), "flatten", {"dense": {}}],
+        ["global_average_pool", "dense"],
+        "myrtle5",
+        "chen2020-lap-3",
+        "fully-connected-3",
+        MIXED,
     ],
 )
 def test_output_has_one_row_per_image(layers, parameterization):
     """Any architecture of the grammar maps n images to n rows of `n_outputs` finite numbers."""
-    n_convs = len(parse_architecture(layers).convs)
-    network = Network(layers, (3, 9, 6), [4] * n_convs, 2, parameterization)
+    n_hidden = parse_architecture(layers).n_hidden
+    network = Network(layers, (3, 9, 6), [4] * n_hidden, 2, parameterization)
     outputs = network(torch.ones(5, 3, 9, 6))
     assert outputs.shape == (5, 2)
     assert torch.isfinite(outputs).all()
@@ -167,10 +160,15 @@ STRIDED = [conv(3, 2), conv(3, 3), conv(3), "flatten", "dense"]
         ("chen2020", 10, [16, 128, 128, 256, 256, 512, 512]),
         (STRIDED, 1, [16, 256, 256]),
         (STRIDED, 3, [16, 512, 512]),
+        ("chen2020-lap-3", 1, [16, 64, 64, 128, 128, 256, 256]),
+        ("myrtle7", 1, [16, 64, 128, 128, 256, 256]),
     ],
 )
 def test_default_channels_grow_with_the_stride(name, n_outputs, channels):
-    """The first convolution has 16 channels, later ones 64 or 128 times the stride, at most 4."""
+    """The first convolution has 16 channels, later ones 64 or 128 times the stride, at most 4.
+
+    Strides of pools count, but for those behind the last convolution.
+    """
     assert default_channels(name, n_outputs) == channels
     assert Network(name, (1, 4, 4), n_outputs=n_outputs).channels == channels
 
@@ -183,6 +181,27 @@ def test_networks_without_strides_are_equally_wide_everywhere(name, n_outputs):
 
 
 @pytest.mark.parametrize(
+    ("layers", "channels"),
+    [
+        ([conv(3), RESIDUAL, pool(2, 2), "flatten", "dense"], [128] * 3),
+        ([conv(3), RESIDUAL, conv(1, 2), "flatten", "dense"], [64, 64, 64, 128]),
+        (
+            [conv(3), pool(2, 2), {"residual": [conv(1)]}, conv(1), "flatten", "dense"],
+            [64, 64, 128],
+        ),
+        ([conv(3), "relu", "flatten", "dense", "relu", "dense"], [128, 256]),
+        ("fully-connected-4", [256] * 3),
+        (MIXED, [128, 128, 128, 256, 256, 256]),
+    ],
+)
+def test_residuals_are_as_wide_as_their_input_and_dense_layers_256(layers, channels):
+    """The defaults fit together, and the network is made of them."""
+    assert default_channels(layers) == channels
+    network = Network(layers, (1, 4, 4))
+    assert [layer.weight.shape[0] for layer in network.layers.values()] == [*channels, 1]
+
+
+@pytest.mark.parametrize(
     ("name", "parameterization"),
     [
         ("chen2020", "standard"),
@@ -190,11 +209,20 @@ def test_networks_without_strides_are_equally_wide_everywhere(name, n_outputs):
         ("arora2019-gap-21", "he"),
         (SMALL, "standard"),
         ([conv(3), "relu", conv(3), "flatten", "dense"], "standard"),
+        ("myrtle10", "he"),
+        ("arora2019-vanilla-3-lap-2", "he"),
+        ("fully-connected-5", "he"),
+        ("fully-connected-1", "standard"),
+        ([conv(3), "erf", "flatten", "dense", "dense"], "standard"),
+        ([conv(3), {"residual": ["relu", conv(3)]}, "relu", "flatten", "dense"], "standard"),
     ],
 )
-def test_networks_of_relus_without_strides_start_as_he(name, parameterization):
-    """A stride, or a convolution without its ReLU, leaves PyTorch's initialisation."""
+def test_deep_networks_without_strides_start_as_he(name, parameterization):
+    """A stride, a residual or a layer without its activation leave PyTorch's initialisation."""
     assert default_parameterization(name) == parameterization
+
+
+BIASED = [conv(3, bias=0.5), "relu", "flatten", "dense", {"dense": {"bias": 0.2}}]
 
 
 @pytest.mark.parametrize(
@@ -204,12 +232,15 @@ def test_networks_of_relus_without_strides_start_as_he(name, parameterization):
         (SMALL, "he", 9 * 2 * 3 + 9 * 3 * 4 + 4 * 2 * 3),
         (SMALL, "ntk", 9 * 2 * 3 + 9 * 3 * 4 + 4 * 2 * 3),
         (FIXED_ENDS, "standard", (9 * 2 * 3 + 3) + (9 * 3 * 4 + 4) + (4 + 1)),
+        (BIASED, "standard", (9 * 2 * 3 + 3) + (24 * 3 * 4 + 4) + (4 + 1)),
+        (BIASED, "he", (9 * 2 * 3 + 3) + (24 * 3 * 4) + (4 + 1)),
+        (BIASED, "ntk", (9 * 2 * 3 + 3) + (24 * 3 * 4) + (4 + 1)),
     ],
 )
 def test_parameters_are_filters_dense_weights_and_standard_biases(
     layers, parameterization, n_parameters
 ):
-    """Weights are counted by hand, biases exist in the standard parameterization only."""
+    """Weights are counted by hand; biases are everywhere in ``standard``, else where described."""
     network = Network(layers, (2, 4, 6), [3, 4], parameterization=parameterization)
     assert network.n_parameters == n_parameters
 
@@ -231,6 +262,19 @@ def test_he_weights_make_up_for_what_a_relu_takes():
         variance = gain / weight[0].numel()
         assert abs(weight.mean()) <= 5 * (variance / weight.numel()) ** 0.5
         assert abs(weight.var() / variance - 1) <= 5 * (2 / weight.numel()) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("activation", "gain"), [(LEAKY, 2 / 1.01), ("erf", 2.1525), ("gelu", 2.3517)]
+)
+def test_he_keeps_the_size_of_standard_normal_values(activation, gain):
+    """Weights have gain / fan-in, with which N(0, 1) before an activation is N(0, 1) again."""
+    layers = ["flatten", {"dense": {"bias": 0.3}}, activation, "dense"]
+    (hidden,) = Network(layers, (1, 8, 8), [4096], parameterization="he").hidden.requires_grad_(
+        False
+    )
+    assert abs(float(hidden.weight.var()) * 64 / gain - 1) <= 5 * (2 / hidden.weight.numel()) ** 0.5
+    assert abs(float(hidden.bias.var()) / 0.09 - 1) <= 5 * (2 / 4096) ** 0.5
 
 
 @pytest.mark.parametrize(("parameterization", "is_alive"), [("he", True), ("standard", False)])
@@ -261,7 +305,7 @@ def test_standard_weights_are_pytorch_defaults():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": [4]}, "has 1 numbers .* 2 convolutions"),
+        ({"channels": [4]}, r"1 numbers of channels, wanted 2: .* \(conv1, conv2\)"),
         ({"channels": [4, 0]}, r"`channels` is \[4, 0\]"),
         ({"channels": [4, 2.5]}, r"`channels` is \[4, 2.5\]"),
         ({"image_shape": (6, 5)}, r"`image_shape` is \(6, 5\)"),
@@ -274,3 +318,11 @@ def test_impossible_networks_are_refused(arguments, message):
     """A size that cannot be built is named, with what was wanted."""
     with pytest.raises(ValueError, match=message):
         Network(SMALL, **({"image_shape": (2, 6, 5)} | arguments))
+
+
+def test_channels_that_a_residual_cannot_add_are_refused():
+    """The layers are named, and what to do."""
+    layers = [conv(3), {"residual": [conv(3), conv(1)]}, "flatten", "dense"]
+    assert Network(layers, (2, 6, 5), [4, 7, 4]).channels == [4, 7, 4]
+    with pytest.raises(ValueError, match=r"5 channels \(conv3\), and its input has 4 \(conv1\)"):
+        Network(layers, (2, 6, 5), [4, 4, 5])

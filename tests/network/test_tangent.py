@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 from empirical import empirical_ntk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernel.random_architectures import architectures
 
-import lantk
-from lantk.network.layers import Network
+from lantk.kernel import reference
+from lantk.network.layers import PARAMETERIZATIONS, Network
 from lantk.network.tangent import conjugate_block, tangent_blocks
 
 RNG = np.random.default_rng(0)
@@ -42,6 +45,50 @@ def test_layers_sum_to_the_gradients_inner_products(name, parameterization, memo
     np.testing.assert_allclose(norms, np.diag(everything), rtol=1e-12)
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(architectures(max_layers=4, max_side=4), st.sampled_from(PARAMETERIZATIONS))
+def test_so_they_do_whatever_the_layers(architecture, parameterization):
+    """Pools, residuals, biases, all activations and dense layers, to rounding."""
+    channels = [3] * architecture.n_hidden
+    network = Network(architecture, (2, 5, 4), channels, 1, parameterization).double()
+    x_train, x_test = images(3, (2, 5, 4)), images(2, (2, 5, 4))
+    blocks = tangent_blocks(network, x_train, x_test, memory_mb=0)
+    assert list(blocks) == architecture.trained_layers
+    wanted = empirical_ntk(network, np.concatenate([x_train, x_test]))
+    np.testing.assert_allclose(total(blocks), wanted[:, :3], atol=1e-12 * abs(wanted).max())
+    norms = sum(block.diagonal for block in blocks.values())
+    np.testing.assert_allclose(norms, np.diag(wanted), rtol=1e-10)
+
+
+def test_each_block_is_the_gradients_of_its_own_layer():
+    """A convolution in a residual and a hidden dense layer, with biases, have their own names."""
+    layers = [
+        {"conv": {"size": 3}},
+        {"residual": ["relu", {"conv": {"size": 3, "bias": 0.5}}]},
+        {"average_pool": {"size": 2}},
+        *("flatten", {"dense": {"bias": 0.2}}, "gelu", "dense"),
+    ]
+    network = Network(layers, (2, 4, 4), [3, 3, 4], 1, "ntk").double()
+    x = images(3, (2, 4, 4))
+    blocks = tangent_blocks(network, x)
+    assert list(blocks) == ["conv1", "conv2", "dense1", "dense2"]
+    for name, block in blocks.items():
+        network.requires_grad_(False)
+        network.layers[name].requires_grad_(True)
+        np.testing.assert_allclose(block.k, empirical_ntk(network, x), atol=1e-12)
+
+
+def test_hidden_dense_layers_take_no_room_for_their_weights():
+    """Gradients by a quarter of a million weights of 40 images fit a megabyte, which holds one."""
+    network = Network("fully-connected-3", (1, 4, 4), [512, 512], parameterization="ntk").double()
+    x, totals = images(40, (1, 4, 4)), []
+    blocks = tangent_blocks(network, x, memory_mb=1, progress=lambda _, total: totals.append(total))
+    # Each image passes through the network once.
+    assert set(totals) == {40}
+    wanted = empirical_ntk(network, x[:3], x)
+    np.testing.assert_allclose(total(blocks)[:3], wanted, atol=1e-12 * abs(wanted).max())
+
+
 def test_several_outputs_have_the_mean_of_their_kernels():
     """With 3 outputs the kernel is the mean over the outputs of their own kernels."""
     shape, channels = SMALL["chen2020"]
@@ -74,7 +121,7 @@ def test_wide_networks_tend_to_the_exact_kernel():
     """The mean over networks is the CNTK within 4 standard errors; width 4x has 1/2 the spread."""
     name, shape = "arora2019-vanilla-3", (1, 4, 4)
     x = images(3, shape)
-    exact = np.asarray(lantk.gram(name, x))
+    exact = reference.gram(name, x)
     spreads = []
     for width in (8, 32):
         networks = (
