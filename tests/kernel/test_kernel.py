@@ -141,7 +141,7 @@ def test_compiled_code_agrees_with_the_reference(
     x[4] = x[0] + 0.5
     wanted = reference.gram(architecture, x, kernel=kernel)
     for dtype, tolerance in TOLERANCES.items():
-        options = {"kernel": kernel, "dtype": dtype}
+        options = {"kernel": kernel, "dtype": dtype, "layout": "channels_first"}
         found = gram(architecture, x, **options)
         np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
         assert (found == found.T).all()

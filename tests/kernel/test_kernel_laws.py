@@ -11,6 +11,7 @@ from lantk.kernel import reference
 from lantk.kernel.bands import Band
 from lantk.kernel.cpu import loops as cpu
 from lantk.kernel.cpu.engine import tile_side
+from lantk.kernel.cpu.measure import read_block
 from lantk.kernel.cuda import launcher as cuda_launcher
 from lantk.kernel.gram import gram, gram_band, gram_diagonal, gram_taps
 from lantk.kernel.grammar import parse_architecture
@@ -398,18 +399,35 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         gram("chen2020", X, device="cuda")
 
 
+def test_layers_that_the_gpu_does_not_know_are_for_the_cpu(monkeypatch):
+    """With a GPU, "auto" says in one line that it takes the CPU for them, and "cuda" refuses."""
+    on_cpu = gram("chen2020-lap-3", X, device="cpu")
+    monkeypatch.setattr(cuda_launcher, "is_available", lambda: True)
+    with pytest.warns(UserWarning, match="computing on the CPU: the GPU knows convolutions"):
+        found = gram("chen2020-lap-3", X)
+    assert_same_bytes(found, on_cpu)
+    with pytest.raises(ValueError, match="device is 'cuda', but the GPU knows convolutions"):
+        gram("chen2020-lap-3", X, device="cuda")
+
+
+
 @pytest.mark.parametrize(
     ("architecture", "shape"),
-    [("chen2020", (3, 32, 32)), ("arora2019-gap-11", (1, 20, 12)), (GAP, (5, 9, 9))],
+    [
+        ("chen2020", (3, 32, 32)),
+        ("arora2019-gap-11", (1, 20, 12)),
+        (GAP, (5, 9, 9)),
+        ("myrtle5", (3, 16, 16)),
+    ],
 )
 @pytest.mark.parametrize("budget", [2**25, 2**27, 2**28])
 def test_a_tile_stays_within_its_budget(architecture, shape, budget):
     """The arrays of a tile and of two threads take no more than the budget, if a tile can."""
     plan = make_plans([parse_architecture(architecture)], "ntk", *shape[1:])[0]
     side = tile_side(plan, shape[0], "float32", 2, budget)
-    block = cpu.read_block(plan, np.zeros((1, *shape), np.float32))
+    block = read_block(plan, np.zeros((1, *shape), np.float32))
     scratch = cpu.make_scratch(plan, "float32")
-    n_bytes = 2 * side // cpu.LANES * (block.pixels.nbytes + block.tables.nbytes)
+    n_bytes = 2 * side // cpu.LANES * sum(array.nbytes for array in block[:3])
     n_bytes += 2 * sum(array.nbytes for array in scratch)
     assert side % cpu.LANES == 0
     assert side == cpu.LANES or n_bytes <= budget
