@@ -58,9 +58,10 @@ else
 	@printf '%s\n' '$(RESULTS)/report.html'
 endif
 
-# Us beside neural-tangents, growth, peak memory: ten minutes, into results/benchmarks.
+# Us beside neural-tangents, growth, peak memory: fifteen minutes, into results/benchmarks.
 benchmark: $(VENV)/installed
 	python benchmarks/side_by_side.py
+	python benchmarks/published.py
 	python benchmarks/growth.py
 	python benchmarks/memory.py
 

@@ -87,6 +87,16 @@ CASES = (
     ),
     Case("gap, 4 rows", _GAP, 4, 96, peer_blocks=(1, 2, 4), rounds=9, floor=2 * 0.5e-3),
     Case("gap, symmetric", _GAP, 192, peer_blocks=(4,), rounds=3, floor=2 * 0.5e-3),
+    # Floors by the pairs of positions that are visited, as those of chen2020.
+    Case(
+        "chen2020-lap-3",
+        "chen2020-lap-3",
+        192,
+        peer_blocks=(1, 2, 4),
+        rounds=5,
+        floor=18.06 / 550_000,
+    ),
+    Case("myrtle5", "myrtle5", 96, peer_blocks=(2, 4), rounds=3, floor=694 / 550_000),
 )
 
 

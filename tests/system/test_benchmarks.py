@@ -16,8 +16,8 @@ from work_tree import copy_project
 pytestmark = pytest.mark.rest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-bench, growth, memory, scaling, side_by_side = map(
-    importlib.import_module, ("bench", "growth", "memory", "scaling", "side_by_side")
+bench, growth, memory, published, scaling, side_by_side = map(
+    importlib.import_module, ("bench", "growth", "memory", "published", "scaling", "side_by_side")
 )
 Case, Series = side_by_side.Case, growth.Series
 
@@ -135,6 +135,17 @@ def test_the_environment_is_pinned():
     pins = [line for line in lines if not line.startswith("#")]
     assert "neural-tangents==0.6.5" in pins
     assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in pins)
+
+
+def test_times_beside_published_ones(tmp_path, monkeypatch):
+    """Our times stand in one table with the published ones, hours as milliseconds an entry."""
+    monkeypatch.setattr(published, "seconds_an_entry", lambda *_: [2e-5, 1e-5])
+    published.measure(2, tmp_path)
+    text = (tmp_path / "published.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    ours = "0.015 (0.0125 - 0.0175)"
+    assert ["21 convolutions, flatten", ours, "0.12", "0.0152", "0.00465"] in rows
+    assert ["myrtle5", ours, "-", "-", "0.632 (316 hours)"] in rows
 
 
 def test_growth(tmp_path):
