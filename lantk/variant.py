@@ -32,7 +32,8 @@ _OWN_TERM = re.compile(
 _CONTROL = re.compile(rf"(?P<parent>.*?)-(?P<control>{'|'.join(sorted(CONTROLS))})")
 _NAME = re.compile(
     r"(?:(?P<exact>cntk(?:-flips)?)(?P<intercept>-intercept)?"
-    r"|(?P<network>after-kernel(?:-(?P<layer>conv[1-9]\d{0,2}|dense(?:[1-9]\d{0,2})?))?|conjugate-kernel)"
+    r"|(?P<network>after-kernel(?:-(?P<layer>conv[1-9]\d{0,2}|dense(?:[1-9]\d{0,2})?))?"
+    r"|conjugate-kernel)"
     r"(?:-(?P<epoch>0|[1-9]\d{0,6}))?)"
     r"(?:\+(?P<term>.+))?"
 )
@@ -54,6 +55,8 @@ class Variant:
     >>> v = Variant.of("after-kernel-conv3-10+lantk-kr-v1-shuffled")
     >>> v.kernel, v.layer, v.epoch, v.term, v.control
     ('after-kernel-conv3', 'conv3', 10, 'lantk-kr-v1', 'shuffled')
+    >>> Variant.of("after-kernel-dense2-10").layer
+    'dense2'
     >>> v = Variant.of("cntk-intercept+lantk-fjlt-v1-offdiagonal-shuffled")
     >>> v.kernel, v.has_intercept, v.base, v.term, v.control
     ('cntk', True, 'cntk-intercept', 'lantk-fjlt-v1', 'offdiagonal-shuffled')

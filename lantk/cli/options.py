@@ -251,9 +251,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fold-seed": _option("seed that shuffles the folds", default=0),
     "network-kernels": _option(
         "kernels of the network in training: after-kernel (all layers), after-kernel-LAYER (conv1"
-        " ... dense) and conjugate-kernel, with -EPOCH for one tap and -shuffled for a network"
-        " trained on permuted labels; +lantk-kr-v1, +lantk-kr-v2 or +lantk-plugin before that adds"
-        " a label term",
+        " ... dense, or dense1 ... of several) and conjugate-kernel, with -EPOCH for one tap and"
+        " -shuffled for a network trained on permuted labels; +lantk-kr-v1, +lantk-kr-v2 or"
+        " +lantk-plugin before that adds a label term",
         flag="--variants",
         nargs="+",
         required=True,

@@ -270,10 +270,11 @@ class Settings(Section):
     -offdiagonal-shuffled at the end. cntk-intercept+TERM, cntk-flips+TERM and
     cntk-flips-intercept+TERM are label terms on those kernels, with the same controls. lantk-best
     is derived where the first four are there. Kernels of the network in training are after-kernel,
-    after-kernel-LAYER (conv1 ... dense) and conjugate-kernel, at every epoch of after_kernels.taps,
-    or at one with -EPOCH; then +lantk-kr-v1, +lantk-kr-v2 or +lantk-plugin adds a label term, and
-    -shuffled trains the network, and fits the label term, on permuted labels. after-kernel and
-    conjugate-kernel themselves are derived: the best of their epochs."""
+    after-kernel-LAYER (conv1 ... dense; of several dense layers dense1 ...) and conjugate-kernel,
+    at every epoch of after_kernels.taps, or at one with -EPOCH; then +lantk-kr-v1, +lantk-kr-v2 or
+    +lantk-plugin adds a label term, and -shuffled trains the network, and fits the label term, on
+    permuted labels. after-kernel and conjugate-kernel themselves are derived: the best of their
+    epochs."""
     label_weights: LabelWeights = setting(LabelWeights())
     ridges: Ridges = setting(Ridges())
     permutations: Annotated[int, Limits(1, 1_000)] = setting(3, 10)

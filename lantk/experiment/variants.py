@@ -118,7 +118,8 @@ def family_of(variant: str) -> str:
     if parent.startswith(("after-kernel", "conjugate-kernel")):
         raise VariantError(
             f"{shorten(variant)} is no variant: wanted after-kernel, after-kernel-LAYER with LAYER"
-            " conv1, conv2 ... or dense, or conjugate-kernel, then -EPOCH or nothing, then"
+            " conv1, conv2 ... or dense (dense1, dense2 ... where there are several), or"
+            " conjugate-kernel, then -EPOCH or nothing, then"
             f" +{', +'.join(KERNEL_TERMS)} or nothing, then -shuffled or nothing, such as"
             " after-kernel-10+lantk-kr-v1-shuffled"
         )

@@ -11,6 +11,7 @@ import torch
 import lantk.network.checkpoint
 import lantk.network.training
 from lantk.cli.main import main
+from lantk.data.split_files import load_split
 from lantk.network.checkpoint import Checkpoint, CheckpointError
 from lantk.network.layers import Network, TrainingError
 from lantk.network.learning_rate import split_validation, train_at_best_rate
@@ -222,6 +223,37 @@ def run_cnn(split, out, *options):
     arguments += ("--channels", "[4, 4]", "--targets", -0.1, 0.9, "--device", "cpu")
     command = ("cnn", "--split", split, *arguments, *options, "--variant", "cnn", "--out", out)
     return main([str(word) for word in command])
+
+
+def test_the_verbs_train_networks_of_every_kind_of_layer(split, tmp_path):
+    """Written weights make the network that predicted, and each dense layer has its kernel."""
+    layers = [
+        {"conv": {"size": 3, "stride": 2, "bias": 0.1}},
+        {"residual": ["relu", {"conv": {"size": 3}}]},
+        {"leaky_relu": {"slope": 0.1}},
+        {"average_pool": {"size": 2}},
+        *("flatten", {"dense": {"bias": 0.2}}, "gelu", "dense"),
+    ]
+    options = ("--architecture", json.dumps(layers), "--channels", "[4, 4, 8]")
+    weights = tmp_path / "weights.pt"
+    assert run_cnn(split, tmp_path / "cnn-seed4.json", *options, "--weights", weights) == 0
+    predictions = pd.read_csv(tmp_path / "cnn-seed4.csv")["honest"]
+    kept = torch.load(weights, weights_only=True)
+    state = kept.pop("state_dict")
+    network = Network(kept.pop("architecture"), kept.pop("image_shape"), **kept)
+    network.load_state_dict(state)
+    x_test = torch.from_numpy(load_split(split).x_test)
+    assert network(x_test).argmax(1).tolist() == predictions.tolist()
+    command = ["after-kernels", "--split", str(split), "--case", "1-3-8", *options]
+    command += ["--n-train", "30", "--taps", "0", "1", "--folds", "2", "--seed", "0"]
+    command += ["--learning-rate", "1e-3", "--out", str(tmp_path), "--device", "cpu"]
+    names = ["after-kernel", "after-kernel-dense1", "after-kernel-conv2-shuffled"]
+    assert main([*command, "--variants", *names, "conjugate-kernel"]) == 0
+    scores = {
+        layer: pd.read_csv(tmp_path / f"after-kernel{layer}-1-seed0.csv").drop(columns="label")
+        for layer in ("", "-dense1")
+    }
+    assert not scores[""].equals(scores["-dense1"])
 
 
 def test_the_verb_writes_class_numbers_and_the_choice(split, tmp_path):
