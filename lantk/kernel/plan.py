@@ -125,20 +125,25 @@ class Plan(NamedTuple):
         return int(np.prod(self.layers["stride"][:first]))
 
     @property
-    def is_classic(self) -> bool:
-        """Whether there is nothing but convolutions, ReLUs, one kind of plain readout and a dense.
+    def is_plain(self) -> bool:
+        """Whether there are no layers but convolutions without bias and ReLUs, before readouts."""
+        layers = self.layers
+        has_activations = not np.isin(layers["source"], (PIXELS, RELU, LINEAR)).all()
+        has_others = layers["is_pool"].any() or layers["bias"].any() or self.n_kept > 0
+        return not has_activations and not has_others
 
-        A layer is tapped once at most.
+    @property
+    def is_classic(self) -> bool:
+        """Whether it is plain, and so are its readouts: all of one kind, without pools, one a layer.
+
+        Behind them comes one dense layer without bias.
         """
         layers, taps = self.layers, self.taps
-        is_known = np.isin(layers["source"], (PIXELS, RELU, LINEAR)).all() and self.n_kept == 0
-        is_known &= not layers["is_pool"].any() and not layers["bias"].any()
-        is_known &= layers["n_taps"].max() == 1 and bool(taps["is_plain"].all())
-        is_flat = (taps["reach_y"] == 0) & (taps["reach_x"] == 0)
         sides = layers[["height", "width"]][taps["layer"]]
-        is_whole = (taps["reach_y"] == sides["height"] - 1) & (
-            taps["reach_x"] == sides["width"] - 1
-        )
+        is_flat = (taps["reach_y"] == 0) & (taps["reach_x"] == 0)
+        is_whole = taps["reach_y"] == sides["height"] - 1
+        is_whole &= taps["reach_x"] == sides["width"] - 1
+        is_known = self.is_plain and layers["n_taps"].max() == 1 and taps["is_plain"].all()
         is_known &= bool(is_flat.all() or is_whole.all())
         return bool(is_known) and not any(one.head or one.offset for one in self.readouts)
 

@@ -161,6 +161,7 @@ class CpuEngine:
             self._powers,
             self._local.scratch,
             sums,
+            None if plan.is_plain else True,
         )
         rows, columns = slice(a.first + start, a.first + stop), slice(b.first, b.first + b.n)
         is_mirrored = sides[0] is sides[1] and a.first != b.first

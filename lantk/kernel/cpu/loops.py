@@ -96,7 +96,7 @@ def make_scratch(plan: Plan, dtype: DTypeLike, schedule: Schedule | None = None)
 
 
 @forced
-def _read_row(layer, y, y0, x0, start, n, ey, ex, i, rows, columns, powers, scratch):
+def _read_row(layer, y, y0, x0, start, n, ey, ex, i, rows, columns, powers, scratch, general):
     """Read row y of a layer's input, n positions of the plane with corner (y0, x0), into the ring.
 
     After a ReLU also set the line to the sum of this row and the two before, from `start` on.
@@ -123,12 +123,12 @@ def _read_row(layer, y, y0, x0, start, n, ey, ex, i, rows, columns, powers, scra
             oldest = ring[(y - 2) % size if y - 2 >= start else zeros]
             added = line[margin:]
             rectify(state[y - y0], own_table, table, weight, powers, new, older, oldest, added)
-        else:
+        elif general is not None:
             activate(
                 layer.source, state[y - y0], own_table, table,
                 weight, layer.slope, layer.unit, powers, new,
             )  # fmt: skip
-    if layer.after >= 0:
+    if general is not None and layer.after >= 0:
         scratch.kept[layer.after, y - y0, :n] = new[:n]
 
 
@@ -149,25 +149,20 @@ def _tap_row(layer, taps, weights, y, x0, n, ey, ex, new, sums):
 
 @inner
 def add_plane(
-    layers, taps, weights, run, targets, sources, i, rows, columns, equal, powers, scratch, sums
-):
+    layers, taps, weights, run, targets, sources, i, rows, columns, equal, powers, scratch, sums,
+    general,
+):  # fmt: skip
     """Add to the sums of every tap those over a plane, and its end to planes of the next level.
 
     `equal` tells the lanes of images that are equal to the row image, or is empty if there is none.
+    Where `general` is None, what plain networks have no need of is not even compiled.
     """
     state, ring, line, kept, slots, _ = scratch
     real = state.dtype.type
     margin = ring.shape[0] - 1
     ey, ex = run.y, run.x
-    for at in range(run.source, run.source_end):
-        slot = slots[sources[at]]
-        for y in range(layers[run.first].height - abs(ey)):
-            for x in range(layers[run.first].width - abs(ex)):
-                for b in range(2 * LANES):
-                    if at == run.source:
-                        state[y, x, b] = slot[y, x, b]
-                    else:
-                        state[y, x, b] += slot[y, x, b]
+    if general is not None:
+        _begin_plane(layers[run.first], run, targets, sources, state, slots)
     for depth in range(run.first, run.last + 1):
         layer = layers[depth]
         size, stride = layer.size, layer.stride
@@ -175,7 +170,7 @@ def add_plane(
         y0, y1 = overlap(layer.height, ey)
         x0, x1 = overlap(layer.width, ex)
         n = x1 - x0
-        if layer.before >= 0:
+        if general is not None and layer.before >= 0:
             kept[layer.before, : y1 - y0, :n] = state[: y1 - y0, :n]
         top = bottom = left = right = 0
         # A convolution keeps the displacements that its stride divides.
@@ -183,46 +178,62 @@ def add_plane(
         if goes_on:
             top, bottom = overlap(-(-layer.height // stride), ey // stride)
             left, right = overlap(-(-layer.width // stride), ex // stride)
+        is_read_out = layer.tap >= 0 or not goes_on
         first = margin + left * stride - layer.left - x0
         line[margin + n : margin + n + size] = 0
         ready = y0
-        # Row y of the output takes the place of a row of the input that has been read.
-        for y in range(top, bottom):
-            start = max(y * stride - layer.top, y0)
-            stop = min(y * stride - layer.top + size, y1)
-            for z in range(ready if layer.tap >= 0 else max(ready, start), stop):
-                _read_row(layer, z, y0, x0, start, n, ey, ex, i, rows, columns, powers, scratch)
+        # Row y of the output takes the place of a row of the input that has been read; what no
+        # output reads comes last.
+        for y in range(top, bottom + 1):
+            is_rest = y == bottom
+            start = ready if is_rest else max(y * stride - layer.top, y0)
+            stop = y1 if is_rest else min(y * stride - layer.top + size, y1)
+            if is_rest and not is_read_out:
+                break
+            for z in range(ready if is_read_out else max(ready, start), stop):
+                begin = z if is_rest else start
+                _read_row(
+                    layer, z, y0, x0, begin, n, ey, ex, i, rows, columns, powers, scratch, general
+                )
+                new = ring[z % size]
                 if layer.tap >= 0:
-                    _tap_row(layer, taps, weights, z, x0, n, ey, ex, ring[z % size], sums)
+                    _tap_row(layer, taps, weights, z, x0, n, ey, ex, new, sums)
+                if general is not None and is_rest and layer.is_pool:
+                    if ey == 0 and ex == 0 and len(equal) > 0:
+                        _take_own(columns.ends, layer.end + z * layer.width, n, equal, new)
+                    for at in range(run.target, run.target_end):
+                        pool_row(layer, z, x0, n, ey, ex, new, targets[at], slots)
+            if is_rest:
+                break
             adds = layer.source == RELU and ready < stop
             rest = stop - 3 if adds else stop
             sum_rows(ring, start, rest, size, adds, line[margin:], n)
             row, trained = state[y - top], real(layer.trained)
             sum_columns(line, first, stride, size, trained, row, right - left)
-            if layer.bias != 0:
-                shift_row(row, real(layer.bias), trained, right - left)
-            if layer.add >= 0:
-                add_kept_row(row, kept[layer.add, y - top], real(layer.ratio), right - left)
+            if general is not None:
+                if layer.bias != 0:
+                    shift_row(row, real(layer.bias), trained, right - left)
+                if layer.add >= 0:
+                    add_kept_row(row, kept[layer.add, y - top], real(layer.ratio), right - left)
             ready = stop
-        is_end = not goes_on and layer.is_pool
-        if is_end:
-            for at in range(run.target, run.target_end):
-                if targets[at].is_new:
-                    slots[targets[at].slot] = 0
-        if layer.tap >= 0 or is_end:
-            for z in range(ready, y1):
-                _read_row(layer, z, y0, x0, z, n, ey, ex, i, rows, columns, powers, scratch)
-                new = ring[z % size]
-                if layer.tap >= 0:
-                    _tap_row(layer, taps, weights, z, x0, n, ey, ex, new, sums)
-                if is_end:
-                    if ey == 0 and ex == 0 and len(equal) > 0:
-                        _take_own(columns.ends, layer.end + z * layer.width, n, equal, new)
-                    for at in range(run.target, run.target_end):
-                        pool_row(layer, z, x0, n, ey, ex, new, targets[at], slots)
-        if not goes_on:
-            return
         ey, ex = ey // stride, ex // stride
+
+
+@inner
+def _begin_plane(layer, run, targets, sources, state, slots):
+    """Set a plane of a level behind a pool to the sum of its parts; clear what it begins itself."""
+    for at in range(run.source, run.source_end):
+        slot = slots[sources[at]]
+        for y in range(layer.height - abs(run.y)):
+            for x in range(layer.width - abs(run.x)):
+                for b in range(2 * LANES):
+                    if at == run.source:
+                        state[y, x, b] = slot[y, x, b]
+                    else:
+                        state[y, x, b] += slot[y, x, b]
+    for at in range(run.target, run.target_end):
+        if targets[at].is_new:
+            slots[targets[at].slot] = 0
 
 
 @inner
@@ -266,9 +277,11 @@ _ENTRY = entry_point(sources=(rows.__file__,), **OPTIONS)
 @_ENTRY
 def compare(
     layers, taps, weights, runs, targets, sources,
-    start, stop, rows, columns, groups, others, powers, scratch, out,
+    start, stop, rows, columns, groups, others, powers, scratch, out, general,
 ):  # fmt: skip
     """Set out[i - start] = sums over position pairs of S and T at every tap, for some row images.
+
+    `general` is None for layers of no kind but those that the GPU knows, with any weights of taps.
 
     `groups` and `others` number the different images of the row and of the column block. Where two
     images are equal, c = 1 exactly on the plane of equal positions: it gets the image's own sums.
@@ -290,7 +303,7 @@ def compare(
                 part[:] = 0
             add_plane(
                 layers, taps, weights, run, targets, sources,
-                i, rows, columns, equal, powers, scratch, part[run.is_mirror],
+                i, rows, columns, equal, powers, scratch, part[run.is_mirror], general,
             )  # fmt: skip
             if not run.is_complete:
                 continue

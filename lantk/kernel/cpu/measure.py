@@ -16,7 +16,7 @@ from lantk.kernel.cpu import loops, rows
 from lantk.kernel.cpu.arc_cosine import coefficients
 from lantk.kernel.cpu.loops import Images, add_plane, allocate, make_scratch
 from lantk.kernel.cpu.rows import LANES, OPTIONS, inner, pool_row
-from lantk.kernel.layers import ERF, GELU, LEAKY_RELU, LINEAR, PIXELS, RELU
+from lantk.kernel.layers import ERF, GELU, LEAKY_RELU, RELU
 from lantk.kernel.plan import Plan
 
 # A patch smaller than this, in an image of order one, counts as black: 1 / s^2 stays in range.
@@ -37,7 +37,8 @@ def read_block(plan: Plan, images: NDArray[Any]) -> Images:
     kept = allocate((plan.n_kept, 2, height, width, LANES), np.float64)
     numbers = plan.layers, plan.taps, plan.weights
     if plan.own_schedule is None:
-        measure(*numbers, block, _SMALLEST[real.name], grids, kept)
+        general = None if plan.is_plain else True
+        measure(*numbers, block, _SMALLEST[real.name], grids, kept, general)
         total[:] = own[:, 0]
         return block
     # Planes beside that of equal positions are as exact as that one.
@@ -77,28 +78,33 @@ def _square_pixels(pixels, grid):
 
 @inner
 def _measure_row(layer, y, now, images, smallest):
-    """Fill a row of the tables, and take S and T of an image with itself through an activation."""
+    """Fill a row of the tables before a ReLU, or a leaky one."""
     half = 1 / (1 << layer.shift // 2)
-    kind, a, unit = layer.source, layer.slope, layer.unit
     for x in range(layer.width):
         p = layer.table + y * layer.width + x
         for b in range(LANES):
-            v = now[0, y, x, b]
-            if kind in (RELU, LEAKY_RELU):
-                s = np.sqrt(v)
-                is_black = s < smallest
-                images.tables[p, 0, b] = 0.0 if is_black else 1.0 / s
-                images.tables[p, 1, b] = 0.0 if is_black else s * half
-                if kind == LEAKY_RELU:
-                    now[0, y, x, b] *= 1 + a * a
-                    now[1, y, x, b] *= 1 + a * a
-            elif kind == ERF:
-                v = unit * v
+            s = np.sqrt(now[0, y, x, b])
+            is_black = s < smallest
+            images.tables[p, 0, b] = 0.0 if is_black else 1.0 / s
+            images.tables[p, 1, b] = 0.0 if is_black else s * half
+
+
+@inner
+def _activate_row(layer, y, now, images):
+    """Take S and T of an image with itself through an activation that changes them; fill tables."""
+    a, unit = layer.slope, layer.unit
+    for x in range(layer.width):
+        p = layer.table + y * layer.width + x
+        for b in range(LANES):
+            v = unit * now[0, y, x, b]
+            if layer.source == LEAKY_RELU:
+                now[0, y, x, b] *= 1 + a * a
+                now[1, y, x, b] *= 1 + a * a
+            elif layer.source == ERF:
                 images.tables[p, 0, b] = np.sqrt(2 * unit / (1 + 2 * v))
                 now[0, y, x, b] = 2 / np.pi * np.arcsin(2 * v / (1 + 2 * v))
                 now[1, y, x, b] *= unit * 4 / np.pi / np.sqrt(1 + 4 * v)
-            elif kind == GELU:
-                v = unit * v
+            elif layer.source == GELU:
                 images.tables[p, 0, b] = np.sqrt(unit / (1 + v))
                 images.tables[p, 1, b] = v / np.sqrt(1 + v)
                 # P - S^2 = 1 + 2 v, with P = (1 + v)^2.
@@ -111,7 +117,7 @@ def _measure_row(layer, y, now, images, smallest):
 
 
 @inner
-def _measure(layers, taps, weights, first, last, images, smallest, grids, kept):
+def _measure(layers, taps, weights, first, last, images, smallest, grids, kept, general):
     """Take S and T of every image with itself through a level, at equal positions.
 
     They begin in grids[0] and end in the grid that is returned, before the last layer's filter.
@@ -120,12 +126,14 @@ def _measure(layers, taps, weights, first, last, images, smallest, grids, kept):
         layer = layers[depth]
         now, later = grids[(depth - first) % 2], grids[(depth - first + 1) % 2]
         weight = 1 / (1 << layer.shift)
-        if layer.before >= 0:
+        if general is not None and layer.before >= 0:
             kept[layer.before] = now
         for y in range(layer.height):
-            if layer.source != PIXELS and layer.source != LINEAR:
+            if layer.source in (RELU, LEAKY_RELU):
                 _measure_row(layer, y, now, images, smallest)
-        if layer.after >= 0:
+            if general is not None:
+                _activate_row(layer, y, now, images)
+        if general is not None and layer.after >= 0:
             kept[layer.after] = weight * now
         for tap in range(layer.tap, layer.tap + layer.n_taps):
             at = taps[tap]
@@ -138,7 +146,7 @@ def _measure(layers, taps, weights, first, last, images, smallest, grids, kept):
                             factor *= weights[at.at_x + at.reach_x * layer.width + x]
                         for b in range(LANES):
                             images.own[tap, z, b] += factor * now[z, y, x, b]
-        if layer.is_pool:
+        if general is not None and layer.is_pool:
             for z in range(2):
                 for y in range(layer.height):
                     for x in range(layer.width):
@@ -160,18 +168,22 @@ def _measure(layers, taps, weights, first, last, images, smallest, grids, kept):
                 for b in range(LANES):
                     later[0, y, x, b] += layer.bias
                     later[1, y, x, b] += layer.trained * later[0, y, x, b]
-                if layer.add >= 0:
+                if general is not None and layer.add >= 0:
                     for z in range(2):
                         for b in range(LANES):
                             later[z, y, x, b] += layer.ratio * kept[layer.add, z, y, x, b]
 
 
 @_ENTRY
-def measure(layers, taps, weights, images, smallest, grids, kept):
-    """Fill the tables of a block, and the sums `own` of S and T of every image with itself."""
+def measure(layers, taps, weights, images, smallest, grids, kept, general):
+    """Fill the tables of a block, and the sums `own` of S and T of every image with itself.
+
+    `general` is as for `loops.compare`.
+    """
     _square_pixels(images.pixels, grids[0, 0])
     grids[0, 1] = 0
-    _measure(layers, taps, weights, 0, len(layers) - 1, images, smallest, grids, kept)
+    last = len(layers) - 1
+    _measure(layers, taps, weights, 0, last, images, smallest, grids, kept, general)
 
 
 @_ENTRY
@@ -191,7 +203,7 @@ def measure_all(
         if run.y != 0 or run.x != 0:
             add_plane(
                 layers, taps, weights, run, targets, sources,
-                lanes, images, images, none, powers, scratch, part[0],
+                lanes, images, images, none, powers, scratch, part[0], True,
             )  # fmt: skip
             for tap in range(len(taps)):
                 for b in range(LANES):
@@ -210,7 +222,7 @@ def measure_all(
                             if at == run.source:
                                 grids[0, z, y, x, b] = 0
                             grids[0, z, y, x, b] += slot[y, x, z * LANES + b]
-        _measure(layers, taps, weights, run.first, run.last, images, smallest, grids, kept)
+        _measure(layers, taps, weights, run.first, run.last, images, smallest, grids, kept, True)
         for tap in range(len(taps)):
             if run.first <= taps[tap].layer <= run.last:
                 for b in range(LANES):
