@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lantk.data.tasks import counts_text, imbalance_warning
-from lantk.experiment.variants import BEST, FLIPS_FAMILY, PLAIN_VARIANTS, candidates
+from lantk.experiment.variants import BEST, FLIPS_FAMILY, LAP, PLAIN_VARIANTS, candidates
 from lantk.regression.statistics import PROTOCOLS
 from lantk.variant import Variant
 
@@ -29,6 +29,7 @@ ROWS = {
 """Variant -> its row in the paper's table, in that order. Others follow under their names."""
 REFERENCE_CONTROLS = (
     *("cntk-ridge", "cntk-rbf", "cntk-laplacian", "cntk-intercept", *FLIPS_FAMILY),
+    LAP,
     "oracle-label",
 )
 CONTROL_TITLES = {
@@ -144,7 +145,7 @@ def label_terms_of(variants: Iterable[str]) -> list[str]:
     return [
         variant
         for variant in variants
-        if variant not in (*PLAIN_VARIANTS, BEST)
+        if variant not in (*PLAIN_VARIANTS, BEST, LAP)
         and not Variant.of(variant).is_network_kernel
         and Variant.of(variant).control is None
     ]

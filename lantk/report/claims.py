@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.variants import BEST, GAP_LEVELS
+from lantk.experiment.variants import BEST, GAP_LEVELS, LAP
 from lantk.regression.statistics import (
     LEVEL,
     PROTOCOLS,
@@ -305,7 +305,7 @@ def kernel_pairs(block: Block) -> list[_Names]:
     found: list[_Names] = []
     for variant in block.variants:
         v = Variant.of(variant)
-        if variant in (*PLAIN_KERNELS[1:], *LABEL_FREE[1:]):
+        if variant in (*PLAIN_KERNELS[1:], *LABEL_FREE[1:], LAP):
             found.append((variant, "cntk"))
         elif v.term and v.control is None and v.base in PLAIN_KERNELS[1:]:
             found += [(variant, v.base), _with_twin(variant)]
