@@ -63,13 +63,15 @@ def _with_twin(variant: str) -> _Names:
 
 GAP: Sequence[_Names] = (
     ("cnn", "cntk"),
+    (LAP, "cntk"),
+    ("cnn", LAP),
     ("after-kernel", "cntk-ridge"),
     ("after-kernel", "after-kernel-0"),
     ("after-kernel-shuffled", "after-kernel-0"),
     _with_twin("after-kernel"),
     ("cnn", "after-kernel"),
 )
-"""What lies between CNTK and the network, and what of it training and its labels do."""
+"""What lies between CNTK and the network, and what of it pooling, training and its labels do."""
 FORMS: Sequence[_Names] = (
     (BEST, "cntk"),
     _with_twin(BEST),

@@ -85,8 +85,8 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
     among their epochs, and ``*-shuffled`` is, for each seed, the same among shuffled twins.
     ``cntk-lap``, in the case of the smallest window, is that choice among the ``cntk`` of all
     architectures that differ in their window of local average pooling alone; ``window`` is what it
-    chose. The label gain is the accuracy minus the mean over the shuffled twins, with half the width of the
-    interval that `clustered_interval` finds for it in this task.
+    chose. The label gain is the accuracy minus the mean over the shuffled twins, with half the
+    width of the interval that `clustered_interval` finds for it in this task.
 
     Parameters
     ----------
