@@ -16,7 +16,16 @@ import pandas as pd
 
 from lantk.experiment.variants import BEST
 from lantk.regression.statistics import mean_with_interval
-from lantk.report.blocks import Block, network_block, row_name, shown_block, sizes_text, taps_of
+from lantk.report.blocks import (
+    LOCAL_AVERAGING,
+    Block,
+    local_averaging,
+    network_block,
+    row_name,
+    shown_block,
+    sizes_text,
+    taps_of,
+)
 from lantk.report.claims import (
     FORMS,
     GAP,
@@ -165,6 +174,9 @@ def _step_lines(block: Block) -> list[str]:
     total = found.sum()
     rows = [[title, *_step_cells(list(values))] for title, values in found.iterrows()]
     rows.append(["CNN minus CNTK", *_step_cells(list(total))])
+    averaged = local_averaging(block)
+    if averaged is not None:
+        rows.append([f"Beside it: {LOCAL_AVERAGING}", *_step_cells(list(averaged))])
     return markdown_rows(["Step", *block.columns, *["Mean"] * (len(total) > 1)], rows)
 
 

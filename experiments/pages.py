@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 from side_pages import derivation_lines, derivation_table, limits_lines
+from window_page import window_lines
 
 from answer_page import answer_lines, two_layer_lines
 from lantk.regression.statistics import PROTOCOLS
@@ -128,6 +129,7 @@ def results_pages(
             "Controls that need no label",
             [*_block_lines(_pairs("controls", studies)), *_control_claims(studies["controls"])],
         ),
+        "local-average-pooling": ("Local average pooling", window_lines("lap", studies["lap"])),
         "two-layer": (
             "Local elasticity of 2-layer networks",
             two_layer_lines(beside.get("two-layer"), published["two-layer"]),

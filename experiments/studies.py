@@ -29,6 +29,7 @@ STUDIES = (
     "after-kernels-growth",
     "nngp",
     "controls",
+    "lap",
 )
 """Presets, whose names their results folders have."""
 LARGEST_N = {"growth": "chen2020", "after-kernels-growth": "after-kernels"}

@@ -73,8 +73,9 @@ OVERVIEWS = {
         f"From CNTK (diamond) to the CNN (star), through {', '.join(GAP_LEVELS[1:-1])}: each step"
         " is the difference of two variants on the same test images. Colours are what labels do:"
         " in Z beside a kernel that never saw one, and in training, which makes the kernel of them."
-        " Circles are the after-kernels of single epochs, one of which validation chooses. A step"
-        " whose interval holds 0 cannot be told from none.",
+        " Circles are the after-kernels of single epochs, one of which validation chooses. A"
+        " square, where several windows of local averaging were run, is cntk-lap, which sees no"
+        " label. A step whose interval holds 0 cannot be told from none.",
         lambda experiment: set(GAP_LEVELS) <= _shown(experiment),
     ),
     "training": Overview(

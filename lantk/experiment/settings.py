@@ -274,7 +274,8 @@ class Settings(Section):
     at every epoch of after_kernels.taps, or at one with -EPOCH; then +lantk-kr-v1, +lantk-kr-v2 or
     +lantk-plugin adds a label term, and -shuffled trains the network, and fits the label term, on
     permuted labels. after-kernel and conjugate-kernel themselves are derived: the best of their
-    epochs."""
+    epochs; and so is cntk-lap, of architectures that differ in their window of local average
+    pooling alone."""
     label_weights: LabelWeights = setting(LabelWeights())
     ridges: Ridges = setting(Ridges())
     permutations: Annotated[int, Limits(1, 1_000)] = setting(3, 10)

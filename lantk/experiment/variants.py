@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,12 @@ BEST = "lantk-best"
 """The best of them, derived for the table; no variant of its own."""
 CHOSEN_KERNELS = ("after-kernel", "conjugate-kernel")
 """Kernels of a network in training with the epoch chosen among their taps, derived as well."""
-DERIVED = tuple(
-    f"{name}{ending}" for name in (BEST, *CHOSEN_KERNELS) for ending in ("", "-shuffled")
+LAP = "cntk-lap"
+"""``cntk`` with the window of local average pooling chosen among architectures that differ in it
+alone, derived as well; it stands in the case of the smallest window."""
+DERIVED = (
+    *(f"{name}{ending}" for name in (BEST, *CHOSEN_KERNELS) for ending in ("", "-shuffled")),
+    LAP,
 )
 """Variants that have rows in the table and no evaluation of their own."""
 GAP_LEVELS = (
@@ -132,9 +137,12 @@ def family_of(variant: str) -> str:
     if not is_term(v.term or "") or parent == f"cntk+{v.term}":
         known = (*PLAIN_VARIANTS, *_NETWORK_KERNELS)
         close = difflib.get_close_matches(variant, (*known, *TERMS), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        if variant in DERIVED:
+            hint = "the table has it by itself where there is something to choose from, so leave it"
+            hint += " out. "
         raise VariantError(
-            f"unknown variant {shorten(repr(variant))}: "
-            + (f"did you mean {close[0]!r}? " if close else "")
+            f"unknown variant {shorten(repr(variant))}: {hint}"
             + f"There are {', '.join(known)}, the label terms {', '.join(TERMS)} and module:Class"
             f" of your own, a label term on another kernel ({' or '.join(_CARRIERS)}, then + and"
             f" the term), and a label term with {', '.join(f'-{name}' for name in CONTROLS)}"
@@ -166,7 +174,8 @@ def candidates(derived: str, variants: Iterable[str]) -> list[str]:
 
     Their order does not depend on that of `variants`, and the first of equals is the best: ties go
     to the smaller label weight or ridge of a variant (`regression.protocols.choose_weight`), then
-    to the earlier of `PUBLISHED_TERMS`, or to the smaller epoch.
+    to the earlier of `PUBLISHED_TERMS`, to the smaller epoch, or to the smaller window. There are
+    none of `LAP` here: it is the best of several cases, which `window_of` tells apart.
 
     Examples
     --------
@@ -187,6 +196,32 @@ def candidates(derived: str, variants: Iterable[str]) -> list[str]:
         and (v.kernel, v.term, v.control) == (best.parent, None, best.control)
     ]
     return sorted(names, key=lambda name: Variant.of(name).epoch or 0) if len(names) > 1 else []
+
+
+def window_of(layers: Sequence[Any]) -> tuple[str, int]:
+    """Return what an architecture is without local average pooling, as text, and its window.
+
+    Local average pooling is an average pool of stride 1 right before ``flatten``; without any the
+    window is 1.
+
+    Parameters
+    ----------
+    layers : sequence
+        Layers as records have them, defaults spelt out.
+
+    Examples
+    --------
+    >>> window_of(["relu", {"average_pool": {"size": 3, "stride": 1}}, "flatten", "dense"])
+    ('["relu", "flatten", "dense"]', 3)
+    """
+    rest, window = [*layers], 1
+    if "flatten" in rest[1:]:
+        place = rest.index("flatten") - 1
+        match rest[place]:
+            case {"average_pool": {"size": size, "stride": 1}}:
+                window = size
+                del rest[place]
+    return json.dumps(rest, sort_keys=True), window
 
 
 def own_file(variant: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lantk.experiment.variants import BEST, GAP_LEVELS
+from lantk.experiment.variants import BEST, GAP_LEVELS, LAP
 from lantk.regression.statistics import (
     LEVEL,
     PROTOCOLS,
@@ -63,13 +63,15 @@ def _with_twin(variant: str) -> _Names:
 
 GAP: Sequence[_Names] = (
     ("cnn", "cntk"),
+    (LAP, "cntk"),
+    ("cnn", LAP),
     ("after-kernel", "cntk-ridge"),
     ("after-kernel", "after-kernel-0"),
     ("after-kernel-shuffled", "after-kernel-0"),
     _with_twin("after-kernel"),
     ("cnn", "after-kernel"),
 )
-"""What lies between CNTK and the network, and what of it training and its labels do."""
+"""What lies between CNTK and the network, and what of it pooling, training and its labels do."""
 FORMS: Sequence[_Names] = (
     (BEST, "cntk"),
     _with_twin(BEST),
@@ -305,7 +307,7 @@ def kernel_pairs(block: Block) -> list[_Names]:
     found: list[_Names] = []
     for variant in block.variants:
         v = Variant.of(variant)
-        if variant in (*PLAIN_KERNELS[1:], *LABEL_FREE[1:]):
+        if variant in (*PLAIN_KERNELS[1:], *LABEL_FREE[1:], LAP):
             found.append((variant, "cntk"))
         elif v.term and v.control is None and v.base in PLAIN_KERNELS[1:]:
             found += [(variant, v.base), _with_twin(variant)]

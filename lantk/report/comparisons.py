@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 
 import pandas as pd
 
+from lantk.experiment.variants import LAP
 from lantk.regression.statistics import DEFINITE, PROTOCOLS, mean_with_interval
 from lantk.report.blocks import (
     below_honest_text,
@@ -56,16 +57,18 @@ def choices_text(protocol: str, variants: Collection[str], below: str = "") -> s
 
     `below` is what `below_honest_text` says.
     """
-    has_best, has_cnn = "lantk-best" in variants, "cnn" in variants
+    has_cnn = "cnn" in variants
+    derived = ["for LANTK-best the variant"] * ("lantk-best" in variants)
+    derived += [f"for {LAP} the window"] * (LAP in variants)
     has_kernels = any(Variant.of(v).is_network_kernel for v in variants)
     what = "Label weight and ridge"
     if protocol == "honest":
-        what += ", and for LANTK-best the variant," if has_best else ""
+        what += f", and {' and '.join(derived)}," if derived else ""
         epoch = "; the CNN is taken after its last epoch" if has_cnn else ""
         kernels = _KERNEL_CHOICES if has_kernels else ""
         chosen = "are chosen by stratified cross-validation inside the train set"
         return f"{what} {chosen}{epoch}.{kernels}"
-    parts = ["for LANTK-best the variant,"] * has_best
+    parts = [f"{part}," for part in derived]
     parts += ["of a network's kernel the epoch,"] * has_kernels + ["the CNN's epoch"] * has_cnn
     if parts:
         what = ", ".join([what, *(part.rstrip(",") for part in parts[:-1])]) + f", and {parts[-1]}"

@@ -11,7 +11,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
-from lantk.experiment.variants import CASE_COLUMNS, DERIVED, candidates, case_key
+from lantk.experiment.variants import (
+    CASE_COLUMNS,
+    DERIVED,
+    LAP,
+    candidates,
+    case_key,
+    window_of,
+)
 from lantk.labels import decide
 from lantk.regression.statistics import (
     DEFINITE,
@@ -51,6 +58,7 @@ TABLE_COLUMNS = [
     "label_weight",
     "ridge",
     "epoch",
+    "window",
     *_OF_MATRIX,
     *_OF_EIGENVECTORS,
     *_OF_TERM,
@@ -59,6 +67,8 @@ OF_EVALUATIONS = ["outcomes", "curve"]
 """Columns that are not written into table.csv: `Outcomes`, and label weight -> test accuracy."""
 _SLOPES = ["slope", "slope_low", "slope_high"]
 _COMPARED = ["slope_minus_cntk", "log_error_minus_cntk", "slope_minus_shuffled"]
+# An architecture without its local average pooling, and the window of that.
+_POOLING = ["without_pooling", "own_window"]
 _OF_CURVE = ["task", "architecture", "variant", "protocol", "n_points"]
 EXPONENT_COLUMNS = [*_OF_CURVE, *_SLOPES, *_COMPARED]
 
@@ -72,9 +82,11 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
     ``lantk-best``, where all `PUBLISHED_TERMS` are there, is the one with the best validation
     accuracy under ``honest`` and `DEFINITE`, with the best test accuracy under ``oracle``; of
     equals the first of `candidates`. ``after-kernel`` and ``conjugate-kernel`` are the same choice
-    among their epochs, and ``*-shuffled`` is, for each seed, the same among shuffled twins. The
-    label gain is the accuracy minus the mean over the shuffled twins, with half the width of the
-    interval that `clustered_interval` finds for it in this task.
+    among their epochs, and ``*-shuffled`` is, for each seed, the same among shuffled twins.
+    ``cntk-lap``, in the case of the smallest window, is that choice among the ``cntk`` of all
+    architectures that differ in their window of local average pooling alone; ``window`` is what it
+    chose. The label gain is the accuracy minus the mean over the shuffled twins, with half the
+    width of the interval that `clustered_interval` finds for it in this task.
 
     Parameters
     ----------
@@ -95,6 +107,8 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
                 **{key: _counts_text(record, key) for key in _COUNTS},
                 "protocol": protocol,
                 **{key: result.get(key) for key in _CHOSEN},
+                "window": math.nan,
+                **dict(zip(_POOLING, window_of(_layers(record)), strict=True)),
                 **chosen_matrix(record.get("curve", ()), result),
                 **_eigenvector_shares(record),
                 "alignment_z": record.get("diagnostics", {}).get("alignment_z"),
@@ -112,7 +126,9 @@ def leaderboard(evaluations: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -
             " `protocols`, or name others"
         )
     found = []
-    for _, group in frame.groupby([*_CASE, "protocol"], sort=False):
+    for _, group in pd.concat([frame, *_best_windows(frame)]).groupby(
+        [*_CASE, "protocol"], sort=False
+    ):
         group = pd.concat([group, *_best_of(group)], ignore_index=True)
         found += _rows(group.sort_values("seed", kind="stable"))
     table = pd.DataFrame(found)
@@ -161,9 +177,41 @@ def _is_right(record: Mapping[str, Any], predictions: pd.DataFrame, protocol: st
     return (decide(found.astype(float)) if len(record["classes"]) == 2 else found) == label
 
 
+def _layers(record: Mapping[str, Any]) -> Sequence[Any]:
+    """Return the layers of a record's architecture; of one that does not tell, its digest."""
+    found: Sequence[Any] = record["architecture"].get("layers") or [
+        record["architecture"]["digest"]
+    ]
+    return found
+
+
+def _best_windows(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of `LAP`, each of one task, n, protocol and family of architectures."""
+    best = []
+    rest, own = _POOLING
+    plain = frame[frame["variant"] == "cntk"].sort_values(own, kind="stable")
+    for key, group in plain.groupby(["task", "n_train", "protocol", rest], sort=False):
+        of_family = frame[frame[rest] == key[-1]]
+        by = _chosen_by(group)
+        # A best of fewer than there are results of would be another choice.
+        is_whole = {*group[own]} == {*of_family[own]} and group[by].notna().all()
+        if is_whole and group[own].nunique() > 1:
+            # Of equals, argmax takes the first, which has the smallest window.
+            place = int(group[by].astype(float).argmax())
+            chosen, first = group.iloc[[place]], group.iloc[0]
+            columns = {"variant": LAP, "window": chosen[own].astype(float), **first[_CASE]}
+            best.append(chosen.assign(**columns))
+    return best
+
+
+def _chosen_by(group: pd.DataFrame) -> str:
+    """Return the column by which something is chosen in a group of one protocol."""
+    return "accuracy" if group["protocol"].iloc[0] == "oracle" else "validation_accuracy"
+
+
 def _best_of(group: pd.DataFrame) -> list[pd.DataFrame]:
     """Return the rows of what is derived and of its shuffled twins, of one case and protocol."""
-    by = "accuracy" if group["protocol"].iloc[0] == "oracle" else "validation_accuracy"
+    by = _chosen_by(group)
     best = []
     for derived in DERIVED:
         names = candidates(derived, group["variant"])

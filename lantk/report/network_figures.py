@@ -13,9 +13,16 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from lantk.errors import LantkError
-from lantk.experiment.variants import CHOSEN_KERNELS, GAP_LEVELS
+from lantk.experiment.variants import CHOSEN_KERNELS, GAP_LEVELS, LAP
 from lantk.regression.statistics import mean_with_interval
-from lantk.report.blocks import Block, network_block, row_name, taps_of
+from lantk.report.blocks import (
+    LOCAL_AVERAGING,
+    Block,
+    local_averaging,
+    network_block,
+    row_name,
+    taps_of,
+)
 from lantk.report.claims import STEPS, decompose, with_half_width
 from lantk.report.figure_style import GREY, STYLES, Destination, mark, saving
 from lantk.variant import Variant
@@ -24,7 +31,8 @@ from lantk.variant import Variant
 def decomposition_figure(table: pd.DataFrame, path: Destination) -> None:
     """Draw the steps from CNTK to the CNN, one column a task and one for the mean over them.
 
-    Beside the step to the chosen after-kernel, a circle for that of each epoch.
+    Beside the step to the chosen after-kernel, a circle for that of each epoch; where CNTK begins,
+    a square for its best window of local averaging.
     """
     block = network_block(table)
     steps = None if block is None else decompose(block)
@@ -41,6 +49,10 @@ def decomposition_figure(table: pd.DataFrame, path: Destination) -> None:
         by_epoch["mean"] = by_epoch.mean(axis="columns", skipna=False)
     means = {title: mean_with_interval(values) for title, values in steps.iterrows()}
     told = {f"{title}": with_half_width(*mean) for title, mean in means.items()}
+    averaged, pooled = {}, local_averaging(block)
+    if pooled is not None:
+        told[LOCAL_AVERAGING] = with_half_width(*mean_with_interval(pooled))
+        averaged = dict(base + pooled.reindex(base.index, fill_value=pooled.mean()))
     levels = pd.concat([base.to_frame().T, shown]).cumsum()
     places = 0.84 * np.arange(len(STEPS) + 1) / len(STEPS) - 0.42
     width = places[1] - places[0]
@@ -58,8 +70,10 @@ def decomposition_figure(table: pd.DataFrame, path: Destination) -> None:
                 look |= {"xytext": (3.2, 0), "textcoords": "offset points", "zorder": 4}
                 axes.annotate(str(epoch), (middle, value), **look)
             axes.plot(left[0], level[0], marker="d", color="black", zorder=3)
+            if column in averaged:
+                axes.plot(left[0], averaged[column], zorder=3, **_SQUARE)
             axes.plot(place + places[-1], level[-1], marker="*", color="black", ms=8, zorder=3)
-        drawn = np.concatenate([np.ravel(levels), np.ravel(by_epoch)])
+        drawn = np.concatenate([np.ravel(levels), np.ravel(by_epoch), [*averaged.values()]])
         axes.set_ylim(np.nanmin(drawn) - 1, np.nanmax(drawn) + 1)
         axes.set_xticks(range(len(shown.columns)), list(shown.columns))
         axes.set_ylabel("test accuracy (%)")
@@ -71,11 +85,13 @@ def decomposition_figure(table: pd.DataFrame, path: Destination) -> None:
                 for s, c in zip(STEPS, _COLOURS, strict=True)
             ),
             mark("o", "white", "after-kernel of an epoch", ms=3.2, mew=0.5),
+            *[Line2D([], [], label=f"{LAP}: {LOCAL_AVERAGING}", **_SQUARE)] * bool(averaged),
             Line2D([], [], ls="none", marker="*", color="black", label=row_name("cnn")),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=2, title=_title(block))
 
 
+_SQUARE: dict[str, Any] = {"ls": "none", "marker": "s", "ms": 3.6, "mfc": "#009E73", "mec": "black"}
 # The step that leads to the chosen after-kernel, by its number.
 _CHOSEN_EPOCH = GAP_LEVELS.index("after-kernel") - 1
 # Numbers are read on bars of any colour.

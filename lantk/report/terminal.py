@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lantk.experiment.variants import LAP
 from lantk.regression.statistics import PROTOCOLS
 from lantk.report.blocks import (
     Block,
@@ -84,7 +85,7 @@ def _weights_lines(block: Block, width: int) -> list[str]:
     """Return why rows may equal CNTK's to the digit, where label weight 0 was chosen."""
     if "label_weight" not in block.frame:
         return []
-    has_term = ~block.frame["variant"].isin(PLAIN_KERNELS)
+    has_term = ~block.frame["variant"].isin([*PLAIN_KERNELS, LAP])
     weights = block.frame.loc[has_term, "label_weight"].dropna()
     n_zero = int((weights == 0).sum())
     text = f"Label weight 0, at which nothing is added to CNTK, was chosen in {n_zero} of"

@@ -16,7 +16,7 @@ import pandas as pd
 from lantk.experiment.records import Listing, Record, read_predictions, read_record
 from lantk.experiment.settings import PROTOCOLS
 from lantk.experiment.timings import read_gram_cost, read_job_cost
-from lantk.experiment.variants import DERIVED, evaluation_job, first_of_job
+from lantk.experiment.variants import DERIVED, case_key, evaluation_job, first_of_job
 from lantk.report.leaderboard import leaderboard
 from lantk.tracking.run import Run, TrackingError
 from lantk.tracking.values import (
@@ -34,8 +34,9 @@ from lantk.workflow.failures import FailedJob, find_failed_jobs, task_of
 _LOG_LINES, _NOTE_LINES, _LINE_WIDTH = 200, 12, 300
 # Protocol -> row of the leaderboard.
 _Rows = dict[str, Mapping[str, Any]]
-# File, record and predictions of a result.
+# File, record and predictions of a result; those of a case by variant and seed.
 _Evaluation = tuple[Path, Record, pd.DataFrame]
+_Evaluations = dict[tuple[str, int | None], _Evaluation]
 
 
 def read_runs(results: Path, listing: Listing) -> list[Run]:
@@ -50,7 +51,13 @@ def read_runs(results: Path, listing: Listing) -> list[Run]:
     TrackingError
         If there is neither an evaluation nor a failed job, or a file is not what it should be.
     """
-    runs = [run for case in listing.cases for run in _case_runs(results, case, listing)]
+    found = {case: _read_case(results, case, listing) for case in listing.cases}
+    rows = _leaderboard_rows(found)
+    runs = [
+        run
+        for case, evaluations in found.items()
+        for run in _case_runs(results, case, evaluations, rows.get(case, {}))
+    ]
     runs += _failed_runs(results, listing, runs)
     if not runs:
         raise TrackingError(
@@ -69,19 +76,26 @@ def read_runs(results: Path, listing: Listing) -> list[Run]:
     )
 
 
-def _case_runs(results: Path, case: str, listing: Listing) -> list[Run]:
-    """Return the runs of one case: of the evaluations that are there, then the derived ones."""
+def _read_case(results: Path, case: str, listing: Listing) -> _Evaluations:
+    """Return the evaluations of one case that are there."""
     found = {}
     for stem, of_stem in listing.stems.items():
         path = results / "evaluations" / case / f"{stem}.json"
         if path.exists():
             with _naming(path):
                 found[of_stem] = path, read_record(path, listing.protocols), read_predictions(path)
-    rows = _leaderboard_rows([*found.values()]) if found else {}
+    return found
+
+
+def _case_runs(
+    results: Path, case: str, found: _Evaluations, rows: Mapping[str, _Rows]
+) -> list[Run]:
+    """Return the runs of one case: of its evaluations, then of what only the leaderboard has."""
     runs: list[Run] = []
+    left = dict(rows)
     for of_stem, evaluation in sorted(found.items(), key=lambda item: item[0][1] or 0):
         # What the leaderboard says of several seeds is logged with the first.
-        own = rows.pop(of_stem[0], {})
+        own = left.pop(of_stem[0], {})
         with _naming(evaluation[0]):
             runs.append(_finished_run(results, case, of_stem, evaluation, own))
     derived = [variant for variant in DERIVED if variant in rows]
@@ -104,8 +118,11 @@ def _naming(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _leaderboard_rows(evaluations: Sequence[_Evaluation]) -> dict[str, _Rows]:
-    """Return variant -> protocol -> row, of one case."""
+def _leaderboard_rows(found: Mapping[str, _Evaluations]) -> dict[str, dict[str, _Rows]]:
+    """Return case -> variant -> protocol -> row of the leaderboard."""
+    evaluations = [evaluation for of_case in found.values() for evaluation in of_case.values()]
+    if not evaluations:
+        return {}
     try:
         board = leaderboard([(record, predictions) for _, record, predictions in evaluations])
     except (KeyError, TypeError, AttributeError):
@@ -113,9 +130,11 @@ def _leaderboard_rows(evaluations: Sequence[_Evaluation]) -> dict[str, _Rows]:
             with _naming(path):
                 leaderboard([(record, predictions)])
         raise
-    rows: dict[str, _Rows] = {}
+    names = {case_key(r): case for case, of_case in found.items() for _, r, _ in of_case.values()}
+    rows: dict[str, dict[str, _Rows]] = {}
     for row in board[board["protocol"].isin(PROTOCOLS)].to_dict("records"):
-        rows.setdefault(row["variant"], {})[row["protocol"]] = row
+        of_case = rows.setdefault(names[row["task"], row["architecture"], row["n_train"]], {})
+        of_case.setdefault(row["variant"], {})[row["protocol"]] = row
     return rows
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from lantk.experiment.settings import PROTOCOLS
 from lantk.experiment.timings import JobCost
-from lantk.experiment.variants import PLAIN_VARIANTS, case_key, family_of
+from lantk.experiment.variants import LAP, PLAIN_VARIANTS, case_key, family_of
 from lantk.variant import Variant
 
 OF_TABLE = (
@@ -25,7 +25,8 @@ OF_TABLE = (
     *("alignment", "relative_ratio_train", "relative_ratio_test"),
 )
 """What only the leaderboard knows: it takes other variants, several seeds or the chosen weight."""
-_OF_DERIVED = ("accuracy", "ci_low", "ci_high", "label_weight", "ridge", "epoch", *OF_TABLE)
+_OF_CHOICE = ("accuracy", "ci_low", "ci_high", "label_weight", "ridge", "epoch", "window")
+_OF_DERIVED = (*_OF_CHOICE, *OF_TABLE)
 
 
 def is_measured_by_clock(metric: str) -> bool:
@@ -49,7 +50,9 @@ def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
     """
     v = Variant.of(variant)
     is_plain = variant in PLAIN_VARIANTS
-    kind = "network" if v.kernel is None else "kernel" if is_plain else "label term"
+    kind = (
+        "network" if v.kernel is None else "kernel" if is_plain or variant == LAP else "label term"
+    )
     if v.is_network_kernel:
         kind = "network kernel"
     # A label term of the user's own has its own name as family.

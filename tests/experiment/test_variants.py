@@ -7,6 +7,7 @@ from lantk.experiment.records import Listing
 from lantk.experiment.variants import (
     BEST,
     DERIVED,
+    LAP,
     PLAIN_VARIANTS,
     PUBLISHED_TERMS,
     TERMS,
@@ -15,7 +16,9 @@ from lantk.experiment.variants import (
     families,
     family_of,
     own_file,
+    window_of,
 )
+from lantk.kernel.grammar import parse_architecture
 from lantk.variant import CONTROLS, PLAIN_KERNELS, Variant, VariantError
 
 OWN = "my.terms:NearestMean2"
@@ -205,7 +208,7 @@ def test_a_chosen_epoch_wants_two_to_choose_from():
     assert candidates("after-kernel-shuffled", taps) == []
 
 
-@pytest.mark.parametrize("derived", DERIVED)
+@pytest.mark.parametrize("derived", [name for name in DERIVED if name != LAP])
 def test_candidates_come_in_one_order_whatever_that_of_the_variants(derived):
     """Published terms as they are listed, epochs by their numbers and not by their letters."""
     v = Variant.of(derived)
@@ -217,3 +220,30 @@ def test_candidates_come_in_one_order_whatever_that_of_the_variants(derived):
         assert (
             candidates(derived, np.random.default_rng(seed).permutation(wanted).tolist()) == wanted
         )
+
+
+@pytest.mark.parametrize("name", ["chen2020", "arora2019-vanilla-3", "chen2020-nngp"])
+def test_a_window_is_told_from_the_rest_of_an_architecture(name):
+    """It is the pool of stride 1 before flatten alone; pools elsewhere are of the rest."""
+    plain = parse_architecture(name).to_list()
+    rest, window = window_of(plain)
+    assert window == 1
+    place = plain.index("flatten")
+    pool = {"average_pool": {"size": 3, "stride": 1}}
+    assert window_of([*plain[:place], pool, *plain[place:]]) == (rest, 3)
+    for other in ({"average_pool": {"size": 3, "stride": 2}}, {"conv": {"size": 3, "stride": 1}}):
+        found, window = window_of([*plain[:place], other, *plain[place:]])
+        assert found != rest
+        assert window == 1
+    gap = parse_architecture("arora2019-gap-3").to_list()
+    pooled = [*gap[:-2], pool, *gap[-2:]]
+    assert window_of(pooled)[1] == 1
+    assert window_of(pooled)[0] != window_of(gap)[0]
+
+
+@pytest.mark.parametrize("name", ["cntk-lap", "lantk-best"])
+def test_what_is_derived_is_not_listed(name):
+    """A message says where it comes from; nothing like it is suggested."""
+    assert candidates("cntk-lap", ["cntk", "cntk-ridge"]) == []
+    with pytest.raises(VariantError, match="the table has it by itself"):
+        family_of(name)

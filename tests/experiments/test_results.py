@@ -165,6 +165,41 @@ def test_growth_wants_every_task_and_every_n():
     assert row(growth, "CNTK", table=2)[5] == "-0.500 ± 0.000"
 
 
+def test_windows_stand_side_by_side():
+    """Each has a row in percent; gains are over no window, terms beside their own window's CNTK."""
+    records = []
+    for window, plain in ((1, 0.8), (3, 0.85), (5, 0.82)):
+        pool = [{"average_pool": {"size": window, "stride": 1}}] * (window > 1)
+        name = "chen2020" if window == 1 else f"chen2020-lap-{window}"
+        found = [
+            make_record(variant, accuracy, task=task, seed=seed, architecture=name, n_train=1000)
+            for task in PAIRS
+            for variant, accuracy, seed in (
+                ("cntk", plain, None),
+                ("cntk-rbf", plain + 0.01, None),
+                ("lantk-kr-v1", plain + 0.02, None),
+                ("lantk-kr-v1-shuffled", plain + 0.015, 0),
+            )
+        ]
+        for record in found:
+            record["architecture"]["layers"] = ["relu", *pool, "flatten", "dense"]
+            if record["task"] == "cat-deer" and window == 5:
+                record["protocols"]["honest"] |= {"validation_accuracy": 0.9}
+        records += found
+    lines = page(write_up(lap=records), "Local average pooling")
+    assert "Not run." not in lines
+    honest = lines[: lines.index("### On top of it")]
+    assert row(honest, "chen2020-lap-3")[:2] == ["85.00", "85.00"]
+    # Validation is equal but in one pair, and ties go to the smaller window.
+    assert row(honest, "cntk-lap")[:2] == ["80.00", "82.00"]
+    assert row(honest, "Window of cntk-lap") == ["1", "5", "1", "1", "1"]
+    assert row(honest, "chen2020-lap-3 minus CNTK")[0].startswith("+5.00 ± ")
+    claims = [line.split("|") for line in lines if line.startswith("| LANTK-KR-V1 minus its shuff")]
+    assert [cells[2].strip()[:5] for cells in claims] == ["+0.50"] * 3
+    assert [cells[-2].strip() for cells in claims] == PRESETS["lap"]["architecture"]
+    assert "Not run." in page(write_up(), "Local average pooling")
+
+
 def test_every_table_says_where_it_comes_from():
     """Data, n, hardware, commit, time and the command stand above each table."""
     timings = pd.DataFrame({"job": ["gram/a/1-of-1", "cnn/a/seed0"], "seconds": [90, 30]})

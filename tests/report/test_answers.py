@@ -8,7 +8,7 @@ from answer_page import answer_lines, two_layer_lines, unfounded_numbers
 from lantk.errors import LantkError
 from lantk.experiment.variants import GAP_LEVELS
 from lantk.regression.statistics import mean_with_interval
-from lantk.report.blocks import network_block
+from lantk.report.blocks import local_averaging, network_block
 from lantk.report.claims import STEPS, decompose, judge, network_claims
 from lantk.report.leaderboard import TABLE_COLUMNS
 from lantk.report.network_figures import decomposition_figure, training_figure
@@ -42,6 +42,35 @@ def test_steps_add_up_to_the_gap():
     for title, start, end in zip(STEPS, GAP_LEVELS[:-1], GAP_LEVELS[1:], strict=True):
         wanted = accuracy.loc[end] - accuracy.loc[start]
         np.testing.assert_allclose(steps.loc[title], wanted, atol=1e-9)
+
+
+def test_local_averaging_stands_beside_the_steps(tmp_path):
+    """Where it was run it has a row, claims and a square of its own; no step is another for it."""
+    found = table(tasks=("a-b", "a-c"))
+    plain = found[found["variant"] == "cntk"]
+    gains = 0.02 + 0.01 * (plain["task"] == "a-b")
+    pooled = plain.assign(variant="cntk-lap", accuracy=plain["accuracy"] + gains)
+    whole = pd.concat([found, pooled])
+    block = network_block(whole)
+    pd.testing.assert_frame_equal(decompose(block), decompose(network_block(found)))
+    assert local_averaging(block).to_dict() == {"a-b": 3, "a-c": 2}
+    lines = answer_lines(whole, EMPTY, EMPTY)
+    (row,) = (line for line in lines if line.startswith("| Beside it: local averaging, no label"))
+    mean, half = mean_with_interval([3, 2])
+    wanted = ["+3.00", "+2.00", f"+{mean:.2f} ± {half:.2f}"]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == wanted
+    names = [claim.name for claim in network_claims(whole)]
+    assert {"cntk-lap minus CNTK", "CNN minus cntk-lap"} <= {*names}
+    paths = [tmp_path / name for name in ("with.png", "without.png")]
+    for each, path in zip((whole, found), paths, strict=True):
+        decomposition_figure(each, path)
+    assert b"local averaging, no label +2.50" in paths[0].read_bytes()
+    # Where a task lacks it there is none.
+    lacking = pd.concat([found, pooled[pooled["task"] == "a-b"]])
+    assert local_averaging(network_block(lacking)) is None
+    assert not any("local averaging" in line for line in answer_lines(lacking, EMPTY, EMPTY))
+    decomposition_figure(lacking, tmp_path / "lacking.png")
+    assert (tmp_path / "lacking.png").read_bytes() == paths[1].read_bytes()
 
 
 @pytest.mark.parametrize("missing", GAP_LEVELS)

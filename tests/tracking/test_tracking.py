@@ -36,6 +36,7 @@ from lantk.experiment.passwords import (
 from lantk.experiment.records import Listing
 from lantk.tracking import logged
 from lantk.tracking.dashboard import dashboard_hint, links_at, links_text
+from lantk.tracking.reading import read_runs
 from lantk.tracking.run import TrackingError
 from lantk.tracking.store import locate_store
 from lantk.tracking.sync import Target, rebuild, verify
@@ -1079,3 +1080,27 @@ def test_rebuild_does_not_put_aside_what_may_be_whole(results):
     with pytest.raises(TrackingError, match="unable to open database file"):
         rebuild(target(results, uri=f"sqlite:///{results}"))
     assert results.is_dir()
+
+
+def test_a_window_chosen_among_cases_is_a_run_of_the_smallest(tmp_path):
+    """The row that stands on several cases has its run in one of them, as a kernel of no term."""
+    names = {1: "chen2020", 3: "chen2020-lap-3"}
+    for window, name in names.items():
+        pool = [{"average_pool": {"size": window, "stride": 1}}] * (window > 1)
+        validation = 0.7 + window / 100
+        case = {"case": f"3-8.{name}", "architecture": name, "validation": validation}
+        record = make_record("cntk", 0.7 + window / 20, **case)
+        record["architecture"]["layers"] = ["relu", *pool, "flatten", "dense"]
+        write_record(tmp_path, record)
+    cases = tuple(f"3-8.{name}" for name in reversed(names.values()))
+    runs = read_runs(tmp_path, Listing(cases, ("cntk",)))
+    assert [(run.case, run.variant) for run in runs] == [
+        ("3-8.chen2020-lap-3", "cntk"),
+        ("3-8.chen2020", "cntk"),
+        ("3-8.chen2020", "cntk-lap"),
+    ]
+    lap = runs[-1]
+    assert lap.metrics["window_honest"] == lap.metrics["window_oracle"] == 3
+    assert lap.metrics["accuracy_honest"] == 0.85
+    assert lap.params["kind"] == "kernel"
+    assert lap.params["architecture"] == "chen2020"
