@@ -2,7 +2,8 @@
 
     python experiments/limits.py --split deer-dog.npz --gram deer-dog/1-of-1.json --out limits.csv
 
-Three kinds of rows beside CNTK, all with nothing chosen on test images:
+Three kinds of rows beside CNTK, all with nothing chosen on test images (and `lantk-fjlt-v1`, to
+compare the first with, and `cntk-intercept`, an unpenalised constant, which sees no label):
 
 * `features`: the weights of the ten pair features of LANTK-FJLT-V1, fitted not to label products
   but to the squared out-of-fold loss of the kernel regression that they are for. Where it is better
@@ -19,7 +20,8 @@ each of these.
 
 Rows are written as they are found, and those that are in the file are kept: a run that was
 interrupted goes on. `won` and `lost` count the test images that are right where CNTK is wrong, and
-wrong where it is right.
+wrong where it is right. Where others use the machine too, set ``OPENBLAS_NUM_THREADS=1``: threads
+that wait for each other made a step of the fit 30 times as long (n = 500, two busy cores).
 """
 
 from __future__ import annotations
@@ -44,8 +46,9 @@ from lantk.files import writing
 from lantk.kernel.architecture import find_name
 from lantk.label_terms.base import CheckedTerm, image_vectors
 from lantk.label_terms.feature_sets import FEATURE_SETS
+from lantk.label_terms.registry import label_term
 from lantk.labels import decide
-from lantk.regression.fits import Member
+from lantk.regression.fits import Member, pair_vectors
 from lantk.regression.folds import validation_folds
 from lantk.regression.paths import predict
 from lantk.regression.protocols import choose_weight
@@ -209,14 +212,26 @@ def rows_of(
     """Return the rows of a case, none of them found yet; the first is CNTK's."""
     y, y_test = drawn.y_train.astype(float), drawn.y_test
 
-    def plain() -> Found:
-        path = predict(k, k_test, y, [Member("cntk", validated=[0.0])])[0]
+    def plain(*, has_intercept: bool = False) -> Found:
+        member = Member("cntk", validated=[0.0], has_intercept=has_intercept)
+        path = predict(k, k_test, y, [member])[0]
         return path.scores[0], {"out_of_fold": path.validation_accuracy[0]}
 
-    def features() -> Found:
+    def vectors() -> list[NDArray]:
         images = (drawn.x_train, drawn.x_test)
-        vectors = [image_vectors(x, layout="channels_first") for x in images]
-        return fitted_features(k, k_test, y, vectors, n_steps)
+        return [image_vectors(x, layout="channels_first") for x in images]
+
+    def fjlt() -> Found:
+        weights, make = default_of("label_weights.honest"), partial(label_term, "lantk-fjlt-v1")
+        x, x_test = pair_vectors(make(), *vectors())
+        member = Member("lantk-fjlt-v1", weights, weights, make)
+        path = predict(k, k_test, y, [member], x_train=x, x_test=x_test)[0]
+        i = choose_weight(path.weights, path.validation_accuracy)
+        told = {"label_weight": path.weights[i], "out_of_fold": path.validation_accuracy[i]}
+        return path.scores[i], told | {"squared_alignment": path.diagnostics["alignment_z"] ** 2}
+
+    def features() -> Found:
+        return fitted_features(k, k_test, y, vectors(), n_steps)
 
     def flipped(rate: float, draw: int) -> Found:
         rng = np.random.default_rng(draw)
@@ -229,7 +244,12 @@ def rows_of(
         eta, _, scores = networks()
         return scores, {"out_of_fold": float((decide(eta[None])[0] == y).mean())}
 
-    rows = [Row({"method": "cntk"}, plain), Row({"method": "features", "steps": n_steps}, features)]
+    rows = [
+        Row({"method": "cntk"}, plain),
+        Row({"method": "cntk-intercept"}, partial(plain, has_intercept=True)),
+        Row({"method": "lantk-fjlt-v1"}, fjlt),
+        Row({"method": "features", "steps": n_steps}, features),
+    ]
     for rate in _RATES:
         for draw in range(draws if rate else 1):
             names = {"method": "plug-in-flipped", "rate": rate, "draw": draw}

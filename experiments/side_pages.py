@@ -1,4 +1,4 @@
-"""Pages and figures of checks beside the presets: the derivation of lantk-nth, what limits Z."""
+"""Pages and figures of checks beside the presets: lantk-nth, what limits Z, exponents."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from exponents import exponent, wrong_of
 
-from lantk.regression.statistics import student_interval
+from lantk.regression.statistics import Interval, log_slope, student_interval
 from lantk.report.claims import with_half_width
 from lantk.report.figure_style import STYLES, saving
 from lantk.report.tables import markdown_rows
@@ -17,6 +18,8 @@ from lantk.report.tables import markdown_rows
 _GATES = {"moving": "a ReLU network", "frozen": "gates frozen at the start"}
 _NAMES = {
     "cntk": "CNTK",
+    "cntk-intercept": "CNTK with an unpenalised constant",
+    "lantk-fjlt-v1": "LANTK-FJLT-V1, fitted to label products",
     "features": "ten pair features, fitted to the out-of-fold loss",
     "plug-in-flipped": "plug-in, true labels flipped",
     "network": "the CNN itself",
@@ -49,8 +52,23 @@ The weights of the ten pair features of LANTK-FJLT-V1 are fitted to the out-of-f
 very kernel regression that they are for, instead of to label products. A plug-in Z = eta(x)
 eta(x') is made from the out-of-fold scores of a trained CNN. And it is made from true labels of
 which a share is flipped, of train and test images alike: no method, but the scale on which the
-others are to be read. The weight is chosen on train images. Accuracies in percent; of flipped
-labels the mean over draws.
+others are to be read. The weight is chosen on train images. An unpenalised constant sees no label.
+Accuracies in percent, of flipped labels the mean over draws; in brackets the difference from CNTK
+on the same test images with its normal 95 % interval (of one network, one fit; of flipped labels
+there is none), and its mean over pairs with Student's.
+"""
+_EXPONENTS = """\
+- Again: `python -m lantk split` and `gram` of a pair at n = 10,000, then `python
+experiments/exponents.py --split deer-dog.npz --gram deer-dog/*.json --out
+experiments/records/exponents.csv`
+
+Exponents b of error ~ n^b, from the mean error over as many disjoint subsets of 10,000 train images
+as there are of each n. Nothing is chosen: the label weight of LANTK-KR-V1 was fixed beforehand.
+Behind ± is half a 95 % interval: of one pair over draws of train images (their relative spread
+taken as the same at all n, since of the whole there is one draw) and over test images; over pairs
+Student's, which has both in it and what pairs differ by. Subsets of different n share images, and
+all n share test images. The first draws of all n are nested, the draw of
+[Error against n](error-against-n.md): of them there is no interval of the draw.
 """
 
 
@@ -128,28 +146,68 @@ def derivation_figure(table: pd.DataFrame, path: Path) -> None:
         axes.legend()
 
 
+def limits_table(table: pd.DataFrame | None) -> list[str]:
+    """Return the lines of the table of accuracies, with what it is of."""
+    if table is None:
+        return ["Not run."]
+    tasks = list(table["task"].unique())
+    sizes = f"n = {table['n_train'].iloc[0]:,} + {table['n_test'].iloc[0]:,}.\n"
+    rows: list[Sequence[str]] = []
+    for name, group in _by_method(table):
+        found = dict(list(group.groupby("task")))
+        cells = [_limits_cell(found[task]) if task in found else "not run" for task in tasks]
+        gains = [100 * ((of["won"] - of["lost"]) / of["n_test"]).mean() for of in found.values()]
+        over, is_plain = student_interval(gains), name == _NAMES["cntk"]
+        alignment = group["squared_alignment"].mean()
+        cells.append("-" if is_plain else with_half_width(over.mean, over.half))
+        rows.append([name, *cells, "-" if np.isnan(alignment) else f"{alignment:.3g}"])
+    header = ["", *tasks, "Mean difference", "Squared alignment of Z"]
+    return [sizes, *markdown_rows(header, rows)]
+
+
 def limits_lines(table: pd.DataFrame | None) -> list[str]:
     """Return the page on what limits Z as lines of Markdown."""
-    lines = _paragraphs(_LIMITS)
+    lines = [*_paragraphs(_LIMITS), *limits_table(table), ""]
     if table is None:
-        return [*lines, "Not run.\n"]
+        return lines
     tasks = list(table["task"].unique())
-    sizes = f"n = {table['n_train'].iloc[0]:,} + {table['n_test'].iloc[0]:,}."
     rows: list[Sequence[str]] = []
-    for (method, rate), group in table.groupby(["method", "rate"], sort=False, dropna=False):
-        name = _NAMES[method] + (f" at a rate of {rate:g}" if not np.isnan(rate) else "")
-        cells = []
-        for task in tasks:
-            found = group[group["task"] == task]
-            cells.append(
-                f"{100 * found['accuracy'].mean():.2f}"
-                f" (out of fold {100 * found['out_of_fold'].mean():.2f})"
-            )
-        alignment = group["squared_alignment"].mean()
-        rows.append([name, *cells, "-" if np.isnan(alignment) else f"{alignment:.3g}"])
-    header = ["", *tasks, "Squared alignment of Z"]
+    for name, group in _by_method(table):
+        found = 100 * group.groupby("task")["out_of_fold"].mean()
+        rows.append([name, *(f"{found[t]:.2f}" if t in found else "not run" for t in tasks)])
     picture = "![Accuracy against the share of flipped labels](../limits.png)\n"
-    return [*lines, f"{sizes}\n", *markdown_rows(header, rows), "", picture]
+    return [
+        *lines,
+        "Out of fold, on train images:\n",
+        *markdown_rows(["", *tasks], rows),
+        "",
+        picture,
+    ]
+
+
+def _by_method(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each method and rate with their name, in the order of the names."""
+    groups = {key: group for key, group in table.groupby(["method", "rate"], dropna=False)}
+    order = list(_NAMES)
+    return [
+        (_NAMES[method] + (f" at a rate of {rate:g}" if not np.isnan(rate) else ""), group)
+        for (method, rate), group in sorted(
+            groups.items(), key=lambda found: (order.index(found[0][0]), found[0][1])
+        )
+    ]
+
+
+def _limits_cell(group: pd.DataFrame) -> str:
+    """Return the accuracy in one task and its difference from CNTK, of one row with an interval."""
+    accuracy, row = f"{100 * group['accuracy'].mean():.2f}", group.iloc[0]
+    if row["method"] == "cntk":
+        return accuracy
+    n = row["n_test"]
+    mean = ((group["won"] - group["lost"]) / n).mean()
+    error = np.sqrt(((row["won"] + row["lost"]) / n - mean**2) / n)
+    # Labels flipped anew in each draw, of test images too, are no sample of anything.
+    half = np.nan if row["method"] == "plug-in-flipped" else 100 * Interval(mean, error).half
+    return f"{accuracy} ({with_half_width(100 * mean, half)})"
 
 
 def limits_figure(table: pd.DataFrame, path: Path) -> None:
@@ -169,3 +227,66 @@ def limits_figure(table: pd.DataFrame, path: Path) -> None:
         axes.set_xlabel("share of labels flipped in Z")
         axes.set_ylabel("test accuracy (%)")
         axes.legend()
+
+
+def exponent_cells(table: pd.DataFrame | None) -> dict[str, str]:
+    """Return variant -> mean exponent over pairs with Student's interval, as text."""
+    if table is None:
+        return {}
+    return {name: _over_pairs_text(slopes) for name, slopes in _exponents(table).items()}
+
+
+def exponent_page(table: pd.DataFrame | None) -> list[str]:
+    """Return the page on exponents from disjoint subsets as lines of Markdown."""
+    lines = _paragraphs(_EXPONENTS)
+    if table is None:
+        return [*lines, "Not run.\n"]
+    tasks = list(table["task"].unique())
+    weights = table["label_weight"].dropna().unique()
+    sizes = f"{table['n_test'].iloc[0]:,} test images, label weight {weights[0]:g}.\n"
+    rows = [
+        [name, *(_exponent_text(slopes[task]) for task in tasks), _over_pairs_text(slopes)]
+        for of in (None, "cntk")
+        for name, slopes in _exponents(table, of).items()
+    ]
+    nested = table[table["draw"] == 0].assign(error=lambda own: 1 - own["accuracy"])
+    for variant, group in nested.groupby("variant", sort=False):
+        ends = [log_slope(own["n_train"], own["error"]) for _, own in group.groupby("task")]
+        own = dict(zip(sorted(tasks), (Interval(mean) for mean, *_ in ends), strict=True))
+        of_tasks = [_exponent_text(own[task]) for task in tasks]
+        rows.append([f"{variant}, first draws alone", *of_tasks, _over_pairs_text(own)])
+    lines += [sizes, *markdown_rows(["", *tasks, "Mean over pairs"], rows), ""]
+    lines.append("Accuracies in percent: mean over draws, ± their standard deviation.\n")
+    cells = []
+    for (variant, n), group in table.groupby(["variant", "n_train"]):
+        of_task = 100 * group.groupby("task")["accuracy"].agg(["mean", "std"])
+        texts = (
+            f"{mean:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
+            for mean, spread in of_task.loc[tasks].itertuples(index=False)
+        )
+        cells.append([variant, f"{n:,}", str(group["draw"].nunique()), *texts])
+    return [*lines, *markdown_rows(["", "n", "Draws", *tasks], cells), ""]
+
+
+def _exponents(table: pd.DataFrame, base: str | None = None) -> dict[str, dict[str, Interval]]:
+    """Return variant -> task -> exponent, or what it is more than that of a base."""
+    wrong = {key: wrong_of(group) for key, group in table.groupby(["variant", "task"])}
+    found: dict[str, dict[str, Interval]] = {}
+    for variant in table["variant"].unique():
+        if variant == base:
+            continue
+        name = variant if base is None else f"{variant} minus {base}"
+        found[name] = {
+            task: exponent(wrong[variant, task], None if base is None else wrong[base, task])
+            for task in table["task"].unique()
+        }
+    return found
+
+
+def _exponent_text(slope: Interval) -> str:
+    return with_half_width(slope.mean, slope.half, 3)
+
+
+def _over_pairs_text(slopes: dict[str, Interval]) -> str:
+    over = student_interval([slope.mean for slope in slopes.values()])
+    return with_half_width(over.mean, over.half, 3)

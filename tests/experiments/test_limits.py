@@ -51,12 +51,13 @@ def case(tmp_path_factory):
 
 
 def test_the_script_writes_a_row_a_method_and_a_draw(case, tmp_path, capsys):
-    """CNTK, features, labels flipped at six rates, a network and its plug-in, each told of."""
+    """CNTK and controls, features, labels flipped at six rates, a network and its plug-in."""
     out = tmp_path / "limits.csv"
     main([*case, "--epochs", "1", "--draws", "1", "--steps", "3", "--out", str(out)])
     found = pd.read_csv(out)
-    flipped = ["plug-in-flipped"] * 6
-    assert list(found["method"]) == ["cntk", "features", *flipped, "network", "plug-in-network"]
+    first = ["cntk", "cntk-intercept", "lantk-fjlt-v1", "features"]
+    plug_ins = [*["plug-in-flipped"] * 6, "network", "plug-in-network"]
+    assert list(found["method"]) == [*first, *plug_ins]
     assert found["accuracy"].between(0, 1).all()
     fitted = found.set_index("method").loc["features"]
     assert fitted["loss"] < fitted["loss_of_kernel"]
@@ -75,14 +76,14 @@ def test_rows_that_are_there_are_kept(case, tmp_path, capsys):
     out, asked = tmp_path / "limits.csv", ["--epochs", "0", "--draws", "1", "--out"]
     main([*case, *asked, str(out), "--steps", "3"])
     whole = pd.read_csv(out)
-    marked = whole.drop(index=[0, 3]).assign(accuracy=0.25)
+    marked = whole.drop(index=[0, 5]).assign(accuracy=0.25)
     marked.to_csv(out, index=False)
     capsys.readouterr()
     main([*case, *asked, str(out), "--steps", "3"])
     found = pd.read_csv(out)
-    pd.testing.assert_frame_equal(found[:6], marked.reset_index(drop=True))
+    pd.testing.assert_frame_equal(found[:8], marked.reset_index(drop=True))
     pd.testing.assert_frame_equal(
-        found[6:].reset_index(drop=True), whole.loc[[0, 3]].reset_index(drop=True)
+        found[8:].reset_index(drop=True), whole.loc[[0, 5]].reset_index(drop=True)
     )
     assert len(capsys.readouterr().err.splitlines()) == 2
     before = out.read_bytes()
