@@ -272,16 +272,15 @@ def fill(path: Path, rows: Sequence[Row], y_test: NDArray, images: Mapping[str, 
     LantkError
         If a row is there that other images or options made.
     """
-    kept = pd.read_csv(path).to_dict("records") if path.exists() else []
-    there = {_values(row, _KEYS): _values(row, _OPTIONS) for row in kept}
+    there = {_values(row, _KEYS): _values(row, _OPTIONS) for row in _read(path)}
     missing = []
     for row in rows:
         names = {**row.names, **images}
-        own = _values(names, _OPTIONS)
-        if there.get(_values(names, _KEYS), own) != own:
+        options = _values(names, _OPTIONS)
+        if there.get(_values(names, _KEYS), options) != options:
+            wanted = ", ".join(map(" ".join, zip(_OPTIONS, map(str, options), strict=True)))
             raise LantkError(
-                f"{path} has the row {_title(names)} of other images or options: wanted"
-                f" {', '.join(f'{key} {value}' for key, value in zip(_OPTIONS, own, strict=True))}."
+                f"{path} has the row {_title(names)} of other images or options: wanted {wanted}."
                 " Take another --out, or delete the file"
             )
         if _values(names, _KEYS) not in there:
@@ -295,10 +294,16 @@ def fill(path: Path, rows: Sequence[Row], y_test: NDArray, images: Mapping[str, 
         is_right = decide(scores[None])[0] == y_test
         accuracy = is_right.mean()
         won, lost = (is_right & ~is_right_plain).sum(), (is_right_plain & ~is_right).sum()
-        kept.append(names | {"accuracy": accuracy} | told | {"won": won, "lost": lost})
+        own = names | {"accuracy": accuracy} | told | {"won": won, "lost": lost}
+        # Read anew: another run may have added rows meanwhile.
+        kept = [*_read(path), own]
         with writing(path) as temporary:
             pd.DataFrame(kept).to_csv(temporary, index=False, float_format="%.6g")
         _say(f"{_title(names)}: {100 * accuracy:.2f} %", start)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return pd.read_csv(path).to_dict("records") if path.exists() else []  # type: ignore[return-value]
 
 
 def _values(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
