@@ -69,6 +69,11 @@ def test_the_script_writes_a_row_a_method_and_a_draw(case, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if line.startswith("1-8 30 40 features: ")]
     assert sum("trained" in line for line in lines) == 6
+    # Scores of networks are kept beside the rows.
+    found[:-2].to_csv(out, index=False)
+    main([*case, "--epochs", "1", "--draws", "1", "--steps", "3", "--out", str(out)])
+    pd.testing.assert_frame_equal(pd.read_csv(out), found)
+    assert "trained" not in capsys.readouterr().err
 
 
 def test_rows_that_are_there_are_kept(case, tmp_path, capsys):
