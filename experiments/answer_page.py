@@ -39,15 +39,15 @@ ANSWERS = Path(__file__).with_name("answers.md")
 _COMMAND = "`snakemake --cores 2 --configfile experiments/{}.yaml`"
 _PLACE = re.compile(r"<!-- (\w+) -->")
 _NUMBER = re.compile(r"[+-]\d+\.\d+ ± \d+\.\d+|\d+\.\d+")
-_DISJOINT = "n = 500 to 10,000, disjoint subsets"
-_FIXED = "lantk-kr-v1, fixed weight"
+# At a weight fixed beforehand it is another variant.
+_FIXED = {"lantk-kr-v1": "lantk-kr-v1, fixed weight"}
 # Kernels whose exponents are on the page, before those of each epoch.
 _EXPONENTS_OF = (
     "cntk",
     "cntk-intercept",
     "cntk-ridge",
     "cntk-rbf",
-    _FIXED,
+    *_FIXED.values(),
     "lantk-best",
     "lantk-best-shuffled",
     "after-kernel",
@@ -69,7 +69,7 @@ def answer_lines(
     controls: pd.DataFrame | None = None,
     pictures: Mapping[str, str] | None = None,
     derivation: Sequence[str] = ("Not run.",),
-    disjoint: Mapping[str, str] | None = None,
+    disjoint: Mapping[str, Mapping[str, str]] | None = None,
     limits: Sequence[str] = ("Not run.",),
 ) -> list[str]:
     """Return the page as lines of Markdown.
@@ -87,8 +87,8 @@ def answer_lines(
         What a figure shows -> where it is, from the page's own folder.
     derivation : sequence of str
         The table of what the derivation of lantk-nth was held against.
-    disjoint : mapping of str to str, optional
-        Variant -> exponent from disjoint subsets, with its interval over pairs.
+    disjoint : mapping of str to mapping, optional
+        A column of exponents from disjoint subsets: what it is of -> variant -> cell.
     limits : sequence of str
         The table of what limits Z.
     """
@@ -184,7 +184,9 @@ def _step_cells(values: Sequence[float]) -> list[str]:
     return cells + [with_half_width(*mean_with_interval(values))] * (len(values) > 1)
 
 
-def _exponents(curves: Sequence[pd.DataFrame], disjoint: Mapping[str, str]) -> list[str]:
+def _exponents(
+    curves: Sequence[pd.DataFrame], disjoint: Mapping[str, Mapping[str, str]]
+) -> list[str]:
     columns: dict[str, dict[str, str]] = {}
     for table in curves:
         found = error_exponents(table) if len(table) else pd.DataFrame()
@@ -196,9 +198,8 @@ def _exponents(curves: Sequence[pd.DataFrame], disjoint: Mapping[str, str]) -> l
             variant: with_half_width(*mean_with_interval(slopes.astype(float)), 3)
             for variant, slopes in found.groupby("variant")["slope"]
         }
-    if disjoint:
-        fixed = {"lantk-kr-v1": _FIXED}
-        columns[_DISJOINT] = {fixed.get(name, name): cell for name, cell in disjoint.items()}
+    for title, cells in disjoint.items():
+        columns[title] = {_FIXED.get(name, name): cell for name, cell in cells.items()}
     run = dict.fromkeys(itertools.chain(*columns.values()))
     taps = taps_of(Block(pd.DataFrame(), list(run), []), "after-kernel").values()
     rows = [

@@ -32,22 +32,28 @@ def network_scores(
     fits = [fit for fit, _ in folds] + [np.arange(len(y))]
     found = []
     for i, fit in enumerate(fits):
-        others = drawn.x_test if i == len(folds) else drawn.x_train[folds[i][1]]
-        name, there = f"{drawn.digest[:12]}-{epochs}-{precision}-{i}", {}
-        if kept.exists():
-            with np.load(kept) as stored:
-                there = dict(stored)
-        if name not in there:
+        name = f"{drawn.digest[:12]}-{epochs}-{precision}-{i}"
+        if name not in _read(kept):
             start = time.monotonic()
-            there[name] = _trained_scores(drawn.x_train[fit], y[fit], others, epochs, precision)
+            others = drawn.x_test if i == len(folds) else drawn.x_train[folds[i][1]]
+            scores = _trained_scores(drawn.x_train[fit], y[fit], others, epochs, precision)
+            # Read anew: another run may have added some meanwhile.
+            there = _read(kept) | {name: scores}
             with writing(kept) as temporary:
                 np.savez(temporary, **there)
             say(f"network {i + 1} of {len(fits)} trained", start)
-        found.append(there[name])
+        found.append(_read(kept)[name])
     eta = np.empty(len(y))
     for (_, held), scores in zip(folds, found[:-1], strict=True):
         eta[held] = scores
     return eta.clip(-1, 1), found[-1].clip(-1, 1), found[-1]
+
+
+def _read(kept: Path) -> dict[str, Any]:
+    if not kept.exists():
+        return {}
+    with np.load(kept) as stored:
+        return dict(stored)
 
 
 def _trained_scores(

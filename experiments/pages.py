@@ -14,7 +14,7 @@ import pandas as pd
 from side_pages import (
     derivation_lines,
     derivation_table,
-    exponent_cells,
+    exponent_column,
     exponent_page,
     limits_lines,
     limits_table,
@@ -159,7 +159,7 @@ def results_pages(
             controls=in_order(studies["controls"]),
             pictures=pictures,
             derivation=derivation_table(beside.get("derivation")),
-            disjoint=exponent_cells(beside.get("exponents")),
+            disjoint=exponent_column(beside.get("exponents")),
             limits=limits_table(beside.get("limits")),
         ),
     ]

@@ -229,11 +229,18 @@ def limits_figure(table: pd.DataFrame, path: Path) -> None:
         axes.legend()
 
 
-def exponent_cells(table: pd.DataFrame | None) -> dict[str, str]:
-    """Return variant -> mean exponent over pairs with Student's interval, as text."""
+def exponent_column(table: pd.DataFrame | None) -> dict[str, dict[str, str]]:
+    """Return a column of exponents, by what it is of: variant -> exponent with its interval.
+
+    The interval is Student's over pairs, or that of the only pair, over draws and test images.
+    """
     if table is None:
         return {}
-    return {name: _over_pairs_text(slopes) for name, slopes in _exponents(table).items()}
+    tasks, ns = list(table["task"].unique()), sorted(table["n_train"].unique())
+    of = tasks[0] if len(tasks) == 1 else f"{len(tasks)} pairs"
+    as_text = _over_pairs_text if len(tasks) > 1 else lambda found: _exponent_text(found[tasks[0]])
+    cells = {name: as_text(slopes) for name, slopes in _exponents(table).items()}
+    return {f"disjoint subsets, n = {ns[0]:,} to {ns[-1]:,}, {of}": cells}
 
 
 def exponent_page(table: pd.DataFrame | None) -> list[str]:
