@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,19 @@ import numpy as np
 import pandas as pd
 from exponents import exponent, wrong_of
 
-from lantk.regression.statistics import Interval, log_slope, student_interval
-from lantk.report.claims import with_half_width
+from lantk.regression.statistics import FEWEST_POINTS, Interval, log_slope, student_interval
+from lantk.report.claims import signed, with_half_width
 from lantk.report.figure_style import STYLES, saving
 from lantk.report.tables import markdown_rows
 
+_FLIPPED = "plug-in-flipped"
 _GATES = {"moving": "a ReLU network", "frozen": "gates frozen at the start"}
 _NAMES = {
     "cntk": "CNTK",
     "cntk-intercept": "CNTK with an unpenalised constant",
     "lantk-fjlt-v1": "LANTK-FJLT-V1, fitted to label products",
     "features": "ten pair features, fitted to the out-of-fold loss",
-    "plug-in-flipped": "plug-in, true labels flipped",
+    _FLIPPED: "plug-in, true labels flipped",
     "network": "the CNN itself",
     "plug-in-network": "plug-in, scores of the CNN",
 }
@@ -55,7 +57,7 @@ which a share is flipped, of train and test images alike: no method, but the sca
 others are to be read. The weight is chosen on train images. An unpenalised constant sees no label.
 Accuracies in percent, of flipped labels the mean over draws; in brackets the difference from CNTK
 on the same test images with its normal 95 % interval (of one network, one fit; of flipped labels
-there is none), and its mean over pairs with Student's.
+there is none), and its mean over pairs, with Student's of three or more.
 """
 _EXPONENTS = """\
 - Again: `python -m lantk split` and `gram` of a pair at n = 10,000, then `python
@@ -157,9 +159,12 @@ def limits_table(table: pd.DataFrame | None) -> list[str]:
         found = dict(list(group.groupby("task")))
         cells = [_limits_cell(found[task]) if task in found else "not run" for task in tasks]
         gains = [100 * ((of["won"] - of["lost"]) / of["n_test"]).mean() for of in found.values()]
-        over, is_plain = student_interval(gains), name == _NAMES["cntk"]
-        alignment = group["squared_alignment"].mean()
-        cells.append("-" if is_plain else with_half_width(over.mean, over.half))
+        over, alignment = student_interval(gains), group["squared_alignment"].mean()
+        method = group["method"].iloc[0]
+        # Of two pairs Student's interval says nothing.
+        has_none = len(gains) < FEWEST_POINTS or method == _FLIPPED
+        mean = with_half_width(over.mean, math.nan if has_none else over.half)
+        cells.append("-" if method == "cntk" else mean)
         rows.append([name, *cells, "-" if np.isnan(alignment) else f"{alignment:.3g}"])
     header = ["", *tasks, "Mean difference", "Squared alignment of Z"]
     return [sizes, *markdown_rows(header, rows)]
@@ -175,7 +180,7 @@ def limits_lines(table: pd.DataFrame | None) -> list[str]:
     for name, group in _by_method(table):
         found = 100 * group.groupby("task")["out_of_fold"].mean()
         rows.append([name, *(f"{found[t]:.2f}" if t in found else "not run" for t in tasks)])
-    picture = "![Accuracy against the share of flipped labels](../limits.png)\n"
+    picture = "![Accuracy against the share of flipped labels, where all was run](../limits.png)\n"
     return [
         *lines,
         "Out of fold, on train images:\n",
@@ -204,25 +209,27 @@ def _limits_cell(group: pd.DataFrame) -> str:
         return accuracy
     n = row["n_test"]
     mean = ((group["won"] - group["lost"]) / n).mean()
-    error = np.sqrt(((row["won"] + row["lost"]) / n - mean**2) / n)
-    # Labels flipped anew in each draw, of test images too, are no sample of anything.
-    half = np.nan if row["method"] == "plug-in-flipped" else 100 * Interval(mean, error).half
-    return f"{accuracy} ({with_half_width(100 * mean, half)})"
+    if row["method"] == _FLIPPED:
+        # Labels flipped anew in each draw, of test images too, are no sample of anything.
+        return f"{accuracy} ({signed(100 * mean)})"
+    error = math.sqrt(((row["won"] + row["lost"]) / n - mean**2) / n)
+    return f"{accuracy} ({with_half_width(100 * mean, 100 * Interval(mean, error).half)})"
 
 
 def limits_figure(table: pd.DataFrame, path: Path) -> None:
     """Draw the accuracy of the plug-in against the share of flipped labels, and of the others."""
-    is_flipped = table["method"] == "plug-in-flipped"
+    # Levels are compared, so of pairs in which every method was run, where there are any.
+    n_methods = table.groupby("task")["method"].nunique()
+    table = table[table["task"].isin(n_methods.index[n_methods == n_methods.max()])]
+    is_flipped = table["method"] == _FLIPPED
     flipped = 100 * table[is_flipped].groupby("rate")["accuracy"].mean()
     levels = 100 * table[~is_flipped].groupby("method", sort=False)["accuracy"].mean()
     told = {f"flipped at {rate:g}": f"{value:.2f}" for rate, value in flipped.items()}
     told |= {_NAMES[method]: f"{level:.2f}" for method, level in levels.items()}
     with saving(path, 4.6, 3.2, told) as figure:
         axes = figure.subplots()
-        axes.plot(
-            flipped.index, flipped, color="black", marker="o", label=_NAMES["plug-in-flipped"]
-        )
-        for (method, level), (colour, _) in zip(levels.items(), STYLES[::2], strict=False):
+        axes.plot(flipped.index, flipped, color="black", marker="o", label=_NAMES[_FLIPPED])
+        for (method, level), (colour, _) in zip(levels.items(), STYLES, strict=False):
             axes.axhline(level, color=colour, lw=1, label=_NAMES[method])
         axes.set_xlabel("share of labels flipped in Z")
         axes.set_ylabel("test accuracy (%)")
