@@ -48,11 +48,15 @@ ANSWERS = Path(__file__).with_name("answers.md")
 _COMMAND = "`snakemake --cores 2 --configfile experiments/{}.yaml`"
 _PLACE = re.compile(r"<!-- (\w+) -->")
 _NUMBER = re.compile(r"[+-]\d+\.\d+ ± \d+\.\d+|\d+\.\d+")
+# At a weight fixed beforehand it is another variant.
+_FIXED = {"lantk-kr-v1": "lantk-kr-v1, fixed weight"}
 # Kernels whose exponents are on the page, before those of each epoch.
 _EXPONENTS_OF = (
     "cntk",
+    "cntk-intercept",
     "cntk-ridge",
     "cntk-rbf",
+    *_FIXED.values(),
     "lantk-best",
     "lantk-best-shuffled",
     "after-kernel",
@@ -74,6 +78,8 @@ def answer_lines(
     controls: pd.DataFrame | None = None,
     pictures: Mapping[str, str] | None = None,
     derivation: Sequence[str] = ("Not run.",),
+    disjoint: Mapping[str, Mapping[str, str]] | None = None,
+    limits: Sequence[str] = ("Not run.",),
 ) -> list[str]:
     """Return the page as lines of Markdown.
 
@@ -90,6 +96,10 @@ def answer_lines(
         What a figure shows -> where it is, from the page's own folder.
     derivation : sequence of str
         The table of what the derivation of lantk-nth was held against.
+    disjoint : mapping of str to mapping, optional
+        A column of exponents from disjoint subsets: what it is of -> variant -> cell.
+    limits : sequence of str
+        The table of what limits Z.
     """
     block, large = network_block(networks), shown_block(chen2020, "honest")
     without = None if controls is None or controls.empty else shown_block(controls, "honest")
@@ -98,10 +108,11 @@ def answer_lines(
     tables = {
         "steps": _step_lines(block) or ["Not all of them were run."],
         "figures": ["\n\n".join(f"![{title}]({at})" for title, at in (pictures or {}).items())],
-        "exponents": _exponents(curves) or ["Not run."],
+        "exponents": _exponents(curves, disjoint or {}) or ["Not run."],
         **_claims(block, large, without),
         "terms": _terms(large) or ["Not run."],
         "derivation": [*derivation],
+        "limits": [*limits],
     }
     prose = _unwrapped(ANSWERS.read_text())
     unfounded = unfounded_numbers(prose, itertools.chain(*tables.values()))
@@ -185,7 +196,9 @@ def _step_cells(values: Sequence[float]) -> list[str]:
     return cells + [with_half_width(*mean_with_interval(values))] * (len(values) > 1)
 
 
-def _exponents(curves: Sequence[pd.DataFrame]) -> list[str]:
+def _exponents(
+    curves: Sequence[pd.DataFrame], disjoint: Mapping[str, Mapping[str, str]]
+) -> list[str]:
     columns: dict[str, dict[str, str]] = {}
     for table in curves:
         found = error_exponents(table) if len(table) else pd.DataFrame()
@@ -197,6 +210,8 @@ def _exponents(curves: Sequence[pd.DataFrame]) -> list[str]:
             variant: with_half_width(*mean_with_interval(slopes.astype(float)), 3)
             for variant, slopes in found.groupby("variant")["slope"]
         }
+    for title, cells in disjoint.items():
+        columns[title] = {_FIXED.get(name, name): cell for name, cell in cells.items()}
     run = dict.fromkeys(itertools.chain(*columns.values()))
     taps = taps_of(Block(pd.DataFrame(), list(run), []), "after-kernel").values()
     rows = [

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from side_pages import derivation_lines, derivation_table, limits_lines
+from side_pages import (
+    derivation_lines,
+    derivation_table,
+    exponent_column,
+    exponent_page,
+    limits_lines,
+    limits_table,
+)
 from window_page import window_lines
 
 from answer_page import answer_lines, two_layer_lines
@@ -105,7 +112,8 @@ def results_pages(
     command : str
         What writes the pages again.
     checks : mapping of str to DataFrame, optional
-        What scripts beside the presets wrote: ``two-layer``, ``derivation``, ``limits``.
+        What scripts beside the presets wrote: ``two-layer``, ``derivation``, ``limits``,
+        ``exponents``.
     pictures : mapping of str to str, optional
         What a figure of the answers shows -> where it is.
     """
@@ -139,6 +147,10 @@ def results_pages(
             derivation_lines(beside.get("derivation")),
         ),
         "limits": ("What limits Z", limits_lines(beside.get("limits"))),
+        "exponents": (
+            "Exponents from disjoint subsets",
+            exponent_page(beside.get("exponents")),
+        ),
     }
     links = [f"* [{title}](docs/results/{name}.md)" for name, (title, _) in subjects.items()]
     answering = (in_order(studies[name]) for name in _ANSWERING)
@@ -149,6 +161,8 @@ def results_pages(
             controls=in_order(studies["controls"]),
             pictures=pictures,
             derivation=derivation_table(beside.get("derivation")),
+            disjoint=exponent_column(beside.get("exponents")),
+            limits=limits_table(beside.get("limits")),
         ),
     ]
     for name, table in (("five-class-pairs", pairs), ("ten-classes", ten), ("depths", depths)):

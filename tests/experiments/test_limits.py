@@ -38,20 +38,61 @@ def test_true_labels_are_a_ceiling(rate, least):
     assert told["squared_alignment"] == pytest.approx(np.mean(etas[0] * Y) ** 4)
 
 
-def test_the_script_writes_a_row_a_method_and_a_draw(tmp_path):
-    """CNTK, features, labels flipped at six rates, a network and its plug-in."""
-    split, gram, out = (tmp_path / name for name in ("split.npz", "gram", "limits.csv"))
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """Return the arguments that name a split of digits and its Gram matrix."""
+    folder = tmp_path_factory.mktemp("case")
+    split, gram = folder / "split.npz", folder / "gram"
     few = ["--source", "digits", "--pair", "1", "8", "--n-train", "30", "--n-test", "40"]
     assert run_verb(["split", *few, "--out", str(split)]) == 0
     architecture = ["--architecture", "arora2019-vanilla-2"]
     assert run_verb(["gram", "--split", str(split), *architecture, "--out", str(gram)]) == 0
-    asked = ["--epochs", "1", "--draws", "1", "--steps", "3", "--out", str(out)]
-    main(["--split", str(split), "--gram", str(gram / "1-of-1.json"), *asked])
+    return ["--split", str(split), "--gram", str(gram / "1-of-1.json")]
+
+
+def test_the_script_writes_a_row_a_method_and_a_draw(case, tmp_path, capsys):
+    """CNTK and controls, features, labels flipped at six rates, a network and its plug-in."""
+    out = tmp_path / "limits.csv"
+    main([*case, "--epochs", "1", "--draws", "1", "--steps", "3", "--out", str(out)])
     found = pd.read_csv(out)
-    flipped = ["plug-in-flipped"] * 6
-    assert list(found["method"]) == ["cntk", "features", *flipped, "network", "plug-in-network"]
+    first = ["cntk", "cntk-intercept", "lantk-fjlt-v1", "features"]
+    plug_ins = [*["plug-in-flipped"] * 6, "network", "plug-in-network"]
+    assert list(found["method"]) == [*first, *plug_ins]
     assert found["accuracy"].between(0, 1).all()
     fitted = found.set_index("method").loc["features"]
     assert fitted["loss"] < fitted["loss_of_kernel"]
     ceiling = found.loc[found["rate"] == 0, "accuracy"].item()
-    assert ceiling >= found.set_index("method").loc["cntk", "accuracy"]
+    plain = found.set_index("method").loc["cntk", "accuracy"]
+    assert ceiling >= plain
+    more = (found["won"] - found["lost"]) / found["n_test"]
+    assert (found["accuracy"] - plain).to_numpy() == pytest.approx(more, abs=1e-6)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("1-8 30 40 features: ")]
+    assert sum("trained" in line for line in lines) == 6
+    # Scores of networks are kept beside the rows.
+    found[:-2].to_csv(out, index=False)
+    main([*case, "--epochs", "1", "--draws", "1", "--steps", "3", "--out", str(out)])
+    pd.testing.assert_frame_equal(pd.read_csv(out), found)
+    assert "trained" not in capsys.readouterr().err
+
+
+def test_rows_that_are_there_are_kept(case, tmp_path, capsys):
+    """An interrupted run goes on with the rows that are missing; other options are refused."""
+    out, asked = tmp_path / "limits.csv", ["--epochs", "0", "--draws", "1", "--out"]
+    main([*case, *asked, str(out), "--steps", "3"])
+    whole = pd.read_csv(out)
+    marked = whole.drop(index=[0, 5]).assign(accuracy=0.25)
+    marked.to_csv(out, index=False)
+    capsys.readouterr()
+    main([*case, *asked, str(out), "--steps", "3"])
+    found = pd.read_csv(out)
+    pd.testing.assert_frame_equal(found[:8], marked.reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        found[8:].reset_index(drop=True), whole.loc[[0, 5]].reset_index(drop=True)
+    )
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    before = out.read_bytes()
+    with pytest.raises(SystemExit):
+        main([*case, *asked, str(out), "--steps", "4"])
+    assert "features of other images or options" in capsys.readouterr().err
+    assert out.read_bytes() == before

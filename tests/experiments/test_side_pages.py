@@ -7,6 +7,8 @@ from side_pages import (
     derivation_figure,
     derivation_lines,
     derivation_rows,
+    exponent_column,
+    exponent_page,
     limits_figure,
     limits_lines,
 )
@@ -31,7 +33,15 @@ LIMITS = pd.DataFrame(
         ("plug-in-flipped", 0.9, 0.1),
         ("plug-in-flipped", 0.92, 0.1),
     ]
-).assign(squared_alignment=0.01)
+).assign(squared_alignment=0.01, won=100, lost=60)
+EXPONENTS = pd.DataFrame(
+    {"task": task, "n_train": n, "draw": draw, "variant": variant, "label_weight": weight}
+    | {"n_test": 400, "accuracy": 1 - 10 * wrong / 400, "wrong": " ".join([str(wrong)] * 10)}
+    for task in ("deer-dog", "cat-deer")
+    for n, wrong, draws in ((500, 16, 4), (1000, 8, 2), (2000, 4, 1))
+    for draw in range(draws)
+    for variant, weight in (("cntk", None), ("lantk-kr-v1", 0.1))
+)
 
 
 def test_slopes_are_means_over_networks_with_students_interval():
@@ -50,11 +60,20 @@ def test_pages_hold_the_rows():
     text = "\n".join(derivation_lines(DERIVATION))
     assert "| 1,024 | a ReLU network            | +1.00 ± 6.35 |" in text
     text = "\n".join(limits_lines(LIMITS))
-    assert "| 91.00 (out of fold 80.00) " in text
-    assert text.count("at a rate") == 2
+    assert "| 91.00 (+2.00) " in text
+    assert text.count("at a rate") == 4
+    # 40 more of 2,000 right, 160 of them differ.
+    assert "| 81.00 (+2.00 ± 1.24) " in text
+    text = "\n".join(exponent_page(EXPONENTS))
+    assert text.count("| -1.000 ± 0.000 | -1.000 ± 0.000 | -1.000 ± 0.000 ") == 2
+    assert "| lantk-kr-v1 minus cntk" in text
+    assert "| 500   | 4     | 60.00 ± 0.00 |" in text
+    ((title, cells),) = exponent_column(EXPONENTS).items()
+    assert title.endswith("n = 500 to 2,000, 2 pairs")
+    assert cells == {"cntk": "-1.000 ± 0.000", "lantk-kr-v1": "-1.000 ± 0.000"}
 
 
-@pytest.mark.parametrize("lines", [derivation_lines, limits_lines])
+@pytest.mark.parametrize("lines", [derivation_lines, limits_lines, exponent_page])
 def test_what_was_not_run_is_said(lines):
     """Without rows a page says so."""
     assert "Not run." in "\n".join(lines(None))
