@@ -261,6 +261,9 @@ def test_presets_ask_for_the_published_tables():
         ("task.n_train:100", None, "a blank is missing behind the colon"),
         (1, 5, "the configuration has no key '1': There are data, task"),
         ("data.source", "mnist", "data.source is 'mnist': wanted digits, cifar10"),
+        ("data.whitening.zca", -1, "data.whitening.zca is -1: wanted a number from 0 to 1000000"),
+        ("data.whitening.zac", 1, "data.whitening has no key 'zac': did you mean 'zca'"),
+        ("data.whitening", None, "data.whitening is None: wanted a mapping"),
         ("ridges.honest", [float("nan")], "ridges.honest.0 is nan: wanted a number"),
         ("cnn.learning_rate", float("inf"), "cnn.learning_rate is inf: wanted a number"),
         ("label_weights.honest", [0.0, float("nan")], "label_weights.honest.1 is nan"),
@@ -303,6 +306,11 @@ def test_messages(key, value, message):
         ("data", {"source": "npz", "path": "nowhere.npz", "layout": None}, "nowhere.npz"),
         ("data", {"source": "images", "path": None, "layout": None}, "needs data.path"),
         ("results", f"{__file__}/results", "a file is in the way"),
+        (
+            "data.whitening.zca",
+            0,
+            "data.whitening.zca is 0, and 3-8 has 40 train images of 64 pixels",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(key, value, message):
@@ -397,7 +405,8 @@ def test_unequal_classes_are_all_taken_or_cut_to_the_smallest(tmp_path):
         arrays[f"y_{part}"] = np.repeat(["ant", "bee"], counts)
         arrays[f"x_{part}"] = np.zeros((sum(counts), 1, 8, 8), np.uint8)
     np.savez(tmp_path / "own.npz", **arrays)
-    config = edited("data", {"source": "npz", "path": str(tmp_path / "own.npz"), "layout": None})
+    data = {"source": "npz", "path": str(tmp_path / "own.npz")}
+    config = edited("data", CONFIG["data"] | data)
     own = {"pairs": [["ant", "bee"]], "n_train": None}
     for balance, sizes in ((False, (37, 13)), (True, (12, 8))):
         config["task"] = CONFIG["task"] | own | {"balance": balance}

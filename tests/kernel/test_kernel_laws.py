@@ -410,7 +410,6 @@ def test_layers_that_the_gpu_does_not_know_are_for_the_cpu(monkeypatch):
         gram("chen2020-lap-3", X, device="cuda")
 
 
-
 @pytest.mark.parametrize(
     ("architecture", "shape"),
     [
