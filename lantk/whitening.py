@@ -23,18 +23,21 @@ class WhiteningError(LantkError):
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """What takes images x to z = C^(-1/2) (x - m), with C = U (S + e) U^T.
+    """What takes images x to z = U (S + e)^(-1/2) U^T (x - m).
 
-    m is the mean of the train images, U S U^T the covariance of their d = channels x height x width
-    pixels (divided by n), and e = `zca` tr(S) / d: a share of its mean eigenvalue, so that neither
-    the unit of pixels nor their number matters (Lee et al. 2020, appendix E). Directions that no
-    train image has (rank k < d) have the eigenvalue 0, so k vectors are enough.
+    m is the mean of the train images and their mirror images, U S U^T the covariance of their d =
+    channels x height x width pixels (a mean, not divided by one less), and e = `zca` tr(S) / d: a
+    share of its mean eigenvalue, so that neither the unit of pixels nor their number matters.
+    Directions that no train image has (rank k < d) have the eigenvalue 0, so k vectors are enough.
+
+    With the mirror images the whitened image of a mirror image is the mirror image of the whitened
+    one, which kernels over flips need.
     """
 
     zca: float
     """The regulariser, 0 or more."""
     mean: NDArray[np.float64]
-    """(channels, height, width): m."""
+    """(channels, height, width): m, which is its own mirror image."""
     eigenvalues: NDArray[np.float64]
     """(k,): S, descending, those above rounding."""
     vectors: NDArray[np.float32]
@@ -123,42 +126,48 @@ def fit_whitening(
 
     Notes
     -----
-    Computed in float64; vectors are kept in float32, d x k values. It takes O(min(n, d)^3) time and
-    min(n, d)^2 doubles some five times over: images fewer than their pixels are diagonalised by the
-    n x n matrix of their products.
+    Computed in float64; vectors are kept in float32, d x k values. It takes O(min(2 n, d)^3) time
+    and min(2 n, d)^2 doubles some five times over: few images are diagonalised by the products of
+    images in place of those of pixels.
     """
     check_zca(zca)
     pieces = [slice(i, i + _IMAGES_AT_ONCE) for i in range(0, n_images, _IMAGES_AT_ONCE)]
     mean = sum(read(rows).sum(axis=0) for rows in pieces) / n_images
-    n_pixels = mean.size
+    mean = (mean + mean[..., ::-1]) / 2
+    n_pixels, n_both = mean.size, 2 * n_images
 
     def centred(rows: slice) -> NDArray[np.float64]:
-        return (read(rows) - mean).reshape(-1, n_pixels)
+        return read(rows) - mean
 
-    if n_images < n_pixels:
+    if n_both < n_pixels:
         x = np.concatenate([centred(rows) for rows in pieces])
-        values, vectors = np.linalg.eigh(x @ x.T / n_images)
+        x = np.concatenate([x, x[..., ::-1]]).reshape(n_both, n_pixels)
+        values, vectors = np.linalg.eigh(x @ x.T / n_both)
     else:
         covariance = np.zeros((n_pixels, n_pixels))
         for rows in pieces:
-            block = centred(rows)
+            block = centred(rows).reshape(-1, n_pixels)
             covariance += block.T @ block
-        values, vectors = np.linalg.eigh(covariance / n_images)
+        # Of mirror images it has rows and columns in another order.
+        mirrored = np.arange(n_pixels).reshape(mean.shape)[..., ::-1].ravel()
+        covariance += covariance[np.ix_(mirrored, mirrored)]
+        values, vectors = np.linalg.eigh(covariance / n_both)
     # What is left of equal images is what the mean was rounded to.
     rounding = n_pixels * (n_images * _EPSILON * float(np.abs(mean).max())) ** 2
-    floor = max(n_images, n_pixels) * _EPSILON * values[-1]
+    floor = max(n_both, n_pixels) * _EPSILON * values[-1]
     kept = np.flatnonzero(values > max(rounding, floor))[::-1]
     if not len(kept):
         raise WhiteningError(
-            f"all {n_images:,} train images are equal, so there is nothing to whiten them by: give"
-            " others, or leave them as they are (zca null)"
+            f"all {n_images:,} train images and their mirror images are equal, so there is nothing"
+            " to whiten them by: give others, or leave them as they are (zca null)"
         )
     if zca == 0 and len(kept) < n_pixels:
         raise WhiteningError(
-            f"{n_images:,} train images of {n_pixels:,} pixels have a covariance of rank"
-            f" {len(kept):,}, which cannot be inverted with zca 0: take one above 0, such as 0.1"
+            f"{n_images:,} train images of {n_pixels:,} pixels, with their mirror images, have a"
+            f" covariance of rank {len(kept):,}, which cannot be inverted with zca 0: take one"
+            " above 0, such as 0.1"
         )
     values, vectors = values[kept], vectors[:, kept]
-    if n_images < n_pixels:
-        vectors = x.T @ vectors / np.sqrt(n_images * values)
+    if n_both < n_pixels:
+        vectors = x.T @ vectors / np.sqrt(n_both * values)
     return Whitening(float(zca), mean, values, vectors.astype(np.float32))

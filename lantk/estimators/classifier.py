@@ -55,8 +55,8 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
         ``"range"`` takes bytes to [-1, 1] and leaves floats; ``"standard"`` gives each channel
         (feature) of the train images mean 0 and deviation 1. None takes floats as they are.
     whitening : float, optional
-        Whitens the scaled images by ZCA, learned from the train images: the regulariser, times the
-        mean eigenvalue of their pixels' covariance, such as 0.1. Flips mirror whitened images.
+        Whitens the scaled images by ZCA, learned from the train images and their mirror images:
+        the regulariser, times the mean eigenvalue of their pixels' covariance, such as 0.1.
     dtype : {"float32", "float64"}, optional
         Of the kernel; by default float32 for images and float64 for vectors. Solves are float64.
     device : {"auto", "cpu", "cuda"}

@@ -6,7 +6,6 @@ Beside the command line, this is the one place that reads the configuration dict
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -131,7 +130,6 @@ def resolve_experiment(config: Mapping[str, Any]) -> Experiment:
                 )
             _check_sketch(config, name, n_train)
     _check_filters(architectures, description.image_shape)
-    _check_whitening(config, sizes, description.image_shape)
     bands = _resolve_bands(config, architectures, sizes, description.image_shape)
     return Experiment(
         tasks,
@@ -361,20 +359,6 @@ def _resolve_tasks(task: Mapping[str, Any], description: Description) -> dict[st
     if len(tasks) < len(resolved):
         raise ConfigError(f"task.pairs names a class pair twice: {shorten(str(pairs))}")
     return tasks
-
-
-def _check_whitening(
-    config: Mapping[str, Any],
-    sizes: Mapping[str, tuple[int, int]],
-    image_shape: tuple[int, int, int],
-) -> None:
-    n_pixels = math.prod(image_shape)
-    for slug, (n_train, _) in sizes.items():
-        if config["data"]["whitening"]["zca"] == 0 and n_train <= n_pixels:
-            raise ConfigError(
-                f"data.whitening.zca is 0, and {slug} has {n_train:,} train images of {n_pixels:,}"
-                " pixels, whose covariance cannot be inverted: wanted a number above 0, such as 0.1"
-            )
 
 
 def _resolve_bands(

@@ -95,14 +95,14 @@ _RESIDUAL = {"residual": ["relu", {"conv": {"size": 3}}]}
 
 @dataclass(frozen=True)
 class Whitening(Section):
-    """Whitening of the scaled images, learned from all train images of a task, without labels;
-    kernels, label terms and networks see the whitened ones. Those of flips are mirrored after it.
+    """Whitening of the scaled images, learned from all train images of a task and their mirror
+    images, without labels; kernels, label terms and networks see the whitened ones.
     """
 
     zca: Annotated[float, Limits(0, 10**6)] | None = setting(None, 0.1)
     """Regulariser of ZCA, z = U (S + e)^(-1/2) U^T (x - m), with mean m and covariance U S U^T of
-    the train pixels: e is so many times the mean of S (0 needs more train images than an image has
-    values); null, images are not whitened."""
+    the train pixels: e is so many times the mean of S (0 is refused where S has zeros, as of few
+    train images); null, images are not whitened."""
 
 
 @dataclass(frozen=True)

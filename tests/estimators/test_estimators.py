@@ -209,24 +209,17 @@ def test_whitened_images_are_those_of_the_workflow(name):
     np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(3), atol=1e-5)
 
 
-def test_flips_mirror_whitened_images():
-    """Scores of an image and its mirror image are equal only if train has the mirror images, too.
-
-    Then the covariance is that of mirror images as well, and it does not matter what comes first.
-    """
+def test_flips_hold_of_whitened_images():
+    """An image and its mirror image have the same score, as without whitening."""
     x, y = images(20)
-    both, labels = np.concatenate([x, x[..., ::-1]]), np.concatenate([y, y])
     model = lantk.KernelClassifier(architecture=SHALLOW, flips=True, whitening=0.1, ridge=1e-2)
-    of_both, of_one = clone(model).fit(both, labels), clone(model).fit(x, y)
+    model.fit(x, y)
     rows, _ = images(6, seed=1)
-    found, mirrored = (of_both.decision_function(r) for r in (rows, rows[..., ::-1]))
+    found, mirrored = (model.decision_function(r) for r in (rows, rows[..., ::-1]))
     np.testing.assert_allclose(found, mirrored, atol=1e-4)
-    found, mirrored = (of_one.decision_function(r) for r in (rows, rows[..., ::-1]))
-    assert np.abs(found - mirrored).max() > 1e-2
-    white = of_one.scaling_.apply(x)
-    k = lantk.gram(SHALLOW, white, flips=True)
-    direct = lantk.KernelClassifier(kernel="precomputed", ridge=1e-2).fit(k, y)
-    np.testing.assert_array_equal(direct.dual_, of_one.dual_)
+    direct = lantk.KernelClassifier(kernel="precomputed", ridge=1e-2)
+    direct.fit(lantk.gram(SHALLOW, model.scaling_.apply(x), flips=True), y)
+    np.testing.assert_array_equal(direct.dual_, model.dual_)
 
 
 @pytest.mark.parametrize("whitening", ["cv", True, -1, float("nan")])

@@ -306,11 +306,6 @@ def test_messages(key, value, message):
         ("data", {"source": "npz", "path": "nowhere.npz", "layout": None}, "nowhere.npz"),
         ("data", {"source": "images", "path": None, "layout": None}, "needs data.path"),
         ("results", f"{__file__}/results", "a file is in the way"),
-        (
-            "data.whitening.zca",
-            0,
-            "data.whitening.zca is 0, and 3-8 has 40 train images of 64 pixels",
-        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(key, value, message):
