@@ -184,7 +184,7 @@ def _label_axes(
     n_curves: int,
 ) -> None:
     sizes = f"{first['n_train']:,} train and {first['n_test']:,} test images"
-    zca = first["data"].get("whitening")
+    zca = first.get("data", {}).get("whitening")
     whitened = "" if zca is None else f", {whitened_by(zca)}"
     figure.suptitle(f"{first['case']}: {sizes}{whitened}")
     panels[0].set_ylabel("accuracy (%)")
