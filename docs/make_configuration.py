@@ -98,7 +98,7 @@ def _example(key: str, value: Any) -> str:
     """Return an example as YAML that can stand in a file of its own."""
     *outer, name = key.split(".")
     whole: Any = {**_TOGETHER.get(key, {}), name: value}
-    for group in outer:
+    for group in reversed(outer):
         whole = {group: whole}
     # One line where it fits, and one key a line at the top.
     return "\n".join(f"{k}: {_yaml(v)}" for k, v in whole.items())

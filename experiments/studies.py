@@ -12,7 +12,7 @@ import pandas as pd
 from archive import Evaluation
 from lantk.experiment.variants import DERIVED, at_taps, candidates, case_key
 from lantk.regression.statistics import PROTOCOLS
-from lantk.report.blocks import order_variants, sizes_text
+from lantk.report.blocks import images_text, order_variants, sizes_text
 from lantk.report.leaderboard import TABLE_COLUMNS, leaderboard
 from lantk.variant import Variant
 
@@ -154,7 +154,7 @@ def facts(studies: Mapping[str, Study], source: str | None = None) -> list[str]:
     times = {name: _times(study) for name, study in studies.items()}
     if len(set(times.values())) > 1:
         times = {name: f"{name}, {text}" for name, text in times.items()}
-    data = {f"{r['data']['source']}, scaled by {r['data'].get('scaling')}" for r in records}
+    data = {images_text(r["data"]) for r in records}
     facts = {
         "Published": source,
         "Data": _joined(data),

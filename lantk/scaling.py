@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lantk.errors import LantkError
+from lantk.whitening import Whitening, fit_whitening
 
 SCALINGS = ("range", "standard")
 # Images held in float64 at once.
@@ -21,21 +22,42 @@ class ScalingError(LantkError):
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """How pixels become floats: ``standard`` where there are statistics, else ``range``."""
+    """How pixels become floats: ``standard`` where there are statistics, else ``range``; whitened
+    after that where there is a `Whitening`.
+    """
 
     pixel_max: int | None = None
     """Largest value that a pixel can have, which becomes 1, and 0 becomes -1; None leaves pixels,
     which are scaled already, as they are."""
     channel_statistics: NDArray[np.float64] | None = None
     """(2, channels): mean and standard deviation of the train pixels, which become 0 and 1."""
+    whitening: Whitening | None = None
+    """Learned from the train pixels as they are scaled; None leaves them so."""
 
     @property
     def name(self) -> str:
         """One of `SCALINGS`."""
         return "range" if self.channel_statistics is None else "standard"
 
+    def whitened(self, pixels: NDArray[Any], zca: float) -> Scaling:
+        """Return the same with the whitening of these train images, or raise as `fit_whitening`."""
+
+        def read(rows: slice) -> NDArray[np.float64]:
+            return self._scale(pixels[rows], "float64")
+
+        return replace(self, whitening=fit_whitening(read, len(pixels), zca))
+
     def apply(self, pixels: NDArray[Any], dtype: str = "float32") -> NDArray[Any]:
         """Return images (n, channels, height, width) as floats, scaled; a new array."""
+        if self.whitening is None:
+            return self._scale(pixels, dtype)
+        x = np.empty(pixels.shape, dtype)
+        for start in range(0, len(pixels), _IMAGES_AT_ONCE):
+            rows = slice(start, start + _IMAGES_AT_ONCE)
+            x[rows] = self.whitening.apply(self._scale(pixels[rows], "float64"))
+        return x
+
+    def _scale(self, pixels: NDArray[Any], dtype: str) -> NDArray[Any]:
         x = pixels.astype(dtype)
         if self.channel_statistics is not None:
             means, deviations = self.channel_statistics.astype(dtype)[:, :, None, None]

@@ -126,6 +126,12 @@ def data_path():
     return [text for option in options.items() if option[1] for text in option]
 
 
+def whitening_option():
+    """Return the option that whitens images, if they are to be."""
+    zca = config["data"]["whitening"]["zca"]
+    return [] if zca is None else ["--whitening", zca]
+
+
 def case_sizes(wildcards):
     """Return what the memory of a job hangs on: n_train and n_test of its case, and the largest n_train."""
     case = CASES[wildcards.case]

@@ -48,7 +48,8 @@ rule split:
         # Classes are taken in file order.
         seed=["--seed", config["task"]["seed"]] if config["task"]["pairs"] else [],
         scaling=config["data"]["scaling"],
+        whitening=whitening_option(),
     shell:
         "python -m lantk split --source {params.source} {params.path:q} {params.classes:q}"
         " --n-train {params.n_train} --n-test {params.n_test} {params.balance}"
-        " {params.seed} --scaling {params.scaling} --out {output:q} > {log:q} 2>&1"
+        " {params.seed} --scaling {params.scaling} {params.whitening} --out {output:q} > {log:q} 2>&1"

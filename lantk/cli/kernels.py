@@ -45,6 +45,7 @@ def split(args: argparse.Namespace) -> None:
     sizes = args.n_train, args.n_test
     options: dict[str, Any] = {
         "scaling": args.scaling,
+        "zca": args.whitening,
         "layout": args.layout,
         "balance": args.balance,
     }

@@ -67,7 +67,17 @@ _VERBS: dict[str, dict[_Verb, tuple[str, ...]]] = {
     "From images to Gram matrices": {
         kernels.fetch: ("source", "path", "layout", "out"),
         kernels.split: (
-            *("source", "path", "layout", "pair", "classes", *_SIZES, "scaling", "out-npz"),
+            *(
+                "source",
+                "path",
+                "layout",
+                "pair",
+                "classes",
+                *_SIZES,
+                "scaling",
+                "whitening",
+                "out-npz",
+            ),
         ),
         kernels.plan: ("architecture", "flips", *_PLANNED, *_COMPUTING),
         kernels.gram: (

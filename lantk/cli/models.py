@@ -96,6 +96,7 @@ def _save(out: Path, fitted: Path, v: Variant, drawn: Any, record: Any) -> None:
         "architecture": record["architecture"]["layers"],
         "flips": v.has_flips,
         "scaling": drawn.scaling,
+        "whitening": drawn.zca,
         "dtype": "float32",
     }
     flags = {

@@ -129,6 +129,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **_CLASSES,
     ),
     "scaling": _setting("data.scaling"),
+    "whitening": _setting(
+        "data.whitening.zca",
+        "whiten by ZCA with this regulariser, times the mean eigenvalue (default: not at all)",
+        type=float,
+        metavar="ZCA",
+    ),
     "layout": _setting("data.layout", choices=("channels_first",)),
     "n-train": _option("train images, or all (the default)", type=_number_or("all")),
     "n-test": _option("test images, or all (the default)", type=_number_or("all")),

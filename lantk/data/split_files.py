@@ -12,6 +12,7 @@ from lantk.archives import opening_npz
 from lantk.data.base import DataError
 from lantk.data.splits import SPLIT_ARRAYS, Split
 from lantk.files import expand_path, writing
+from lantk.whitening import read_whitening
 
 _OPTIONAL = ("channel_statistics", "files_train", "files_test")
 
@@ -32,6 +33,7 @@ def save_split(path: str | os.PathLike[str], split: Split) -> None:
             slug=np.array(split.slug),
             digest=np.array(split.digest),
             **{name: getattr(split, name) for name in names},
+            **({} if split.whitening is None else split.whitening.to_arrays()),
         )
 
 
@@ -53,6 +55,7 @@ def load_split(path: str | os.PathLike[str]) -> Split:
             source=str(archive["source"]),
             names=tuple(archive["names"].tolist()),
             slug=str(archive["slug"]),
+            whitening=read_whitening(archive.get),
             **optional,
         )
         digest = str(archive["digest"])

@@ -31,6 +31,7 @@ from lantk.errors import shorten
 from lantk.files import expand_path
 from lantk.labels import class_labels, count_outputs
 from lantk.scaling import SCALINGS, Scaling, channel_statistics
+from lantk.whitening import Whitening, check_zca
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,8 @@ class Split:
     slug: str
     channel_statistics: NDArray[np.float64] | None = None
     """(2, channels): mean and standard deviation of the train pixels; None unless they scale."""
+    whitening: Whitening | None = None
+    """What whitens scaled images; None leaves them as they are."""
     files_train: NDArray[np.str_] | None = None
     files_test: NDArray[np.str_] | None = None
     """Names of the images' files, from the source's folder on; None without files. `first` leaves
@@ -75,16 +78,21 @@ class Split:
     @property
     def scaler(self) -> Scaling:
         """How pixels become floats."""
-        return Scaling(self.pixel_max, self.channel_statistics)
+        return Scaling(self.pixel_max, self.channel_statistics, self.whitening)
+
+    @property
+    def zca(self) -> float | None:
+        """The regulariser of the whitening; None where images are not whitened."""
+        return None if self.whitening is None else self.whitening.zca
 
     @property
     def x_train(self) -> NDArray[np.float32]:
-        """Train images as float32, scaled; computed at each call."""
+        """Train images as float32, scaled and whitened; computed at each call."""
         return self.scaler.apply(self.pixels_train)
 
     @property
     def x_test(self) -> NDArray[np.float32]:
-        """Test images as float32, scaled as the train images are; computed at each call."""
+        """Test images as float32, as the train images are; computed at each call."""
         return self.scaler.apply(self.pixels_test)
 
     @property
@@ -102,7 +110,11 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over pixels and their scaling, labels and row numbers."""
+        """SHA-256, hexadecimal, over pixels, their scaling and whitening, labels and row numbers.
+
+        Of the whitening it takes what it was learned from, since the last digits of eigenvectors
+        are not the same on every machine.
+        """
         digest = hashlib.sha256(f"pixel_max {self.pixel_max}\n".encode())
         for name in SPLIT_ARRAYS:
             array = np.ascontiguousarray(getattr(self, name))
@@ -110,10 +122,12 @@ class Split:
             digest.update(array.data)
         if self.channel_statistics is not None:
             digest.update(f"standard {self.channel_statistics.tolist()}\n".encode())
+        if self.whitening is not None:
+            digest.update(f"zca {self.whitening.zca} {self.whitening.mean.tolist()}\n".encode())
         return digest.hexdigest()
 
     def first(self, n_train: int) -> Split:
-        """Return the split of the first `n_train` train images, scaled as all of them are.
+        """Return the split of the first `n_train` train images, scaled and whitened as all are.
 
         These are as many of each class, or all that there are.
 
@@ -220,6 +234,7 @@ def split_pair(
     seed: int,
     *,
     scaling: str = "range",
+    zca: float | None = None,
     layout: str | None = None,
     balance: bool = False,
 ) -> Split:
@@ -242,13 +257,16 @@ def split_pair(
     scaling : {"range", "standard"}
         To [-1, 1] by the pixels' range, or by the mean and standard deviation of each channel over
         all train images drawn.
+    zca : float, optional
+        Whitens the scaled images by what all train images drawn show (`lantk.whitening`): a share
+        of the mean eigenvalue, 0 or more, such as 0.1.
     layout : {"channels_first"}, optional
         As for `describe`.
 
     Raises
     ------
-    DataError, ScalingError
-        If the source, a size, the seed or the scaling cannot be used.
+    DataError, ScalingError, WhiteningError
+        If the source, a size, the seed, the scaling or the regulariser cannot be used.
     """
     if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise DataError(f"seed is {seed!r}: wanted a whole number from 0 to {2**32 - 1}")
@@ -260,7 +278,7 @@ def split_pair(
         stream.shuffle(order)
         return rows[order]
 
-    return _draw(source, path, pair, (n_train, n_test), balance, scaling, layout, shuffled)
+    return _draw(source, path, pair, (n_train, n_test), balance, (scaling, zca), layout, shuffled)
 
 
 def split_classes(
@@ -271,6 +289,7 @@ def split_classes(
     n_test: int | None,
     *,
     scaling: str = "range",
+    zca: float | None = None,
     layout: str | None = None,
     balance: bool = False,
 ) -> Split:
@@ -280,7 +299,8 @@ def split_classes(
     test set, the test images follow the train images. `task` is from `resolve_classes`; the rest,
     and the errors, are as of `split_pair`.
     """
-    return _draw(source, path, task, (n_train, n_test), balance, scaling, layout, lambda rows: rows)
+    sizes, options = (n_train, n_test), (scaling, zca)
+    return _draw(source, path, task, sizes, balance, options, layout, lambda rows: rows)
 
 
 def _draw(
@@ -289,13 +309,16 @@ def _draw(
     task: Task,
     sizes: tuple[int | None, int | None],
     balance: bool,
-    scaling: str,
+    options: tuple[str, float | None],
     layout: str | None,
     order: Callable[[NDArray[np.int64]], NDArray[np.int64]],
 ) -> Split:
     """Return the split of the first images of each class, in the order that `order` puts them."""
+    scaling, zca = options
     if scaling not in SCALINGS:
         raise DataError(f"scaling is {scaling!r}: wanted {' or '.join(SCALINGS)}")
+    if zca is not None:
+        check_zca(zca)
     fetch(source, path)
     opened = open_source(source, path, layout)
     names = opened.class_names
@@ -318,6 +341,11 @@ def _draw(
     pixels_test = opened.read(part_test, index_test)
     if scaling == "range":
         check_range((pixels_train, pixels_test), opened.pixel_max)
+    scaler = Scaling(
+        opened.pixel_max, channel_statistics(pixels_train) if scaling == "standard" else None
+    )
+    if zca is not None:
+        scaler = scaler.whitened(pixels_train, zca)
     return Split(
         pixels_train=pixels_train,
         pixels_test=pixels_test,
@@ -329,7 +357,8 @@ def _draw(
         source=source,
         names=task.names,
         slug=task.slug,
-        channel_statistics=channel_statistics(pixels_train) if scaling == "standard" else None,
+        channel_statistics=scaler.channel_statistics,
+        whitening=scaler.whitening,
         files_train=opened.files("train", index_train),
         files_test=opened.files(part_test, index_test),
     )

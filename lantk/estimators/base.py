@@ -46,6 +46,7 @@ from lantk.regression.protocols import choose_weight
 from lantk.scaling import SCALINGS, Scaling, channel_statistics
 from lantk.solvers.direct import SingularError
 from lantk.solvers.factors import Factor, factorize_kernel, find_solver, with_ridge
+from lantk.whitening import check_zca
 
 # Fitted numbers and flags that a model holds.
 _KEPT = (
@@ -69,6 +70,7 @@ class KernelEstimator(BaseEstimator):
     folds: int
     image_shape: Any
     scaling: str | None
+    whitening: float | None
     dtype: str | None
     device: str
     threads: int | None
@@ -265,6 +267,8 @@ class KernelEstimator(BaseEstimator):
         """Return X, or X and y, as arrays of finite numbers, and remember or compare features."""
         check_choice("kernel", self.kernel, (*KERNELS, "precomputed"))
         check_choice("scaling", self.scaling, (None, *SCALINGS))
+        if self.whitening is not None:
+            check_zca(self.whitening, "whitening")
         check_choice("dtype", self.dtype, (None, *DTYPES))
         check_choice("device", self.device, DEVICES)
         for name in ("folds", "threads"):
@@ -308,6 +312,8 @@ class KernelEstimator(BaseEstimator):
         self._has_vectors = X.ndim == 2 and self.image_shape is None
         self.X_train_ = np.array(self._pixels(X))
         self.scaling_ = self._find_scaling(self.X_train_)
+        if self.whitening is not None:
+            self.scaling_ = self.scaling_.whitened(self.X_train_, self.whitening)
         with numbering({"x1": ("X", range(len(X)))}):
             return self._gram_maker().gram(self._images(self.X_train_))
 

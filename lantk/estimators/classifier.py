@@ -54,6 +54,9 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
     scaling : {"range", "standard"}, optional
         ``"range"`` takes bytes to [-1, 1] and leaves floats; ``"standard"`` gives each channel
         (feature) of the train images mean 0 and deviation 1. None takes floats as they are.
+    whitening : float, optional
+        Whitens the scaled images by ZCA, learned from the train images and their mirror images:
+        the regulariser, times the mean eigenvalue of their pixels' covariance, such as 0.1.
     dtype : {"float32", "float64"}, optional
         Of the kernel; by default float32 for images and float64 for vectors. Solves are float64.
     device : {"auto", "cpu", "cuda"}
@@ -118,6 +121,7 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
         targets: tuple[float, float] = (0, 1),
         image_shape: tuple[int, int, int] | None = None,
         scaling: str | None = None,
+        whitening: float | None = None,
         dtype: str | None = None,
         device: str = "auto",
         threads: int | None = None,
@@ -135,6 +139,7 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):
         self.targets = targets
         self.image_shape = image_shape
         self.scaling = scaling
+        self.whitening = whitening
         self.dtype = dtype
         self.device = device
         self.threads = threads

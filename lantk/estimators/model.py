@@ -22,6 +22,7 @@ from lantk.label_terms.base import LabelTerm
 from lantk.labels import count_outputs
 from lantk.regression.fits import FittedPath
 from lantk.scaling import Scaling
+from lantk.whitening import read_whitening
 
 
 @dataclass
@@ -87,6 +88,8 @@ def write_arrays(file: Path, model: Model) -> None:
         "weights": model.path.weights,
         "factors": model.path.factors,
     }
+    if model.scaling.whitening is not None:
+        arrays |= model.scaling.whitening.to_arrays()
     if term is not None:
         arrays |= {f"fitted.{name}": value for name, value in term.fitted().items()}
     try:
@@ -138,7 +141,11 @@ def read_model(path: str | os.PathLike[str], label_term: type[LabelTerm] | None 
             parameters=about["parameters"],
             path=fitted,
             images=images,
-            scaling=Scaling(about["pixel_max"], archive.get("channel_statistics")),
+            scaling=Scaling(
+                about["pixel_max"],
+                archive.get("channel_statistics"),
+                read_whitening(archive.get),
+            ),
             classes=classes,
             attributes=about["attributes"],
             more=about["more"],

@@ -30,8 +30,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator):
 
     Parameters
     ----------
-    architecture, kernel, intercept, flips, image_shape, scaling, dtype, device, threads, memory, \
-random_state
+    architecture, kernel, intercept, flips, image_shape, scaling, whitening, dtype, device, \
+threads, memory, random_state
         As for `KernelClassifier`.
     ridge : float, "cv" or list of float
         Ridge, times the mean diagonal of the train Gram matrix, or what validation chooses among,
@@ -83,6 +83,7 @@ random_state
         folds: int = 5,
         image_shape: tuple[int, int, int] | None = None,
         scaling: str | None = None,
+        whitening: float | None = None,
         dtype: str | None = None,
         device: str = "auto",
         threads: int | None = None,
@@ -97,6 +98,7 @@ random_state
         self.folds = folds
         self.image_shape = image_shape
         self.scaling = scaling
+        self.whitening = whitening
         self.dtype = dtype
         self.device = device
         self.threads = threads

@@ -148,7 +148,8 @@ class Record(TypedDict):
     n_train: int
     n_test: int
     data: dict[str, Any]
-    """Source, digest, scaling, train and test images of each class, as ``train_counts``."""
+    """Source, digest, scaling, whitening (its regulariser, or None), train and test images of each
+    class, as ``train_counts``."""
     settings: dict[str, Any]
     """What the result depends on, by the names of the configuration."""
     protocols: dict[str, Choice]
@@ -202,6 +203,7 @@ def write_record(
         protocols[name] = results["protocols"][name] | own
     counts = {f"{part}_counts": getattr(split, f"{part}_counts") for part in ("train", "test")}
     data = {"source": split.source, "digest": split.digest, "scaling": split.scaling}
+    data["whitening"] = split.zca
     record = {
         **head,
         "task": split.slug,

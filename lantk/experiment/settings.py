@@ -94,6 +94,18 @@ _RESIDUAL = {"residual": ["relu", {"conv": {"size": 3}}]}
 
 
 @dataclass(frozen=True)
+class Whitening(Section):
+    """Whitening of the scaled images, learned from all train images of a task and their mirror
+    images, without labels; kernels, label terms and networks see the whitened ones.
+    """
+
+    zca: Annotated[float, Limits(0, 10**6)] | None = setting(None, 0.1)
+    """Regulariser of ZCA, z = U (S + e)^(-1/2) U^T (x - m), with mean m and covariance U S U^T of
+    the train pixels: e is so many times the mean of S (0 is refused where S has zeros, as of few
+    train images); null, images are not whitened."""
+
+
+@dataclass(frozen=True)
 class Data(Section):
     """Where images come from."""
 
@@ -109,6 +121,7 @@ class Data(Section):
     scaling: Literal["range", "standard"] = setting("range", "standard")
     """range (pixels to [-1, 1]) or standard (to mean 0 and standard deviation 1 in each channel,
     over all train images of a task)."""
+    whitening: Whitening = setting(Whitening())
 
 
 @dataclass(frozen=True)
@@ -308,7 +321,7 @@ def _walk(section: Any, outer: str = "") -> Iterator[tuple[str, Any]]:
     for member in fields(section):
         yield f"{outer}{member.name}", member
         if is_dataclass(member.type):
-            yield from _walk(member.type, f"{member.name}.")
+            yield from _walk(member.type, f"{outer}{member.name}.")
 
 
 FIELDS = dict(_walk(Settings))

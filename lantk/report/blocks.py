@@ -185,7 +185,7 @@ def order_variants(variants: Iterable[str]) -> list[str]:
 
 
 def sizes_text(frame: pd.DataFrame) -> str:
-    """Return the numbers of images, once if they are the same for every task.
+    """Return the numbers of images, once if they are the same for every task, and their whitening.
 
     Those of each class follow where they are unequal, in the order of the task's name.
     """
@@ -195,11 +195,31 @@ def sizes_text(frame: pd.DataFrame) -> str:
             ", ".join(_size_text(n, counts) for n, counts in _counts_of(group, part).items())
             for part in ("train", "test")
         )
-        texts[task] = f"n_train = {n_train}, n_test = {n_test}"
+        texts[task] = f"n_train = {n_train}, n_test = {n_test}{_whitening_text(group)}"
     if len(set(texts.values())) == 1:
         every = " for every task" if len(texts) > 1 else ""
         return next(iter(texts.values())) + every + "."
     return "; ".join(f"{task}: {text}" for task, text in texts.items()) + "."
+
+
+def images_text(data: Mapping[str, Any]) -> str:
+    """Return source, scaling and whitening of a record's images."""
+    zca = data.get("whitening")
+    whitened = "" if zca is None else f", {whitened_by(zca)}"
+    return f"{data['source']}, scaled by {data.get('scaling')}{whitened}"
+
+
+def whitened_by(zca: float) -> str:
+    """Return how tables name the whitening of images."""
+    return f"images whitened (zca {zca:g})"
+
+
+def _whitening_text(group: pd.DataFrame) -> str:
+    """Return what follows the numbers of images; nothing where all are as they were."""
+    if "whitening" not in group:  # as in tables of earlier versions
+        return ""
+    found = sorted(group["whitening"].dropna().unique())
+    return "".join(f", {whitened_by(zca)}" for zca in found)
 
 
 def imbalance_text(frame: pd.DataFrame) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lantk.experiment.variants import has_label_weight
 from lantk.regression.statistics import PROTOCOLS, wilson_interval
-from lantk.report.blocks import order_variants, record_name, row_name
+from lantk.report.blocks import order_variants, record_name, row_name, whitened_by
 from lantk.report.figure_style import REFERENCES, Destination, saving, variant_styles
 
 _MARKS: dict[str, dict[str, Any]] = {
@@ -184,7 +184,9 @@ def _label_axes(
     n_curves: int,
 ) -> None:
     sizes = f"{first['n_train']:,} train and {first['n_test']:,} test images"
-    figure.suptitle(f"{first['case']}: {sizes}")
+    zca = first.get("data", {}).get("whitening")
+    whitened = "" if zca is None else f", {whitened_by(zca)}"
+    figure.suptitle(f"{first['case']}: {sizes}{whitened}")
     panels[0].set_ylabel("accuracy (%)")
     for axes, title in zip(panels, ("validation inside the train set", "test"), strict=True):
         axes.set_title(title)

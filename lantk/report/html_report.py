@@ -23,6 +23,7 @@ from lantk.report.blocks import (
     Block,
     below_honest_text,
     blocks,
+    images_text,
     imbalance_text,
     order_variants,
     row_name,
@@ -216,7 +217,7 @@ def _provenance(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
     origins = [record["provenance"] for record in records]
     hardware = [origin["hardware"] for origin in origins]
     rows = {
-        "Images": (f"{r['data']['source']}, scaled by {r['data']['scaling']}" for r in records),
+        "Images": (images_text(r["data"]) for r in records),
         "Digest of the images": (f"{r['task']}: {r['data']['digest']}" for r in records),
         "Architecture": (f"{case_key(r)[1]}: {r['architecture']['digest']}" for r in records),
         "Commit": (str(o.get("commit") or "unknown") for o in origins),

@@ -67,6 +67,7 @@ def variant_params(variant: str, seed: int | None) -> dict[str, Any]:
 def case_params(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that all runs of a case share."""
     task, architecture, n_train = case_key(record)
+    zca = record["data"].get("whitening")
     return {
         "task": task,
         "n_train": n_train,
@@ -76,7 +77,7 @@ def case_params(record: Mapping[str, Any]) -> dict[str, Any]:
         "architecture_digest": record["architecture"]["digest"],
         "source": record["data"]["source"],
         "scaling": record["data"]["scaling"],
-    }
+    } | ({} if zca is None else {"whitening": zca})
 
 
 def setting_params(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,39 @@ def test_verbs_chain_by_hand(folder):
     assert wanted - {"cntk-ridge", "oracle-label"} == set(table["variant"])
 
 
+def test_whitening_goes_from_the_split_to_predictions(tmp_path, capsys):
+    """A model of whitened images predicts raw ones as was recorded; tables name the whitening."""
+    split = ("split", "--source", "digits", "--pair", "3", "8", "--n-train", 20, "--n-test", 30)
+    assert run(*split, "--whitening", 0.5, "--out", tmp_path / "split.npz") == 0
+    assert run(*split, "--out", tmp_path / "plain.npz") == 0
+    layers = '[{"conv": {"size": 3}}, "relu", "flatten", "dense"]'
+    gram = ("--architecture", layers, "--out", tmp_path)
+    for name in ("plain", "split"):
+        assert run("gram", "--split", tmp_path / f"{name}.npz", *gram) == 0
+    assert "of other images" in capsys.readouterr().err
+    out, case = tmp_path / "evaluations" / "3-8", ("--case", "3-8", "--folds", 2)
+    variants = ("--variants", "lantk-fjlt-v1")
+    assert run("evaluate", *inputs(tmp_path), *variants, *case, "--out", out) == 0
+    record = json.loads((out / "lantk-fjlt-v1.json").read_text())
+    assert record["data"]["whitening"] == 0.5
+    kept = ("--split", tmp_path / "split.npz", *variants, "--evaluations", out)
+    assert run("models", *kept, "--out", tmp_path / "models") == 0
+    drawn, model = load_split(tmp_path / "split.npz"), tmp_path / "models" / "lantk-fjlt-v1.npz"
+    np.savez(tmp_path / "new.npz", x=drawn.pixels_test)
+    new = ("--images", tmp_path / "new.npz", "--out", tmp_path / "new.csv")
+    assert run("predict", "--model", model, *new) == 0
+    scores = pd.read_csv(tmp_path / "new.csv")["score"]
+    recorded = pd.read_csv(out / "lantk-fjlt-v1.csv")["honest"]
+    np.testing.assert_allclose(scores, recorded, rtol=0, atol=1e-5 * abs(recorded).max())
+    assert run("table", "--results", tmp_path) == 0
+    told = "n_train = 20, n_test = 30, images whitened (zca 0.5)"
+    assert told in capsys.readouterr().out
+    assert run("report", "--results", tmp_path, "--out", tmp_path / "report.html") == 0
+    assert told in (tmp_path / "report.html").read_text()
+    assert run("figure", "--results", tmp_path, "--cases", "3-8", *variants, "--seeds", "--out",
+               tmp_path / "f.png") == 0  # fmt: skip
+
+
 def test_unequal_classes_are_told_by_every_verb(tmp_path, capsys):
     """Counts of each class stand in the log of a split and in records, beside what they mean."""
     y = {"train": np.repeat(["ant", "bee"], [5, 16]), "test": np.repeat(["ant", "bee"], [3, 8])}

@@ -48,6 +48,7 @@ from lantk.data.tasks import (
     resolve_pair,
     resolve_sizes,
 )
+from lantk.whitening import WhiteningError
 
 CIFAR10 = os.environ.get("LANTK_CIFAR10")
 needs_cifar10 = pytest.mark.skipif(
@@ -110,9 +111,9 @@ def pair_of(source, path, entries):
     return resolve_pair(describe(source, path), entries)
 
 
-def split_of(source, path, entries, n_train=None, n_test=None, seed=66, scaling="range"):
+def split_of(source, path, entries, n_train=None, n_test=None, seed=66, **options):
     pair = pair_of(source, path, entries)
-    return split_pair(source, path, pair, n_train, n_test, seed, scaling=scaling)
+    return split_pair(source, path, pair, n_train, n_test, seed, **options)
 
 
 def split_of_classes(source, path, entries, n_train=None, n_test=None, scaling="range"):
@@ -823,6 +824,43 @@ def test_standard_scaling_needs_pixels_that_differ(tmp_path):
         split_of("npz", path, [0, 1], scaling="standard")
     with pytest.raises(DataError, match="scaling is 'whiten': wanted range or standard"):
         split_of("npz", path, [0, 1], scaling="whiten")
+
+
+def test_whitening_is_learned_from_the_train_images_of_a_split(tmp_path):
+    """Images of test do not move it, the first n are whitened as all are, and files keep it."""
+    x = random().integers(0, 256, (24, 2, 4, 5), dtype=np.uint8)
+    others = random().integers(0, 256, (12, 2, 4, 5), dtype=np.uint8)
+    found = []
+    for i, x_test in enumerate((others, 255 - others)):
+        (tmp_path / str(i)).mkdir()
+        y = {"y_train": np.arange(24) % 2, "y_test": np.arange(12) % 2}
+        path = write_npz(tmp_path / str(i), x_train=x, x_test=x_test, **y)
+        found.append(split_of("npz", path, [0, 1], 24, 12, zca=0.5))
+    split, other = found
+    np.testing.assert_array_equal(split.x_train, other.x_train)
+    mean = split.x_train.mean(axis=0)
+    np.testing.assert_allclose(mean + mean[..., ::-1], 0, atol=1e-5)
+    assert abs(split.x_test - other.x_test).max() > 1
+    np.testing.assert_array_equal(split.first(6).x_train, split.x_train[:6])
+    save_split(tmp_path / "split.npz", split)
+    loaded = load_split(tmp_path / "split.npz")
+    assert (loaded.zca, loaded.digest) == (0.5, split.digest)
+    for name in ("x_train", "x_test"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(split, name))
+    with pytest.raises(WhiteningError, match="zca is -1: wanted a number of 0 or more"):
+        split_of("npz", path, [0, 1], 24, 12, zca=-1)
+
+
+def test_digest_notices_the_whitening():
+    """Splits of another regulariser, or whitened by other images, differ; last digits do not."""
+    plain, weak, strong, large = (
+        split_of("digits", None, [3, 8], n, 10, zca=zca)
+        for n, zca in ((20, None), (20, 0.1), (20, 1), (40, 0.1))
+    )
+    assert len({s.digest for s in (plain, weak, strong, large.first(20))}) == 4
+    w = weak.whitening
+    turned = replace(weak, whitening=replace(w, vectors=-w.vectors))
+    assert turned.digest == weak.digest
 
 
 def test_digests_of_splits_do_not_change():

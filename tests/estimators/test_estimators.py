@@ -184,6 +184,53 @@ def test_bytes_are_scaled_as_in_the_workflow(pair):
     np.testing.assert_allclose(moved.std(axis=(0, 2, 3)), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [None, "lantk-fjlt-v1"])
+def test_whitened_images_are_those_of_the_workflow(name):
+    """Kernel and label term see the whitened images, and new ones are whitened as those of train.
+
+    That of vectors is of their features.
+    """
+    task = resolve_pair(describe("digits"), [3, 8])
+    split = split_pair("digits", None, task, 40, 30, 0, zca=0.1)
+    options = {"architecture": SHALLOW, "label_term": name, "label_weight": 0.3, "ridge": 1e-3}
+    model = lantk.KernelClassifier(**options, whitening=0.1)
+    floats = Scaling(pixel_max=16)
+    model.fit(floats.apply(split.pixels_train), split.y_train)
+    direct = lantk.KernelClassifier(**options).fit(split.x_train, split.y_train)
+    wanted = direct.decision_function(split.x_test)
+    found = model.decision_function(floats.apply(split.pixels_test))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+    plain = lantk.KernelClassifier(**options).fit(floats.apply(split.pixels_train), split.y_train)
+    without = plain.decision_function(floats.apply(split.pixels_test))
+    assert np.abs(found - without).max() > 0.1 * np.abs(without).max()
+    x = np.random.default_rng(0).normal(size=(30, 3)) @ np.array([[3, 1, 0], [0, 1, 0], [0, 0, 9]])
+    regressor = lantk.KernelRegressor(architecture=SHALLOW, whitening=0).fit(x, x[:, 0])
+    white = regressor.scaling_.apply(x[:, :, None, None], "float64")[:, :, 0, 0]
+    np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(3), atol=1e-5)
+
+
+def test_flips_hold_of_whitened_images():
+    """An image and its mirror image have the same score, as without whitening."""
+    x, y = images(20)
+    model = lantk.KernelClassifier(architecture=SHALLOW, flips=True, whitening=0.1, ridge=1e-2)
+    model.fit(x, y)
+    rows, _ = images(6, seed=1)
+    found, mirrored = (model.decision_function(r) for r in (rows, rows[..., ::-1]))
+    np.testing.assert_allclose(found, mirrored, atol=1e-4)
+    direct = lantk.KernelClassifier(kernel="precomputed", ridge=1e-2)
+    direct.fit(lantk.gram(SHALLOW, model.scaling_.apply(x), flips=True), y)
+    np.testing.assert_array_equal(direct.dual_, model.dual_)
+
+
+@pytest.mark.parametrize("whitening", ["cv", True, -1, float("nan")])
+def test_a_whitening_that_is_no_regulariser_is_refused(whitening):
+    """The message calls it by the estimator's name."""
+    x, y = images(20)
+    model = lantk.KernelClassifier(architecture=SHALLOW, whitening=whitening)
+    with pytest.raises(LantkError, match=r"whitening is .*: wanted a number of 0 or more"):
+        model.fit(x, y)
+
+
 @pytest.mark.parametrize("scaling", ["range", "standard"])
 def test_bytes_and_floats_are_not_taken_for_each_other(scaling):
     """What was fitted to bytes refuses floats, and the reverse; vectors are numbers."""

@@ -70,6 +70,7 @@ def test_what_is_read_back_predicts_the_same(tmp_path, term):
     [
         {"scaling": "range"},
         {"scaling": "standard"},
+        {"scaling": "standard", "whitening": 0.1},
         {"image_shape": (1, 6, 6), "intercept": True},
         {"flips": True, "targets": (-1, 1)},
         {"kernel": "nngp", "dtype": "float64"},

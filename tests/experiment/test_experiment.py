@@ -261,6 +261,9 @@ def test_presets_ask_for_the_published_tables():
         ("task.n_train:100", None, "a blank is missing behind the colon"),
         (1, 5, "the configuration has no key '1': There are data, task"),
         ("data.source", "mnist", "data.source is 'mnist': wanted digits, cifar10"),
+        ("data.whitening.zca", -1, "data.whitening.zca is -1: wanted a number from 0 to 1000000"),
+        ("data.whitening.zac", 1, "data.whitening has no key 'zac': did you mean 'zca'"),
+        ("data.whitening", None, "data.whitening is None: wanted a mapping"),
         ("ridges.honest", [float("nan")], "ridges.honest.0 is nan: wanted a number"),
         ("cnn.learning_rate", float("inf"), "cnn.learning_rate is inf: wanted a number"),
         ("label_weights.honest", [0.0, float("nan")], "label_weights.honest.1 is nan"),
@@ -397,7 +400,8 @@ def test_unequal_classes_are_all_taken_or_cut_to_the_smallest(tmp_path):
         arrays[f"y_{part}"] = np.repeat(["ant", "bee"], counts)
         arrays[f"x_{part}"] = np.zeros((sum(counts), 1, 8, 8), np.uint8)
     np.savez(tmp_path / "own.npz", **arrays)
-    config = edited("data", {"source": "npz", "path": str(tmp_path / "own.npz"), "layout": None})
+    data = {"source": "npz", "path": str(tmp_path / "own.npz")}
+    config = edited("data", CONFIG["data"] | data)
     own = {"pairs": [["ant", "bee"]], "n_train": None}
     for balance, sizes in ((False, (37, 13)), (True, (12, 8))):
         config["task"] = CONFIG["task"] | own | {"balance": balance}

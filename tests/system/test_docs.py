@@ -283,13 +283,16 @@ def test_every_key_has_a_section():
     """Every key of config.yaml has a section, a description and an example."""
     default = yaml.safe_load((ROOT / "config.yaml").read_text())
     text = (ROOT / "docs" / "configuration.md").read_text()
-    for group, value in default.items():
-        keys = value if isinstance(value, dict) else [None]
-        for key in keys:
-            name = group if key is None else f"{group}.{key}"
-            section = re.search(rf"^##+ `{name}`\n(.*?)(?=^##|\Z)", text, re.M | re.S)
-            assert section, name
-            assert "```yaml" in section[1], f"{name} has no example"
+
+    def keys_of(value, outer=""):
+        if not isinstance(value, dict):
+            return [outer]
+        return [key for k, v in value.items() for key in keys_of(v, f"{outer}.{k}".lstrip("."))]
+
+    for name in keys_of(default):
+        section = re.search(rf"^##+ `{name}`\n(.*?)(?=^##|\Z)", text, re.M | re.S)
+        assert section, name
+        assert "```yaml" in section[1], f"{name} has no example"
 
 
 @functools.cache
