@@ -134,10 +134,7 @@ class Plan(NamedTuple):
 
     @property
     def is_classic(self) -> bool:
-        """Whether it is plain, and so are its readouts: all of one kind, without pools, one a layer.
-
-        Behind them comes one dense layer without bias.
-        """
+        """Whether it and its readouts are plain, of one kind, one a layer; then a dense, no bias."""
         layers, taps = self.layers, self.taps
         sides = layers[["height", "width"]][taps["layer"]]
         is_flat = (taps["reach_y"] == 0) & (taps["reach_x"] == 0)

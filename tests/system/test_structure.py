@@ -39,7 +39,7 @@ ONLY_IN = {
     },
     "numba": {
         "lantk.compiled",
-        "lantk.kernel.cpu.loops",
+        "lantk.kernel.cpu.rows",
         "lantk.kernel.gram",
         "lantk.label_terms.pair_sums",
         "lantk.solvers.tiles",
