@@ -134,7 +134,7 @@ class Plan(NamedTuple):
 
     @property
     def is_classic(self) -> bool:
-        """Whether it and its readouts are plain, of one kind, one a layer; then a dense, no bias."""
+        """Whether it and its readouts are plain: one kind, one a layer, a dense without bias."""
         layers, taps = self.layers, self.taps
         sides = layers[["height", "width"]][taps["layer"]]
         is_flat = (taps["reach_y"] == 0) & (taps["reach_x"] == 0)
