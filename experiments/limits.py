@@ -44,7 +44,7 @@ from lantk.cli.files import load_gram
 from lantk.errors import LantkError
 from lantk.experiment.settings import default_of
 from lantk.files import writing
-from lantk.kernel.architecture import find_name
+from lantk.kernel.grammar import find_name
 from lantk.label_terms.base import CheckedTerm, image_vectors
 from lantk.label_terms.feature_sets import FEATURE_SETS
 from lantk.label_terms.registry import label_term
