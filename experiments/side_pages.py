@@ -52,12 +52,12 @@ limits.csv`
 Is it the estimator that limits Z, the class of functions, or that there is nothing which K lacks?
 The weights of the ten pair features of LANTK-FJLT-V1 are fitted to the out-of-fold loss of the
 very kernel regression that they are for, instead of to label products. A plug-in Z = eta(x)
-eta(x') is made from the out-of-fold scores of a trained CNN. And it is made from true labels of
-which a share is flipped, of train and test images alike: no method, but the scale on which the
-others are to be read. The weight is chosen on train images. An unpenalised constant sees no label.
-Accuracies in percent, of flipped labels the mean over draws; in brackets the difference from CNTK
-on the same test images with its normal 95 % interval (of one network, one fit; of flipped labels
-there is none), and its mean over pairs, with Student's of three or more.
+eta(x') is made from true labels of which a share is flipped, of train and test images alike: no
+method, but the scale on which the others are to be read. Where there is a row of it, another is
+made from the out-of-fold scores of a trained CNN. The weight is chosen on train images. An
+unpenalised constant sees no label. Accuracies in percent, of flipped labels the mean over draws; in
+brackets the difference from CNTK on the same test images with its normal 95 % interval (of one fit;
+of flipped labels there is none), and its mean over pairs, with Student's of three or more.
 """
 _EXPONENTS = """\
 - Again: `python -m lantk split` and `gram` of a pair at n = 10,000, then `python
@@ -258,18 +258,20 @@ def exponent_page(table: pd.DataFrame | None) -> list[str]:
     tasks = list(table["task"].unique())
     weights = table["label_weight"].dropna().unique()
     sizes = f"{table['n_test'].iloc[0]:,} test images, label weight {weights[0]:g}.\n"
-    rows = [
-        [name, *(_exponent_text(slopes[task]) for task in tasks), _over_pairs_text(slopes)]
-        for of in (None, "cntk")
-        for name, slopes in _exponents(table, of).items()
-    ]
+
+    def row(name: str, slopes: dict[str, Interval]) -> list[str]:
+        # Of one pair its mean is itself.
+        over = [_over_pairs_text(slopes)] if len(tasks) > 1 else []
+        return [name, *(_exponent_text(slopes[task]) for task in tasks), *over]
+
+    rows = [row(*found) for of in (None, "cntk") for found in _exponents(table, of).items()]
     nested = table[table["draw"] == 0].assign(error=lambda own: 1 - own["accuracy"])
     for variant, group in nested.groupby("variant", sort=False):
         ends = [log_slope(own["n_train"], own["error"]) for _, own in group.groupby("task")]
         own = dict(zip(sorted(tasks), (Interval(mean) for mean, *_ in ends), strict=True))
-        of_tasks = [_exponent_text(own[task]) for task in tasks]
-        rows.append([f"{variant}, first draws alone", *of_tasks, _over_pairs_text(own)])
-    lines += [sizes, *markdown_rows(["", *tasks, "Mean over pairs"], rows), ""]
+        rows.append(row(f"{variant}, first draws alone", own))
+    header = ["", *tasks, *["Mean over pairs"] * (len(tasks) > 1)]
+    lines += [sizes, *markdown_rows(header, rows), ""]
     lines.append("Accuracies in percent: mean over draws, ± their standard deviation.\n")
     cells = []
     for (variant, n), group in table.groupby(["variant", "n_train"]):

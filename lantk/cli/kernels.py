@@ -76,7 +76,7 @@ def gram(args: argparse.Namespace) -> None:
     from lantk.data.split_files import load_split
     from lantk.files import writing_array
     from lantk.kernel.bands import count_bands, count_visits, find_band, name_bands
-    from lantk.kernel.gram import gram_band, gram_diagonal, uses_gpu
+    from lantk.kernel.gram import device_of, gram_band, gram_diagonal
     from lantk.kernel.grammar import parse_architecture
 
     start = time.perf_counter()
@@ -102,7 +102,7 @@ def gram(args: argparse.Namespace) -> None:
             "split": drawn.digest,
             "rows": [band.start, band.stop],
             "first_column": band.first,
-            "device": "cuda" if uses_gpu(args.device) else "cpu",
+            "device": device_of(networks, x_train.shape[2:], args.device),
         }
         if args.flips:
             common["flips"] = True

@@ -327,6 +327,18 @@ def uses_gpu(device: str) -> bool:
     return is_there
 
 
+def device_of(architectures: Sequence[Any], shape: tuple[int, int], device: str) -> str:
+    """Return what computes matrices here, ``cuda`` or ``cpu``; the CPU where it takes a part.
+
+    `shape` is (height, width) of an image.
+    """
+    networks = [parse_architecture(architecture) for architecture in architectures]
+    on_gpu = uses_gpu(device) and all(
+        plan.is_classic for plan in make_plans(networks, "ntk", *shape, sharing=False)
+    )
+    return "cuda" if on_gpu else "cpu"
+
+
 def gram_band(
     architectures: Sequence[Any],
     x_train: ArrayLike,

@@ -33,7 +33,6 @@ Shankar et al., "Neural Kernels Without Tangents", ICML 2020 (``myrtle5``, ``myr
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -270,7 +269,8 @@ def _check_body(
 
 # Option name -> (default, what it is), for each kind of layer that takes options.
 _MISSING: Any = object()
-_LARGEST = sys.float_info.max
+# Squares of biases, and windows in pixels, stay within their types.
+_LARGEST, _LONGEST = 1e15, 2**32
 _WHOLE, _NUMBER, _FLAG = "a whole number", "a number", "true or false"
 _OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {
     "conv": {
@@ -357,9 +357,11 @@ def _find_fault(kind: str, key: str, value: Any, wanted: str) -> str | None:
     types = {_WHOLE: (int,), _NUMBER: (int, float), _FLAG: (bool,)}[wanted]
     if type(value) not in types:
         return wanted
-    # Not so of NaN either, nor of a whole number that no float reaches.
+    # Not so of NaN either.
     if wanted == _NUMBER and not abs(value) <= _LARGEST:
-        return wanted
+        return f"a number of at most {_LARGEST:g}"
+    if wanted == _WHOLE and value > _LONGEST:
+        return f"at most {_LONGEST:,} pixels"
     if key == "size" and kind == "conv" and (value < 1 or value % 2 == 0):
         return "an odd number of pixels"
     if wanted == _WHOLE and value < 1:

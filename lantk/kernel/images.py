@@ -116,6 +116,8 @@ def survey(
     exponents = np.zeros(len(images), np.int64)
     groups = np.zeros(len(images), np.int64)
     is_black = np.zeros(len(images), bool)
+    # Whose squares have all their digits.
+    least = math.sqrt(np.finfo(dtype).tiny / np.finfo(dtype).eps)
     for first in range(0, len(images), _CHUNK):
         chunk = images[first : first + _CHUNK]
         largest = np.abs(chunk).max(axis=(1, 2, 3))
@@ -129,6 +131,13 @@ def survey(
         is_black[some] = largest == 0
         if is_homogeneous:
             exponents[some] = np.frexp(largest)[1]
+        elif (is_lost := (largest > 0) & (largest < least)).any():
+            bad = first + int(np.flatnonzero(is_lost)[0])
+            raise KernelError(
+                f"image {{0.number}} of {{0.name}} has no pixel beyond {least:.1e}, so that its"
+                f" variances underflow {dtype}: multiply the images by a constant",
+                [Row(name, bad)],
+            )
         for i, image in enumerate(normalise(chunk, exponents[some], dtype), first):
             digest = hashlib.blake2b(image, digest_size=16).digest()
             groups[i] = digests.setdefault(digest, len(digests))

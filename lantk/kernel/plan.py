@@ -194,9 +194,11 @@ def _kind(architecture: Architecture, sharing: bool) -> object:
 
     Global average pooling walks apart: what else is read costs next to nothing beside it.
     """
+    # Images keep their scale where the kernel is not homogeneous.
+    kind = architecture.readout, architecture.is_homogeneous
     if sharing:
-        return architecture.readout
-    return architecture.readout, architecture.body[len(_core(architecture)) :]
+        return kind
+    return *kind, architecture.body[len(_core(architecture)) :], len(architecture.head)
 
 
 def _begins_like(longer: tuple[Layer, ...], shorter: tuple[Layer, ...]) -> bool:

@@ -224,9 +224,11 @@ class _Scheduler:
         (h, w), size, stride = ((n + 1) // 2 for n in after.shape), now.pool, now.strides[-1]
         is_overlapping = size > stride
         found = []
-        for v in range(-((size - 1 - y) // stride), (y + size - 1) // stride + 1):
-            for u in range(-((size - 1 - x) // stride), (x + size - 1) // stride + 1):
-                if abs(v) >= h or abs(u) >= w or after[v + h - 1, u + w - 1] < 0:
+        top, left = -((size - 1 - y) // stride), -((size - 1 - x) // stride)
+        bottom, right = (y + size - 1) // stride, (x + size - 1) // stride
+        for v in range(max(top, 1 - h), min(bottom, h - 1) + 1):
+            for u in range(max(left, 1 - w), min(right, w - 1) + 1):
+                if after[v + h - 1, u + w - 1] < 0:
                     continue
                 part = 0
                 if (v, u) == (0, 0):

@@ -106,6 +106,20 @@ def test_underflow_is_refused_in_every_part_of_a_matrix():
     assert gram("chen2020", x[97:], dtype="float64").min() > 0
 
 
+def test_images_that_keep_their_scale_are_refused_where_it_is_lost():
+    """Erf and biases see the scale of the pixels; a plain network beside them does not."""
+    x = draw_images(3).astype(np.float32)
+    layers = [{"conv": {"size": 3}}, "erf", "flatten", "dense"]
+    with pytest.raises(
+        KernelError, match=r"image 0 of x1 has no pixel beyond .* underflow float32"
+    ):
+        gram(layers, 1e-21 * x)
+    plain, biased = "arora2019-vanilla-2", [{"conv": {"size": 3}}, "relu", "flatten"]
+    biased.append({"dense": {"bias": 1}})
+    small = 2.0**-30 * x
+    assert_same_bytes(gram_taps([plain, biased], small)[0], gram(plain, small))
+
+
 def test_what_is_zero_stays_zero():
     """Black images, and images without a pixel in common, have a kernel of 0 at any scale."""
     linear = [{"conv": {"size": 1}}, "flatten", "dense"]

@@ -101,6 +101,7 @@ def test_networks_that_do_not_begin_alike_walk_apart():
         Architecture((Conv(3, bias=0.1), RELU), "flatten"),
         Architecture((Conv(3), Activation("erf")), "flatten"),
         Architecture((Conv(3), RELU), "global_average_pool"),
+        Architecture((Conv(3), RELU), "flatten", (Dense(bias=0.1),)),
     ]
     for other in others:
         assert len(make_plans([base, other], "ntk", 8, 8)) == 2

@@ -168,7 +168,7 @@ class CpuEngine:
         exponents = a.exponents[start:stop, None] + b.exponents[: b.n]
         for k, readout in zip(results, plan.readouts, strict=True):
             s, t = sums[:, readout.tap, 0, : b.n], sums[:, readout.tap, 1, : b.n]
-            with np.errstate(over="ignore", under="ignore"):
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
                 if readout.head:
                     totals = a.images.total[readout.tap, start:stop], b.images.total[readout.tap]
                     is_one = a.groups[start:stop, None] == b.groups[: b.n]

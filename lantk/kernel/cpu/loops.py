@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from lantk.compiled import borrow, entry_point
+from lantk.kernel import layers as rows_of_layers
 from lantk.kernel.cpu import rows
 from lantk.kernel.cpu.rows import (
     LANES,
@@ -271,7 +272,7 @@ def borrow_scratch(scratch):
     )
 
 
-_ENTRY = entry_point(sources=(rows.__file__,), **OPTIONS)
+_ENTRY = entry_point(sources=(rows.__file__, rows_of_layers.__file__), **OPTIONS)
 
 
 @_ENTRY

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lantk.compiled import entry_point
+from lantk.kernel import layers as rows_of_layers
 from lantk.kernel.cpu import loops, rows
 from lantk.kernel.cpu.arc_cosine import coefficients
 from lantk.kernel.cpu.loops import Images, add_plane, allocate, make_scratch
@@ -60,7 +61,7 @@ def read_block(plan: Plan, images: NDArray[Any]) -> Images:
     return block
 
 
-_ENTRY = entry_point(sources=(rows.__file__, loops.__file__), **OPTIONS)
+_ENTRY = entry_point(sources=(rows.__file__, loops.__file__, rows_of_layers.__file__), **OPTIONS)
 
 
 @inner
