@@ -123,7 +123,7 @@ def test_a_pipe_that_breaks_elsewhere_is_an_error(capsys, monkeypatch):
     def fail(_):
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr("lantk.kernel.architecture.parse_architecture", fail)
+    monkeypatch.setattr("lantk.kernel.grammar.parse_architecture", fail)
     assert command.main(PLAN.split()) == 1
     assert capsys.readouterr().err == "lantk plan: [Errno 32] Broken pipe\n"
 

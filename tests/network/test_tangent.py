@@ -45,7 +45,7 @@ def test_layers_sum_to_the_gradients_inner_products(name, parameterization, memo
     np.testing.assert_allclose(norms, np.diag(everything), rtol=1e-12)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(architectures(max_layers=4, max_side=4), st.sampled_from(PARAMETERIZATIONS))
 def test_so_they_do_whatever_the_layers(architecture, parameterization):
     """Pools, residuals, biases, all activations and dense layers, to rounding."""
@@ -54,6 +54,8 @@ def test_so_they_do_whatever_the_layers(architecture, parameterization):
     x_train, x_test = images(3, (2, 5, 4)), images(2, (2, 5, 4))
     blocks = tangent_blocks(network, x_train, x_test, memory_mb=0)
     assert list(blocks) == architecture.trained_layers
+    # In float64, PyTorch differentiates by weights in this layout only.
+    network.to(memory_format=torch.contiguous_format)
     wanted = empirical_ntk(network, np.concatenate([x_train, x_test]))
     np.testing.assert_allclose(total(blocks), wanted[:, :3], atol=1e-12 * abs(wanted).max())
     norms = sum(block.diagonal for block in blocks.values())
