@@ -20,6 +20,7 @@ from lantk.kernel.bands import Band
 from lantk.kernel.cpu.engine import CpuEngine
 from lantk.kernel.cuda import engine as cuda
 from lantk.kernel.cuda import launcher as cuda_launcher
+from lantk.kernel.flips import add_over_flips
 from lantk.kernel.grammar import parse_architecture
 from lantk.kernel.images import KernelError, check_images, hint_at_transposition, survey
 from lantk.kernel.plan import Plan, make_plans
@@ -202,7 +203,7 @@ def gram_taps(
         options = {"kernel": kernel, "dtype": dtype, "device": device, "threads": threads}
         options |= {"scratch_bytes": scratch_bytes, "layout": "channels_first"}
         walk = partial(gram_taps, networks, **options)  # type: ignore[arg-type]
-        _add_over_flips(results, images1, None if x2 is None else images2, walk, progress)
+        add_over_flips(results, images1, None if x2 is None else images2, walk, progress)
         return results
     on_gpu = uses_gpu(device)
     plans = make_plans(networks, kernel, *images1.shape[2:], sharing=not on_gpu)
@@ -247,50 +248,6 @@ def _check_plans(plans: Sequence[Plan], device: str) -> None:
     if device == "cuda":
         raise KernelError(f"device is 'cuda', but {known}: for other layers use 'auto' or 'cpu'")
     warnings.warn(f"computing on the CPU: {known}", stacklevel=3)
-
-
-def _add_over_flips(
-    results: Sequence[NDArray[Any]],
-    x1: NDArray[Any],
-    x2: NDArray[Any] | None,
-    walk: Callable[..., list[NDArray[Any]]],
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Set results to the mean of what `walk` returns for images and their mirror images.
-
-    K(f x, x') is taken from K(x', f x), the same entry, so that a symmetric matrix is symmetric bit
-    by bit and has the bytes of its pieces. K(f x, f x') is computed: where padding is not
-    symmetric, as at stride 2 on even sides, it is not K(x, x').
-    """
-    mirrored = x1[..., ::-1]
-    # Rows, columns, their share of the cost, and which images they are where `walk` names others.
-    parts: list[tuple[Any, Any, float, dict[str, Any]]]
-    if x2 is None:
-        names = {"x2": ("x1", range(len(x1)))}
-        parts = [(x1, mirrored, 0.5, names), (x1, None, 0.25, {}), (mirrored, None, 0.25, {})]
-    else:
-        others, names = x2[..., ::-1], {"x1": ("x2", range(len(x2)))}
-        names["x2"] = ("x1", range(len(x1)))
-        parts = [(x1, others, 0.25, {}), (x2, mirrored, 0.25, names)]
-        parts += [(x1, x2, 0.25, {}), (mirrored, others, 0.25, {})]
-    n_entries, n_done = results[0].size, 0.0
-    for result in results:
-        result[...] = 0
-    for rows, columns, share, names in parts:
-
-        def tick(done: int, n_all: int, before: float = n_done, share: float = share) -> None:
-            if progress is not None:
-                progress(round((before + share * done / n_all) * n_entries), n_entries)
-
-        with numbering(names):
-            found = walk(rows, columns, progress=tick)
-        for result, k in zip(results, found, strict=True):
-            k /= 4
-            if x2 is None or not names:
-                result += k
-            if names:
-                result += k.T
-        n_done += share
 
 
 def gram_diagonal(architecture: Any, x: ArrayLike, **options: Any) -> NDArray[Any]:

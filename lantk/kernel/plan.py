@@ -30,10 +30,10 @@ from lantk.kernel.architecture import (
 from lantk.kernel.layers import LAYER, LINEAR, PIXELS, RELU, Walk, weigh
 from lantk.kernel.schedule import Level, Schedule, make_schedule, needed_planes
 
-# A sum of a layer's input over planes up to `reach`, all positions alike if it `is_plain`; else
+# A sum of a layer's input over planes up to `reach`, all positions alike if it `is_uniform`; else
 # their weights by displacement and position begin at `at_y` and `at_x` of the plan's weights.
 TAP = np.dtype(
-    [(name, np.int64) for name in ["layer", "is_plain", "reach_y", "reach_x", "at_y", "at_x"]]
+    [(name, np.int64) for name in ["layer", "is_uniform", "reach_y", "reach_x", "at_y", "at_x"]]
 )
 
 
@@ -140,7 +140,7 @@ class Plan(NamedTuple):
         is_flat = (taps["reach_y"] == 0) & (taps["reach_x"] == 0)
         is_whole = taps["reach_y"] == sides["height"] - 1
         is_whole &= taps["reach_x"] == sides["width"] - 1
-        is_known = self.is_plain and layers["n_taps"].max() == 1 and taps["is_plain"].all()
+        is_known = self.is_plain and layers["n_taps"].max() == 1 and taps["is_uniform"].all()
         is_known &= bool(is_flat.all() or is_whole.all())
         return bool(is_known) and not any(one.head or one.offset for one in self.readouts)
 
@@ -250,7 +250,7 @@ def _make_plan(
         members=tuple(members),
         schedule=make_schedule(levels, needed_planes(levels)),
         own_schedule=_own_schedule(levels, taps, readouts),
-        is_homogeneous=all(architectures[i].is_homogeneous for i in members),
+        is_homogeneous=architectures[members[0]].is_homogeneous,
         kernel=kernel,
     )
 
@@ -262,7 +262,7 @@ def _make_taps(
     taps, tables, counts = np.zeros(len(tails), TAP), [np.zeros(0)], []
     for number, tail in enumerate(tails):
         tap, layer, count = taps[number], layers[tail.row], 1
-        tap["layer"], tap["is_plain"] = tail.row, not tail.pools
+        tap["layer"], tap["is_uniform"] = tail.row, not tail.pools
         for axis, side in (("y", int(layer["height"])), ("x", int(layer["width"]))):
             table, tap[f"reach_{axis}"], n = weigh(side, tail.pools, tail.readout)
             tap[f"at_{axis}"] = sum(map(len, tables))

@@ -139,7 +139,7 @@ def _tap_row(layer, taps, weights, y, x0, n, ey, ex, new, sums):
     for tap in range(layer.tap, layer.tap + layer.n_taps):
         at = taps[tap]
         if abs(ey) <= at.reach_y and abs(ex) <= at.reach_x:
-            if at.is_plain:
+            if at.is_uniform:
                 add_row(new, n, sums[tap, 0], sums[tap, 1])
             else:
                 place = at.at_y + (ey + at.reach_y) * layer.height + y

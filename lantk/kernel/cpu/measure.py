@@ -142,7 +142,7 @@ def _measure(layers, taps, weights, first, last, images, smallest, grids, kept, 
                 for y in range(layer.height):
                     for x in range(layer.width):
                         factor = weight
-                        if not at.is_plain:
+                        if not at.is_uniform:
                             factor *= weights[at.at_y + at.reach_y * layer.height + y]
                             factor *= weights[at.at_x + at.reach_x * layer.width + x]
                         for b in range(LANES):
